@@ -1,0 +1,1 @@
+"""The mathematics, written once: neither mlx nor torch is imported here."""

@@ -1,0 +1,99 @@
+"""Objectives, written once for both array libraries.
+
+Every function takes the array module as `xp` (`mlx.core` or `torch`) and stays inside the names both spell alike:
+abs exp minimum maximum clip where square sum mean logsumexp logaddexp. Masks count 1 and ignore 0.
+
+Sums are divided by `total`, the number of counted tokens of the *whole* batch, so that splitting a batch into
+micro-batches and adding their gradients changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Array = Any
+
+
+def masked_mean(x: Array, mask: Array, total: Array) -> Array:
+    """sum(x * mask) / total; x and mask (B, T), total a scalar."""
+    # The last axis first: a naive float32 sum over a whole large array loses digits.
+    return (x * mask).sum(axis=-1).sum() / total
+
+
+def language_modelling(xp, out: dict[str, Array], batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+    """Token-weighted cross-entropy, in nats per counted token: -mean(log p(token)).
+
+    out: logp (B, T). batch: mask (B, T), total ().
+    """
+    loss = -masked_mean(out["logp"], batch["mask"], batch["total"])
+    return loss, {"loss": loss}
+
+
+def margin_ranking(xp, chosen: Array, rejected: Array, margin: float) -> Array:
+    """Hinge on the score difference: mean(max(0, m - (r_chosen - r_rejected))); scores (B,)."""
+    shortfall = margin - (chosen - rejected)
+    return xp.where(shortfall > 0, shortfall, shortfall * 0.0).mean()
+
+
+def bradley_terry(xp, chosen: Array, rejected: Array) -> Array:
+    """Negative log-likelihood of the preference (Bradley and Terry 1952): mean(log(1 + exp(r_rejected - r_chosen)))."""
+    difference = rejected - chosen
+    return xp.logaddexp(difference * 0.0, difference).mean()
+
+
+def policy_loss(xp, logp: Array, old_logp: Array, advantages: Array, mask: Array, total: Array,
+                clip: float) -> tuple[Array, Array, Array]:
+    """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), to be minimised.
+
+    logp, old_logp, advantages, mask (B, T). Returns the loss, the ratio (B, T) and the share of tokens clipped.
+    """
+    ratio = xp.exp(logp - old_logp)
+    unclipped = -advantages * ratio
+    clipped = -advantages * xp.clip(ratio, 1.0 - clip, 1.0 + clip)
+    loss = masked_mean(xp.maximum(unclipped, clipped), mask, total)
+    fraction = masked_mean(xp.where(clipped > unclipped, mask, mask * 0.0), mask, total)
+    return loss, ratio, fraction
+
+
+def value_loss(xp, value: Array, old_value: Array, returns: Array, mask: Array, total: Array,
+               clip: float) -> tuple[Array, Array]:
+    """Clipped squared error of the value head, factor 0.5 (Schulman et al. 2017; TRL).
+
+    value, old_value, returns, mask (B, T). Returns the loss and the share of tokens clipped.
+    """
+    near = xp.minimum(xp.maximum(value, old_value - clip), old_value + clip)
+    error, error_near = xp.square(value - returns), xp.square(near - returns)
+    loss = 0.5 * masked_mean(xp.maximum(error, error_near), mask, total)
+    fraction = masked_mean(xp.where(error_near > error, mask, mask * 0.0), mask, total)
+    return loss, fraction
+
+
+def ppo_objective(*, clip: float, value_clip: float, vf_coef: float, entropy_coef: float,
+                  kl_in_loss: bool) -> Callable:
+    """The whole PPO objective: policy + vf_coef * value - entropy_coef * entropy (+ beta * KL when `kl_in_loss`).
+
+    out: logp, value, and entropy or kl where used, each (B, T).
+    batch: old_logp, old_value, advantages, returns, mask (B, T); total and kl_coef ().
+    """
+
+    def objective(xp, out, batch):
+        mask, total = batch["mask"], batch["total"]
+        policy, ratio, clipped = policy_loss(xp, out["logp"], batch["old_logp"], batch["advantages"], mask, total, clip)
+        value, value_clipped = value_loss(xp, out["value"], batch["old_value"], batch["returns"], mask, total, value_clip)
+        loss = policy + vf_coef * value
+        log_ratio = out["logp"] - batch["old_logp"]
+        metrics = {"loss/policy_avg": policy, "loss/value_avg": value, "policy/clipfrac_avg": clipped,
+                   "val/clipfrac_avg": value_clipped, "val/ratio": masked_mean(ratio, mask, total),
+                   "val/ratio_error": masked_mean(xp.square(ratio - 1.0), mask, total),
+                   "policy/approxkl_avg": 0.5 * masked_mean(xp.square(log_ratio), mask, total)}
+        if entropy_coef:
+            loss = loss - entropy_coef * masked_mean(out["entropy"], mask, total)
+        if kl_in_loss:
+            divergence = masked_mean(out["kl"], mask, total)
+            metrics["loss/kl"] = divergence
+            loss = loss + batch["kl_coef"] * divergence
+        metrics["loss"] = loss
+        return loss, metrics
+
+    return objective

@@ -1,0 +1,41 @@
+"""From prompts and sampled responses to the arrays PPO works on, in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def bucket(length: int, step: int = 32) -> int:
+    """Round a length up, so that a compiled step meets a handful of shapes."""
+    return -(-max(length, 1) // step) * step
+
+
+def arrange(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int) -> dict[str, np.ndarray]:
+    """Prompts padded on the left, responses on the right, so that responses start in one column.
+
+    Returns tokens and segments (B, P + R) int32 (segment 0 is padding), mask (B, R) float32 over response tokens
+    (the end token included), last (B,) the column of each row's last real token, and start = P.
+    """
+    width, length = bucket(max(map(len, prompts))), bucket(max(map(len, responses)))
+    rows = len(prompts)
+    tokens = np.full((rows, width + length), pad_id, np.int32)
+    segments = np.zeros((rows, width + length), np.int32)
+    mask = np.zeros((rows, length), np.float32)
+    last = np.zeros(rows, np.int32)
+    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        if not len(response):
+            raise ValueError(f"response {i} is empty: sampling must return at least one token")
+        end = width + len(response)
+        tokens[i, width - len(prompt):width] = prompt
+        tokens[i, width:end] = response
+        segments[i, width - len(prompt):end] = 1
+        mask[i, :len(response)] = 1
+        last[i] = end - 1
+    return {"tokens": tokens, "segments": segments, "mask": mask, "last": last, "start": np.int32(width)}
+
+
+def ends(responses: Sequence[Sequence[int]], end_ids: Sequence[int]) -> np.ndarray:
+    """True where a response closes with an end token, (B,)."""
+    return np.array([response[-1] in end_ids for response in responses])

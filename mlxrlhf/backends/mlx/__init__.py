@@ -1,0 +1,11 @@
+"""The MLX backend: Metal on a Mac, the same code on Linux through MLX's CPU build."""
+
+from mlxrlhf.backends.mlx import blas
+
+blas.preload()  # before mlx.core is imported: afterwards it has no effect
+
+from mlxrlhf.backends.mlx.train import MLXHead as Head  # noqa: E402
+from mlxrlhf.backends.mlx.train import MLXModel as Model  # noqa: E402
+from mlxrlhf.backends.mlx.train import describe_device, device_check, peak_memory  # noqa: E402
+
+__all__ = ["Head", "Model", "describe_device", "device_check", "peak_memory"]

@@ -1,0 +1,321 @@
+"""Gradient steps, evaluation and saving on MLX: see backends/protocol.py for the contract."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+
+from mlxrlhf import checkpoint
+from mlxrlhf.algorithms import losses
+from mlxrlhf.backends.mlx import blas
+from mlxrlhf.backends.mlx.generate import generate
+from mlxrlhf.backends.mlx.model import Llama, LoRALinear, token_statistics
+from mlxrlhf.config import ModelConfig
+
+_ADAM = dict(betas=[0.9, 0.95], eps=1e-5, bias_correction=True)  # MLX's default leaves the bias correction out
+_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
+
+
+class ValueHead(nn.Module):
+    """Linear(d, d/2) - ReLU - Linear(d/2, 1) on the policy's hidden states; the last layer starts at zero."""
+
+    def __init__(self, dims: int, last_std: float = 0.0):
+        super().__init__()
+        self.hidden = nn.Linear(dims, dims // 2)
+        self.out = nn.Linear(dims // 2, 1)
+        self.out.weight = mx.random.normal(self.out.weight.shape) * last_std
+        self.out.bias = mx.zeros_like(self.out.bias)
+
+    def __call__(self, x):
+        return self.out(nn.relu(self.hidden(x.astype(mx.float32)))).squeeze(-1)
+
+
+class Network(nn.Module):
+    """A trunk and, for PPO, a value head."""
+
+    def __init__(self, config: ModelConfig, value_head: bool):
+        super().__init__()
+        self.trunk = Llama(config)
+        if value_head:
+            self.value_head = ValueHead(config.hidden_size)
+
+    def __call__(self, batch: dict, want: Sequence[str], temperature: float, reference_weight=None) -> dict:
+        start = batch["start"]
+        hidden = self.trunk(batch["tokens"], batch.get("segments"))
+        out = {}
+        if "features" in want:
+            out["features"] = mx.take_along_axis(hidden, batch["last"][:, None, None], axis=1)[:, 0].astype(mx.float32)
+        window = hidden[:, start - 1:-1]  # the state that predicts column `start` is one to its left
+        rows, length, dims = window.shape
+        if {"logp", "entropy", "kl"} & set(want):
+            reference = None
+            if "kl" in want:
+                reference = (batch["reference_hidden"].reshape(-1, dims).astype(window.dtype), reference_weight)
+            statistics = token_statistics(window.reshape(-1, dims), self.trunk.head_weight(),
+                                          batch["tokens"][:, start:].reshape(-1), temperature,
+                                          entropy="entropy" in want, reference=reference)
+            out.update({name: value.reshape(rows, length) for name, value in statistics.items()})
+        if "value" in want:
+            # Detached: a value head that starts ignorant must not pull at the policy's features.
+            out["value"] = self.value_head(mx.stop_gradient(window))
+        if "hidden" in want:
+            out["hidden"] = window.astype(mx.float32)
+        return out
+
+
+class MLXModel:
+    """`protocol.Model` on MLX."""
+
+    def __init__(self, config: ModelConfig, *, folder: Path | None = None, seed: int = 0, dtype: str = "float32",
+                 lora_rank: int = 0, lora_scale: float = 2.0, value_head: bool = False, weight_decay: float = 0.0,
+                 max_grad_norm: float = 1.0, head_learning_rate: float | None = None,
+                 gradient_checkpointing: bool = False, keep_reference_head: bool = False):
+        self.config, self.dtype = config, dtype
+        mx.random.seed(seed)
+        self.network = Network(config, value_head)
+        trunk = self.network.trunk
+        if folder is None:
+            trunk.initialise(seed)
+        else:
+            for file in checkpoint.weight_files(folder, config):
+                trunk.load_weights([(k, v) for k, v in mx.load(str(file)).items() if "rotary_emb" not in k
+                                    and not (k == "lm_head.weight" and config.tie_word_embeddings)], strict=False)
+        trunk.set_dtype(_DTYPES[dtype])
+        trunk.gradient_checkpointing = gradient_checkpointing
+        self.adapters = add_lora(trunk, lora_rank, lora_scale) if lora_rank else []
+        mx.eval(self.network.parameters())
+        self.reference_weight = mx.array(trunk.head_weight()) if keep_reference_head else None
+        self.max_grad_norm, self.head_learning_rate = max_grad_norm, head_learning_rate
+        self._groups = {"decay": optim.AdamW(1.0, weight_decay=weight_decay, **_ADAM),
+                        "plain": optim.AdamW(1.0, weight_decay=0.0, **_ADAM),
+                        "head": optim.AdamW(1.0, weight_decay=0.0, **_ADAM)}
+        # bfloat16 cannot absorb small steps, so what is trained has a float32 master that the trunk is cast from.
+        self._masters = {k: v.astype(mx.float32) for k, v in tree_flatten(self.network.trainable_parameters())}
+        self._compiled: dict = {}
+
+    # --- forward ---------------------------------------------------------------------------------------------------
+
+    def generate(self, prompts, *, uniforms, max_tokens, temperature, stop_ids, pad_id, on_token=None, adapters=True):
+        self._enable(adapters)
+        return generate(self.network.trunk, prompts, uniforms=uniforms, max_tokens=max_tokens, temperature=temperature,
+                        stop_ids=stop_ids, pad_id=pad_id, on_token=on_token)
+
+    def evaluate(self, batch, want, *, temperature=1.0, adapters=True):
+        self._enable(adapters)
+        out = self.network(to_mlx(batch), want, temperature, self.reference_weight)
+        mx.eval(out)
+        return {name: np.array(value) for name, value in out.items()}
+
+    def logits(self, tokens: np.ndarray) -> np.ndarray:
+        """(B, T) ids to (B, T, V) float32 logits: for tests and `doctor`."""
+        return np.array(self.network.trunk.logits(self.network.trunk(mx.array(tokens))).astype(mx.float32))
+
+    # --- training --------------------------------------------------------------------------------------------------
+
+    def step(self, objective, batches, *, want, learning_rate, temperature=1.0):
+        self._enable(True)
+        gradients, totals = None, {}
+        for batch in batches:
+            gradient, metrics = self._gradient(objective, batch, tuple(want), temperature)
+            gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
+            totals = metrics if not totals else {k: totals[k] + metrics[k] for k in totals}
+            mx.eval(gradients, totals)
+        flat = {k: v.astype(mx.float32) for k, v in tree_flatten(gradients)}
+        # Reduced row by row: a naive float32 sum over a large array loses digits.
+        norm = mx.sqrt(sum(mx.square(g).sum(axis=-1).sum() for g in flat.values()))
+        metrics = {name: float(value) for name, value in totals.items()}
+        metrics["grad_norm"], metrics["skipped"] = float(norm), 0.0
+        if not all(map(math.isfinite, (metrics["grad_norm"], metrics["loss"]))):
+            metrics["skipped"] = 1.0
+            return metrics
+        scale = min(1.0, self.max_grad_norm / (metrics["grad_norm"] + 1e-6)) if self.max_grad_norm else 1.0
+        self._update({k: g * scale for k, g in flat.items()}, learning_rate)
+        return metrics
+
+    def _gradient(self, objective, batch, want, temperature):
+        start = int(batch["start"])
+        arrays = {k: v for k, v in to_mlx(batch).items() if k != "start"}
+        key = (objective, want, temperature, start)
+        if key not in self._compiled:
+            def loss_fn(arrays):
+                batch = {**arrays, "start": start}
+                return objective(mx, self.network(batch, want, temperature, self.reference_weight), batch)
+
+            call = nn.value_and_grad(self.network, loss_fn)
+            if mx.default_device() == mx.Device(mx.gpu):
+                # On the CPU a compiled step needs a C++ compiler and wins about a tenth; on a GPU it fuses.
+                call = mx.compile(call, inputs=[self.network.state], outputs=[self.network.state])
+            self._compiled[key] = call
+        (_, metrics), gradient = self._compiled[key](arrays)
+        return gradient, metrics
+
+    def _update(self, gradients: dict[str, mx.array], learning_rate: float) -> None:
+        head_rate = learning_rate if self.head_learning_rate is None else self.head_learning_rate
+        for group, optimizer in self._groups.items():
+            names = [name for name, g in gradients.items() if _group(name, g) == group]
+            if names:
+                optimizer.learning_rate = head_rate if group == "head" else learning_rate
+                self._masters.update(optimizer.apply_gradients({n: gradients[n] for n in names},
+                                                               {n: self._masters[n] for n in names}))
+        self._publish()
+        mx.eval(self.network.parameters(), [o.state for o in self._groups.values()])
+
+    def _publish(self) -> None:
+        """Cast the masters into the network: adapters and heads stay float32, the trunk takes its own precision."""
+        dtype = _DTYPES[self.dtype]
+        keeps = ("value_head", "lora_")
+        self.network.update(tree_unflatten([(k, v if any(s in k for s in keeps) else v.astype(dtype))
+                                            for k, v in self._masters.items()]))
+
+    def _enable(self, adapters: bool) -> None:
+        for layer in self.adapters:
+            layer.enabled = adapters
+
+    # --- state and saving ------------------------------------------------------------------------------------------
+
+    def state(self):
+        arrays = {f"weights/{k}": np.array(v) for k, v in self._masters.items()}
+        for group, optimizer in self._groups.items():
+            arrays.update({f"optimizer/{group}/{k}": np.array(v) for k, v in tree_flatten(optimizer.state)})
+        return arrays
+
+    def load_state(self, arrays):
+        self._masters = {k.removeprefix("weights/"): mx.array(v) for k, v in arrays.items() if k.startswith("weights/")}
+        for group, optimizer in self._groups.items():
+            prefix = f"optimizer/{group}/"
+            state = {k.removeprefix(prefix): mx.array(v) for k, v in arrays.items() if k.startswith(prefix)}
+            # Parameter names contain dots, so the flat state is one level of names above {m, v}.
+            optimizer.state = _nest(state)
+            optimizer._initialized = any("." in k for k in state)
+        self._publish()
+        mx.eval(self.network.parameters())
+
+    def save(self, folder, *, pad_id, end_id):
+        weights = {}
+        merged = {id(layer.linear): layer.merged() for layer in self.adapters}
+        for path, module in self.network.trunk.named_modules():
+            if isinstance(module, LoRALinear):
+                weights[f"{path}.weight"] = merged[id(module.linear)].astype(_DTYPES[self.dtype])
+        for name, value in tree_flatten(self.network.trunk.parameters()):
+            if "lora_" not in name and not name.endswith(".linear.weight"):
+                weights[name.replace(".linear.bias", ".bias")] = value
+        mx.save_safetensors(str(Path(folder) / "model.safetensors"), weights, metadata={"format": "pt"})
+        checkpoint.write_config(folder, self.config, dtype=self.dtype, pad_id=pad_id, end_id=end_id)
+
+
+class MLXHead:
+    """`protocol.Head` on MLX. The last layer starts at std 1/sqrt(d + 1)."""
+
+    def __init__(self, dims: int, *, seed: int = 0, weight_decay: float = 0.0, max_grad_norm: float = 1.0):
+        mx.random.seed(seed)
+        self.net = ValueHead(dims, last_std=1 / math.sqrt(dims + 1))
+        self.max_grad_norm = max_grad_norm
+        self.optimizer = optim.AdamW(1.0, weight_decay=weight_decay, **_ADAM)
+        mx.eval(self.net.parameters())
+
+    def scores(self, features):
+        return np.array(self.net(mx.array(features)))
+
+    def step(self, loss, margin, chosen, rejected, learning_rate):
+        def objective(chosen, rejected):
+            r_chosen, r_rejected = self.net(chosen), self.net(rejected)
+            if loss == "margin":
+                value = losses.margin_ranking(mx, r_chosen, r_rejected, margin)
+            else:
+                value = losses.bradley_terry(mx, r_chosen, r_rejected)
+            return value, (r_chosen > r_rejected).mean(), (r_chosen - r_rejected).mean()
+
+        (value, accuracy, difference), gradients = nn.value_and_grad(self.net, objective)(mx.array(chosen), mx.array(rejected))
+        gradients, norm = optim.clip_grad_norm(gradients, self.max_grad_norm)
+        self.optimizer.learning_rate = learning_rate
+        self.optimizer.update(self.net, gradients)
+        mx.eval(self.net.parameters(), self.optimizer.state)
+        return {"loss": float(value), "accuracy": float(accuracy), "margin": float(difference), "grad_norm": float(norm)}
+
+    def state(self):
+        arrays = {f"weights/{k}": np.array(v) for k, v in tree_flatten(self.net.parameters())}
+        arrays.update({f"optimizer/{k}": np.array(v) for k, v in tree_flatten(self.optimizer.state)})
+        return arrays
+
+    def load_state(self, arrays):
+        weights = [(k.removeprefix("weights/"), mx.array(v)) for k, v in arrays.items() if k.startswith("weights/")]
+        self.net.load_weights(weights)
+        state = [(k.removeprefix("optimizer/"), mx.array(v)) for k, v in arrays.items() if k.startswith("optimizer/")]
+        if state:
+            self.optimizer.state = tree_unflatten(state)
+            self.optimizer._initialized = True
+
+
+def add_lora(trunk: Llama, rank: int, scale: float) -> list[LoRALinear]:
+    """Freeze the trunk and put an adapter on every linear layer of its blocks."""
+    trunk.freeze()
+    layers = []
+    for block in trunk.model.layers:
+        for parent in (block.self_attn, block.mlp):
+            for name, child in list(parent.children().items()):
+                if isinstance(child, nn.Linear):
+                    layer = LoRALinear(child, rank, scale)
+                    layer.linear.freeze()
+                    setattr(parent, name, layer)
+                    layers.append(layer)
+    return layers
+
+
+def to_mlx(batch: dict) -> dict:
+    """NumPy batch to MLX arrays; `start` stays a Python int, for it decides shapes."""
+    return {k: int(v) if k == "start" else mx.array(v) for k, v in batch.items()}
+
+
+def _group(name: str, gradient: mx.array) -> str:
+    if name.startswith("value_head"):
+        return "head"
+    return "decay" if gradient.ndim >= 2 and "lora_" not in name else "plain"
+
+
+def _nest(state: dict[str, mx.array]) -> dict:
+    """{"step": s, "a.b.weight.m": x} to {"step": s, "a.b.weight": {"m": x}}: the shape AdamW keeps."""
+    nested: dict = {}
+    for name, value in state.items():
+        parameter, _, slot = name.rpartition(".")
+        if parameter:
+            nested.setdefault(parameter, {})[slot] = value
+        else:
+            nested[name] = value
+    return nested
+
+
+def peak_memory() -> int:
+    """Most bytes MLX has held at once."""
+    return mx.get_peak_memory()
+
+
+def describe_device() -> dict[str, str]:
+    """What `mlxrlhf doctor` prints of the device."""
+    info = mx.device_info() if hasattr(mx, "device_info") else {}
+    return {"mlx": mx.__version__, "device": str(mx.default_device()), "machine": platform.platform(),
+            "memory": f"{info['memory_size'] / 2**30:.0f} GB" if "memory_size" in info else "unknown",
+            "blas": blas.status()}
+
+
+def device_check() -> float:
+    """Largest relative difference between this device and the CPU over the loss and every gradient of a small model."""
+    config = ModelConfig(128, 64, 2, 2, 1, 128, head_dim=32)
+    tokens = np.random.default_rng(0).integers(0, 128, (2, 33), dtype=np.int32)
+    batch = {"tokens": tokens, "start": 1, "mask": np.ones((2, 32), np.float32), "total": np.float32(64)}
+    results = []
+    device = mx.default_device()
+    for target in (mx.Device(mx.cpu), device):
+        mx.set_default_device(target)
+        model = MLXModel(config, seed=0)
+        gradient, metrics = model._gradient(losses.language_modelling, batch, ("logp",), 1.0)
+        results.append([np.array(metrics["loss"])] + [np.array(v) for _, v in tree_flatten(gradient)])
+    mx.set_default_device(device)
+    return max(float(np.abs(a - b).max() / (np.abs(a).max() + 1e-12)) for a, b in zip(*results))

@@ -1,0 +1,66 @@
+"""What a stage may ask of a backend. Everything that crosses is NumPy: int32 ids, float32 rest, already detached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mlxrlhf.config import ModelConfig
+
+Batch = dict[str, np.ndarray]
+#: (xp, outputs, batch) -> (loss, metrics): see algorithms/losses.py
+Objective = Callable
+
+
+class Model(Protocol):
+    """One trunk with what is trained on it (every weight, or adapters), an optional value head, and its optimizer."""
+
+    config: ModelConfig
+
+    def generate(self, prompts: Sequence[Sequence[int]], *, uniforms: np.ndarray | None, max_tokens: int,
+                 temperature: float, stop_ids: Sequence[int], pad_id: int,
+                 on_token: Callable[[int], None] | None = None) -> list[list[int]]:
+        """Sample a continuation of each prompt, its stop token included.
+
+        uniforms (B, max_tokens) in [0, 1) decide each token by the inverse CDF, so that backends given the same
+        numbers sample the same text; None is greedy. `on_token` streams the first row.
+        """
+
+    def evaluate(self, batch: Batch, want: Sequence[str], *, temperature: float = 1.0,
+                 adapters: bool = True) -> dict[str, np.ndarray]:
+        """One forward without gradient.
+
+        batch: tokens, segments (B, T), start () the first column to predict, last (B,) for features.
+        want: any of logp, entropy, value (B, T - start); hidden (B, T - start, d); features (B, d), the last
+        hidden state at column `last`. `adapters=False` is the trunk as it was before LoRA: the reference.
+        """
+
+    def step(self, objective: Objective, batches: Sequence[Batch], *, want: Sequence[str], learning_rate: float,
+             temperature: float = 1.0) -> dict[str, float]:
+        """Gradients of `objective` summed over micro-batches, clipped, one AdamW step. A non-finite gradient leaves
+        the weights alone and is reported as skipped = 1."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Trained weights and optimizer state, float32, for a save point."""
+
+    def load_state(self, arrays: dict[str, np.ndarray]) -> None: ...
+
+    def save(self, folder: Path, *, pad_id: int, end_id: int) -> None:
+        """Write config.json and model.safetensors in the Hugging Face layout, adapters merged."""
+
+
+class Head(Protocol):
+    """The reward head: Linear(d, d/2) - ReLU - Linear(d/2, 1)."""
+
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """(B, d) -> (B,)"""
+
+    def step(self, loss: str, margin: float, chosen: np.ndarray, rejected: np.ndarray,
+             learning_rate: float) -> dict[str, float]: ...
+
+    def state(self) -> dict[str, np.ndarray]: ...
+
+    def load_state(self, arrays: dict[str, np.ndarray]) -> None: ...

@@ -1,0 +1,200 @@
+"""Model sizes and one frozen dataclass per stage: the only home of a default.
+
+The command line is generated from these dataclasses, so a field's `help` text is its documentation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from mlxrlhf.errors import UserError
+
+STAGES = ("language", "code", "tools", "reward", "rlhf")
+
+
+def option(default: Any, help: str, *, minimum: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+    """A dataclass field with the text, the lower bound and the choices that the command line shows."""
+    return field(default=default, metadata={"help": help, "minimum": minimum, "choices": choices})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a Llama-family decoder (Touvron et al. 2023): RMSNorm, RoPE, SwiGLU, grouped-query attention."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    intermediate_size: int
+    head_dim: int = 64
+    max_positions: int = 2048
+    rope_theta: float = 10_000.0
+    rope_scaling: dict | None = None
+    rms_norm_eps: float = 1e-5
+    tie_word_embeddings: bool = True
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+    def parameters(self) -> int:
+        """Number of weights."""
+        attention = 2 * self.hidden_size * self.head_dim * (self.num_heads + self.num_kv_heads)
+        block = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
+        return embeddings + self.num_layers * block + self.hidden_size
+
+
+#: vocabulary, width, layers, heads, key-value heads, feed-forward width; the comment is the parameter count
+SIZES: dict[str, ModelConfig] = {
+    "nano": ModelConfig(4_096, 192, 4, 3, 1, 512),            # 2.4M
+    "micro": ModelConfig(8_192, 320, 8, 5, 1, 1_024),         # 12M
+    "tiny": ModelConfig(32_000, 768, 12, 12, 4, 3_392),       # 137M
+    "medium": ModelConfig(32_000, 1_024, 24, 16, 4, 3_712),   # 369M
+    "large": ModelConfig(32_000, 1_600, 32, 25, 5, 5_504),    # 1.1B
+    "xlarge": ModelConfig(32_000, 1_792, 36, 28, 7, 5_952),   # 1.5B
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What every training command takes."""
+
+    size: str = option("nano", "model size", choices=tuple(SIZES))
+    checkpoint: str = option("", "folder to start from (default: the stage before, under weights/SIZE/)")
+    out: str = option("", "folder to write (default: weights/SIZE/STAGE)")
+    data_dir: str = option("data", "folder of prepared data; SIZE is appended")
+    backend: str = option("auto", "array library", choices=("auto", "mlx"))
+    dtype: str = option("float32", "precision of the trunk (trained weights keep float32 masters)",
+                        choices=("float32", "bfloat16"))
+    seed: int = option(0, "seed of every random choice", minimum=0)
+    resume: bool = option(False, "continue from the last save of the same command")
+    save_every: int = option(100, "steps between saves", minimum=1)
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    """Supervised language-model training (pretrain and finetune)."""
+
+    num_epochs: int = option(1, "passes over the steps below", minimum=1)
+    steps_per_epoch: int = option(1_000, "optimizer steps per epoch", minimum=1)
+    batch_size: int = option(16, "rows per forward", minimum=1)
+    sequence_length: int = option(256, "tokens per row", minimum=8)
+    gradient_accumulation_steps: int = option(1, "forwards per optimizer step", minimum=1)
+    learning_rate: float = option(1e-3, "peak learning rate of AdamW", minimum=0)
+    warmup_steps: int = option(50, "steps of linear warm-up before the cosine decay", minimum=0)
+    weight_decay: float = option(0.1, "decoupled weight decay on matrices", minimum=0)
+    max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
+    eval_every: int = option(100, "steps between validations", minimum=1)
+    eval_batches: int = option(8, "validation batches", minimum=1)
+    gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: slower, smaller")
+
+
+@dataclass(frozen=True)
+class PretrainConfig(TrainConfig):
+    """Defaults of `mlxrlhf pretrain`."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(TrainConfig):
+    """Defaults of `mlxrlhf finetune`."""
+
+    stage: str = option("code", "what to learn", choices=("code", "tools"))
+    learning_rate: float = option(6e-4, "peak learning rate of AdamW", minimum=0)
+    data: str = option("", "JSONL of {prompt, completion}, {messages} or {text} instead of the prepared data")
+    dialogue_share: float = option(0.7, "share of rows that are request-to-solution dialogues (code stage)", minimum=0)
+
+
+@dataclass(frozen=True)
+class RewardConfig(RunConfig):
+    """Defaults of `mlxrlhf reward`: a two-layer head on a frozen base."""
+
+    data: str = option("", "JSONL of {prompt, chosen, rejected} instead of the prepared pairs")
+    loss: str = option("margin", "margin ranking or Bradley-Terry", choices=("margin", "bradley-terry"))
+    margin: float = option(1.0, "margin m of max(0, m - (r_chosen - r_rejected))", minimum=0)
+    num_epochs: int = option(30, "passes over the pairs (the base runs once: features are cached)", minimum=1)
+    batch_size: int = option(64, "pairs per optimizer step", minimum=1)
+    learning_rate: float = option(1e-3, "learning rate of AdamW", minimum=0)
+    weight_decay: float = option(0.01, "decoupled weight decay", minimum=0)
+    max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
+
+
+@dataclass(frozen=True)
+class PPOConfig(RunConfig):
+    """Defaults of `mlxrlhf ppo` (Schulman et al. 2017; Ziegler et al. 2019)."""
+
+    reward_model: str = option("", "reward head to optimise (default: weights/SIZE/reward)")
+    num_epochs: int = option(1, "passes over the steps below", minimum=1)
+    steps_per_epoch: int = option(40, "PPO updates (rollout and optimisation) per epoch", minimum=1)
+    batch_size: int = option(32, "prompts per rollout", minimum=1)
+    mini_batch_size: int = option(16, "responses per optimizer step", minimum=1)
+    ppo_epochs: int = option(4, "passes over each rollout", minimum=1)
+    max_tokens: int = option(160, "longest response, in tokens", minimum=1)
+    temp: float = option(1.0, "sampling temperature of rollouts", minimum=1e-3)
+    learning_rate: float = option(0.0, "learning rate; 0 takes 1e-6 for full fine-tuning, 3e-4 with LoRA", minimum=0)
+    value_learning_rate: float = option(1e-3, "learning rate of the value head", minimum=0)
+    warmup_steps: int = option(2, "updates of linear warm-up", minimum=0)
+    max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
+    lora_rank: int = option(16, "rank of the adapters; 0 trains every weight", minimum=0)
+    lora_scale: float = option(2.0, "factor on the adapters' output", minimum=0)
+    clip: float = option(0.2, "policy ratio clip range", minimum=0)
+    value_clip: float = option(0.2, "value clip range", minimum=0)
+    vf_coef: float = option(0.1, "weight of the value loss", minimum=0)
+    entropy_coef: float = option(0.0, "weight of the entropy bonus", minimum=0)
+    gamma: float = option(0.99, "discount; published RLHF work uses 1.0, because a response is one decision whose "
+                                "score comes at its end and should not shrink with length", minimum=0)
+    lam: float = option(0.95, "lambda of generalised advantage estimation", minimum=0)
+    kl_coef: float = option(0.05, "weight beta of the KL penalty, per nat", minimum=0)
+    kl_target: float = option(0.0, "nats per response the adaptive controller aims at; 0 keeps beta fixed", minimum=0)
+    kl_in_loss: bool = option(False, "put the full KL over the vocabulary in the loss instead of the reward")
+    kl_limit: float = option(60.0, "nats per response at which the run is stopped as a runaway", minimum=0)
+    whiten_rewards: bool = option(False, "divide rewards by their deviation (the mean is kept)")
+    missing_end_penalty: float = option(1.0, "subtracted from the score of a response without an end token", minimum=0)
+    save_every: int = option(10, "updates between saves", minimum=1)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(RunConfig):
+    """Defaults of `mlxrlhf evaluate`: the reference against the aligned model on held-out prompts."""
+
+    reward_model: str = option("", "reward head that judges (default: weights/SIZE/reward)")
+    before: str = option("", "checkpoint to compare with (default: weights/SIZE/tools)")
+    samples: int = option(1, "sampled answers per held-out prompt", minimum=1)
+    prompts: int = option(0, "held-out prompts to use; 0 takes all", minimum=0)
+    max_tokens: int = option(160, "longest answer, in tokens", minimum=1)
+    temp: float = option(1.0, "sampling temperature", minimum=0)
+    unsafe_exec: bool = option(False, "run answers even where no operating-system jail is available")
+
+
+#: What `mlxrlhf demo` changes: every stage at size nano within eight minutes on two CPU cores.
+DEMO: dict[str, dict[str, Any]] = {
+    "pretrain": dict(steps_per_epoch=100, batch_size=16, sequence_length=128, warmup_steps=10, learning_rate=2e-3,
+                     eval_every=50),
+    "code": dict(steps_per_epoch=260, batch_size=16, sequence_length=192, warmup_steps=10, learning_rate=2e-3,
+                 eval_every=65),
+    "tools": dict(steps_per_epoch=80, batch_size=16, sequence_length=256, warmup_steps=10, learning_rate=5e-4,
+                  eval_every=40),
+    "reward": {},
+    "ppo": dict(steps_per_epoch=25, kl_target=12.0, learning_rate=5e-4),
+    "evaluate": {},
+}
+
+
+def validate(config: Any) -> None:
+    """Raise UserError for the first field outside its bounds, named by its flag."""
+    for f in fields(config):
+        value, flag = getattr(config, f.name), "--" + f.name.replace("_", "-")
+        if isinstance(value, float) and value != value:
+            raise UserError(f"{flag} is not a number")
+        minimum = f.metadata.get("minimum")
+        if minimum is not None and value < minimum:
+            raise UserError(f"{flag} is {value}; it must be at least {minimum:g}")
+        choices = f.metadata.get("choices")
+        if choices and value not in choices:
+            raise UserError(f"{flag} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def to_json(config: Any) -> dict:
+    """The dataclass as plain JSON values."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
