@@ -212,7 +212,8 @@ def token_statistics(hidden: mx.array, weight: mx.array, targets: mx.array, temp
     def chunk(h, w, t, *ref):
         logits = (h @ w.T).astype(mx.float32) / temperature
         norm = mx.logsumexp(logits, axis=-1)
-        outputs = [mx.take_along_axis(logits, t[:, None], axis=-1)[:, 0] - norm]
+        picked = mx.stop_gradient(t)[:, None]  # recomputation would ask for a gradient of the indices
+        outputs = [mx.take_along_axis(logits, picked, axis=-1)[:, 0] - norm]
         if entropy or ref:
             logprobs = logits - norm[:, None]
             probs = mx.exp(logprobs)

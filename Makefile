@@ -1,0 +1,17 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: test clean
+
+# Each extra has a stamp of its own, so that a set-up is not repeated.
+.venv/test: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+test: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q
+
+clean:
+	rm -rf .venv *.egg-info
