@@ -163,7 +163,7 @@ def weight_files(folder: Path, config: ModelConfig) -> list[Path]:
         shapes.update(_safetensors_shapes(file))
     for name, shape in expected_shapes(config).items():
         if name not in shapes:
-            raise UserError(f"{folder} lacks the tensor {name} that its config.json asks for; the checkpoint is incomplete")
+            raise UserError(f"{folder} lacks the tensor {name} that its config.json asks for; it is incomplete")
         if shapes[name] != shape:
             raise UserError(f"{folder}: {name} is {shapes[name]}, but its config.json asks for {shape}")
     return files

@@ -80,7 +80,8 @@ def ppo_objective(*, clip: float, value_clip: float, vf_coef: float, entropy_coe
     def objective(xp, out, batch):
         mask, total = batch["mask"], batch["total"]
         policy, ratio, clipped = policy_loss(xp, out["logp"], batch["old_logp"], batch["advantages"], mask, total, clip)
-        value, value_clipped = value_loss(xp, out["value"], batch["old_value"], batch["returns"], mask, total, value_clip)
+        value, value_clipped = value_loss(xp, out["value"], batch["old_value"], batch["returns"], mask, total,
+                                          value_clip)
         loss = policy + vf_coef * value
         log_ratio = out["logp"] - batch["old_logp"]
         metrics = {"loss/policy_avg": policy, "loss/value_avg": value, "policy/clipfrac_avg": clipped,

@@ -233,12 +233,14 @@ class MLXHead:
                 value = losses.bradley_terry(mx, r_chosen, r_rejected)
             return value, (r_chosen > r_rejected).mean(), (r_chosen - r_rejected).mean()
 
-        (value, accuracy, difference), gradients = nn.value_and_grad(self.net, objective)(mx.array(chosen), mx.array(rejected))
+        gradient = nn.value_and_grad(self.net, objective)
+        (value, accuracy, difference), gradients = gradient(mx.array(chosen), mx.array(rejected))
         gradients, norm = optim.clip_grad_norm(gradients, self.max_grad_norm)
         self.optimizer.learning_rate = learning_rate
         self.optimizer.update(self.net, gradients)
         mx.eval(self.net.parameters(), self.optimizer.state)
-        return {"loss": float(value), "accuracy": float(accuracy), "margin": float(difference), "grad_norm": float(norm)}
+        return {"loss": float(value), "accuracy": float(accuracy), "margin": float(difference),
+                "grad_norm": float(norm)}
 
     def state(self):
         arrays = {f"weights/{k}": np.array(v) for k, v in tree_flatten(self.net.parameters())}
