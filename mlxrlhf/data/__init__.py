@@ -1,0 +1,1 @@
+"""Corpora, tokenizer, dialogues, tasks and preferences: text to token arrays."""

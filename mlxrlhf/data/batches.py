@@ -1,0 +1,82 @@
+"""Token arrays to training batches. Every batch is a function of (seed, step): there is no cursor to save."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Fixed-length rows ready to train on: tokens, segments and mask (N, T); mask counts a token as a target."""
+
+    tokens: np.ndarray
+    segments: np.ndarray
+    mask: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The chosen rows as the backend takes them; column t is predicted from the columns before it."""
+        mask = self.mask[rows, 1:].astype(np.float32)
+        batch = {"tokens": self.tokens[rows].astype(np.int32), "start": np.int32(1), "mask": mask,
+                 "total": np.float32(max(mask.sum(), 1))}
+        segments = self.segments[rows].astype(np.int32)
+        if (segments != 1).any():
+            batch["segments"] = segments
+        return batch
+
+
+def stream_rows(tokens: np.ndarray, length: int) -> Rows:
+    """Cut one long stream of documents into rows of `length`; a row is one segment, as in GPT-2's training."""
+    count = len(tokens) // length
+    grid = tokens[:count * length].reshape(count, length)
+    ones = np.broadcast_to(np.ones(1, np.int32), grid.shape)
+    return Rows(grid, ones, ones)
+
+
+def packed_rows(examples: Sequence[tuple[Sequence[int], Sequence[int]]], length: int, pad_id: int) -> tuple[Rows, int]:
+    """Pack (ids, mask) examples into rows without attending across, first fit in the order given.
+
+    Returns the rows and how many examples were left out because they are longer than a row.
+    """
+    shelves: list[list[int]] = []
+    room: list[int] = []
+    left_out = 0
+    for i, (ids, _) in enumerate(examples):
+        if len(ids) > length:
+            left_out += 1
+            continue
+        # Only the latest shelves are searched: a full search is quadratic and packs hardly better.
+        shelf = next((s for s in range(max(0, len(room) - 64), len(room)) if room[s] >= len(ids)), None)
+        if shelf is None:
+            shelves.append([])
+            room.append(length)
+            shelf = len(room) - 1
+        shelves[shelf].append(i)
+        room[shelf] -= len(ids)
+    tokens = np.full((len(shelves), length), pad_id, np.int32)
+    segments, mask = np.zeros_like(tokens), np.zeros_like(tokens)
+    for row, shelf in enumerate(shelves):
+        at = 0
+        for segment, i in enumerate(shelf, start=1):
+            ids, counted = examples[i]
+            end = at + len(ids)
+            tokens[row, at:end], segments[row, at:end], mask[row, at:end] = ids, segment, counted
+            mask[row, at] = 0  # nothing in its own segment predicts a first token
+            at = end
+    return Rows(tokens, segments, mask), left_out
+
+
+def pick(count: int, size: int, seed: int, step: int) -> np.ndarray:
+    """Row numbers of batch `step` (from 0): shuffled passes over `count` rows, each row once a pass."""
+    wanted = np.arange(step * size, (step + 1) * size)
+    rows = np.empty(size, np.int64)
+    for epoch in np.unique(wanted // count):
+        inside = wanted // count == epoch
+        order = np.random.default_rng([seed, int(epoch)]).permutation(count)
+        rows[inside] = order[wanted[inside] % count]
+    return rows

@@ -1,0 +1,130 @@
+"""What pretraining and fine-tuning share: the schedule, the loop, saves, interruption and validation."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from mlxrlhf import checkpoint
+from mlxrlhf.algorithms import losses
+from mlxrlhf.config import TrainConfig, to_json
+from mlxrlhf.data.batches import Rows, pick
+from mlxrlhf.errors import UserError
+
+
+def cosine_with_warmup(step: int, *, peak: float, warmup: int, total: int, floor: float = 0.1) -> float:
+    """Learning rate of update `step` (from 0): linear to `peak`, then a cosine to floor * peak (Loshchilov 2017)."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+class Interrupt:
+    """Turns Ctrl-C and SIGTERM into a flag that a training loop reads between steps, so that it can save first."""
+
+    def __enter__(self):
+        self.asked = False
+        self._old = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _ask(self, *_):
+        if self.asked:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait
+        self.asked = True
+
+    def __exit__(self, *_):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+class Interrupted(UserError):
+    """A run that was asked to stop, after it saved its state."""
+
+
+def resume_from(points: checkpoint.SavePoints, config, say: Callable[[str], None]):
+    """The save point to continue from, or None. A run with other settings is refused, for it would not be the same."""
+    if not config.resume:
+        points.clear()
+        return None
+    found = points.latest(say)
+    if found is None:
+        say("nothing to resume: starting from the beginning")
+        return None
+    kept = {"resume", "save_every", "out"}
+    saved, now = found[1]["config"], to_json(config)
+    for name in sorted(set(saved) - kept):
+        if saved[name] != now.get(name):
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"the run to resume used {flag} {saved[name]}, this command {now.get(name)}; "
+                            f"give {flag} {saved[name]}, or leave --resume out to start again")
+    return found
+
+
+def validation_loss(model, rows: Rows, config: TrainConfig) -> float:
+    """Token-weighted cross-entropy over the first `eval_batches` batches of the validation rows, nats per token."""
+    total = count = 0.0
+    for i in range(min(config.eval_batches, -(-len(rows) // config.batch_size))):
+        batch = rows.batch(np.arange(i * config.batch_size, min((i + 1) * config.batch_size, len(rows))))
+        logp = model.evaluate(batch, ("logp",))["logp"]
+        total -= float((logp * batch["mask"]).sum(dtype=np.float64))
+        count += float(batch["mask"].sum())
+    return total / max(count, 1)
+
+
+def train(model, train_rows: Rows, val_rows: Rows, config: TrainConfig, log, out: Path, save: Callable[[Path], None],
+          points: checkpoint.SavePoints, found) -> dict:
+    """Run the optimizer steps; save the best and the last checkpoint. Returns the figures of summary.json.
+
+    `save(folder)` writes a whole checkpoint; `found` is what resume_from returned.
+    """
+    total = config.num_epochs * config.steps_per_epoch
+    start, best, bad = 0, math.inf, 0
+    if found:
+        arrays, state = found
+        model.load_state(arrays)
+        start, best, bad = state["step"], state["best"] or math.inf, state["bad"]
+    began, row, skipped = time.monotonic(), {}, 0
+
+    def keep(step: int) -> None:
+        points.save(step, model.state(), {"config": to_json(config), "best": best if best < math.inf else None,
+                                          "bad": bad})
+
+    with Interrupt() as interrupt:
+        for step in range(start, total):
+            size = config.batch_size * config.gradient_accumulation_steps
+            chosen = pick(len(train_rows), size, config.seed, step)
+            batches = [train_rows.batch(part) for part in np.split(chosen, config.gradient_accumulation_steps)]
+            counted = np.float32(sum(b["mask"].sum() for b in batches))
+            for batch in batches:
+                batch["total"] = counted
+            rate = cosine_with_warmup(step, peak=config.learning_rate, warmup=config.warmup_steps, total=total)
+            metrics = model.step(losses.language_modelling, batches, want=("logp",), learning_rate=rate)
+            row = {"loss": metrics["loss"], "lr": rate, "grad_norm": metrics["grad_norm"],
+                   "skipped": metrics["skipped"]}
+            skipped += int(metrics["skipped"])
+            bad = bad + 1 if metrics["skipped"] else 0
+            if (step + 1) % config.eval_every == 0 or step + 1 == total:
+                row["val_loss"] = validation_loss(model, val_rows, config)
+                if row["val_loss"] < best:
+                    best = row["val_loss"]
+                    with checkpoint.atomic_folder(out / "best") as folder:
+                        save(folder)
+            log.log(step + 1, row, tokens=size * train_rows.tokens.shape[1])
+            if bad >= 3:
+                keep(step + 1)
+                raise UserError(f"three steps in a row gave a loss or gradient that is not finite (step {step + 1}); "
+                                f"the last good weights are saved; try a --learning-rate below {config.learning_rate:g}")
+            if (step + 1) % config.save_every == 0 or step + 1 == total or interrupt.asked:
+                keep(step + 1)
+            if interrupt.asked and step + 1 < total:
+                raise Interrupted(f"stopped at step {step + 1} of {total}; the same command with --resume continues")
+    with checkpoint.atomic_folder(out) as folder:
+        save(folder)
+    return {"loss": row.get("loss"), "val_loss": row.get("val_loss"), "best_val_loss": best, "steps": total,
+            "skipped": skipped, "seconds": time.monotonic() - began}
