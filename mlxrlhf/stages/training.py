@@ -118,8 +118,8 @@ def train(model, train_rows: Rows, val_rows: Rows, config: TrainConfig, log, out
             log.log(step + 1, row, tokens=size * train_rows.tokens.shape[1])
             if bad >= 3:
                 keep(step + 1)
-                raise UserError(f"three steps in a row gave a loss or gradient that is not finite (step {step + 1}); "
-                                f"the last good weights are saved; try a --learning-rate below {config.learning_rate:g}")
+                raise UserError(f"three steps in a row were not finite, the last at {step + 1}; "
+                                f"the last good weights are saved; try --learning-rate below {config.learning_rate:g}")
             if (step + 1) % config.save_every == 0 or step + 1 == total or interrupt.asked:
                 keep(step + 1)
             if interrupt.asked and step + 1 < total:
