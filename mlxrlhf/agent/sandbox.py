@@ -191,9 +191,9 @@ def _best_jail() -> _Jail | None:
         try:
             with _Launcher(jail, Limits()) as launcher:
                 state = launcher.state
-                if jail.kind == "landlock" and not (
-                    state["landlock"] and state["namespaces"] == jail.namespaces and (jail.namespaces or state["filter"])
-                ):
+                network = jail.namespaces or state["filter"]
+                as_asked = state["landlock"] and state["namespaces"] == jail.namespaces and network
+                if jail.kind == "landlock" and not as_asked:
                     continue
                 if launcher.run(_request(code="print(1)", limits=Limits()), Limits()).ok:
                     return jail
