@@ -1,0 +1,66 @@
+"""The sandbox under attack; a harmless twin of each attack succeeds, so that a refusal means something."""
+
+from pathlib import Path
+
+import pytest
+
+from mlxrlhf.agent import sandbox
+from mlxrlhf.agent.sandbox import Limits, run_bash, run_many, run_python
+
+pytestmark = pytest.mark.skipif(sandbox.level() == "none", reason="no operating-system jail here")
+
+
+def test_output_and_exit_code():
+    result = run_python("print(6 * 7)")
+    assert result.ok and result.stdout == "42\n"
+    assert run_python("raise SystemExit(3)").returncode == 3
+    assert run_bash("echo $((6 * 7))").stdout == "42\n"
+
+
+def test_reading_outside_is_refused(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2")
+    assert "hunter2" not in run_python(f"print(open({str(secret)!r}).read())").stdout
+    assert not run_python(f"import os; print(os.listdir({str(Path.home())!r}))").ok
+    assert run_python("open('mine', 'w').write('x'); print(open('mine').read())").stdout == "x\n"
+
+
+def test_writing_outside_is_refused(tmp_path):
+    target = tmp_path / "written"
+    assert not run_python(f"open({str(target)!r}, 'w').write('x')").ok
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_DGRAM"])
+def test_the_network_is_closed(kind):
+    import socket
+
+    with socket.socket(socket.AF_INET, getattr(socket, kind)) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(0.5)
+        if kind == "SOCK_STREAM":
+            server.listen()
+        code = (f"import socket; s = socket.socket(socket.AF_INET, socket.{kind})\n"
+                f"s.connect(('127.0.0.1', {server.getsockname()[1]})); s.send(b'x')")
+        exec(code, {})  # the attack works where there is no jail
+        receive = server.accept if kind == "SOCK_STREAM" else lambda: server.recv(1)
+        receive()
+        run_python(code)
+        with pytest.raises(TimeoutError):
+            receive()
+
+
+def test_time_memory_and_output_are_bounded():
+    limits = Limits(wall_seconds=1.5)
+    assert run_python("while True: pass", limits=limits).timed_out
+    assert not run_python("x = bytearray(4 << 30); print('had it')").ok
+    endless = run_python("while True: print('y' * 1000)", limits=limits)
+    assert endless.truncated and len(endless.stdout) <= limits.output_bytes
+
+
+def test_many_snippets_keep_their_order_and_do_not_harm_each_other():
+    codes = ["print(0)", "import os; os.kill(os.getpid(), 9)", "print(2)", "open('x', 'w')",
+             "import os; print(os.path.exists('x'))"]
+    results = run_many(codes)
+    assert [r.stdout for r in results] == ["0\n", "", "2\n", "", "False\n"]
+    assert not results[1].ok
