@@ -35,8 +35,10 @@ def doctor() -> None:
     typer.echo(f"{'sandbox':10} {sandbox.level()}")
     difference = backend.device_check()
     typer.echo(f"{'check':10} loss and gradients differ from the CPU's by at most {difference:.1e} (allowed: 1e-3)")
-    if not difference < 1e-3:
-        raise UserError("this device computes other gradients than the CPU; update macOS and MLX before you train")
+    slope = backend.gradient_check()
+    typer.echo(f"{'':10} the gradient differs from the loss's measured slope by {slope:.1e} (allowed: 1e-2)")
+    if not (difference < 1e-3 and slope < 1e-2):
+        raise UserError("this device computes wrong gradients; update macOS and MLX before you train")
 
 
 def run() -> None:

@@ -240,8 +240,17 @@ def test_a_non_finite_gradient_leaves_the_weights_alone():
     assert all(np.array_equal(before[k], v) for k, v in model.state().items() if k.startswith("weights/"))
 
 
-def test_device_agrees_with_the_cpu():
+def test_device_agrees_with_the_cpu_and_the_gradient_with_the_slope(monkeypatch):
     assert mlx.device_check() < 1e-3
+    assert mlx.gradient_check() < 1e-2
+    honest = losses.language_modelling
+
+    def doubled(xp, out, batch):
+        loss, metrics = honest(xp, out, batch)
+        return 2 * loss, metrics
+
+    monkeypatch.setattr(losses, "language_modelling", doubled)
+    assert mlx.gradient_check() > 0.4, "a gradient twice too large must be found"
 
 
 def test_sizes_are_what_their_names_promise():

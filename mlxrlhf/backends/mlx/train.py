@@ -307,17 +307,40 @@ def describe_device() -> dict[str, str]:
             "blas": blas.status()}
 
 
-def device_check() -> float:
-    """Largest relative difference between this device and the CPU over the loss and every gradient of a small model."""
+def _check_model() -> tuple[MLXModel, dict]:
+    """A model small enough to check in a second, and one batch for it."""
     config = ModelConfig(128, 64, 2, 2, 1, 128, head_dim=32)
     tokens = np.random.default_rng(0).integers(0, 128, (2, 33), dtype=np.int32)
     batch = {"tokens": tokens, "start": 1, "mask": np.ones((2, 32), np.float32), "total": np.float32(64)}
+    return MLXModel(config, seed=0), batch
+
+
+def device_check() -> float:
+    """Largest relative difference between this device and the CPU over the loss and every gradient of a small model."""
     results = []
     device = mx.default_device()
     for target in (mx.Device(mx.cpu), device):
         mx.set_default_device(target)
-        model = MLXModel(config, seed=0)
+        model, batch = _check_model()
         gradient, metrics = model._gradient(losses.language_modelling, batch, ("logp",), 1.0)
         results.append([np.array(metrics["loss"])] + [np.array(v) for _, v in tree_flatten(gradient)])
     mx.set_default_device(device)
     return max(float(np.abs(a - b).max() / (np.abs(a).max() + 1e-12)) for a, b in zip(*results))
+
+
+def gradient_check(step: float = 0.02) -> float:
+    """Relative difference between the gradient's norm and the loss's measured slope along the gradient.
+
+    The slope is a central difference over `step`: it needs the forward pass only, so it judges the backward pass on
+    any device.
+    """
+    model, batch = _check_model()
+    gradient, _ = model._gradient(losses.language_modelling, batch, ("logp",), 1.0)
+    flat = dict(tree_flatten(gradient))
+    norm = math.sqrt(sum(float(mx.square(g).sum(axis=-1).sum()) for g in flat.values()))
+    start, sides = dict(model._masters), []
+    for sign in (1, -1):
+        model._masters = {k: v + sign * step / norm * flat[k] for k, v in start.items()}
+        model._publish()
+        sides.append(-model.evaluate(batch, ("logp",))["logp"].mean(dtype=np.float64))
+    return abs((sides[0] - sides[1]) / (2 * step) - norm) / norm
