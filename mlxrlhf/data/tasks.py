@@ -1,0 +1,133 @@
+"""Python tasks of our own writing: requests, tests, a chosen solution and rejected ones by criterion.
+
+The tasks themselves are in `task_bank/`, one module per field. Nothing here is asserted: `python -m pytest
+tests/test_tasks.py` runs every solution and every rejected answer.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mlxrlhf.agent import sandbox
+
+CRITERIA = ("correctness", "efficiency", "readability", "style", "security")
+MODULES = ("numbers", "text", "collections")
+#: the last phrasings of every task are never trained on, in any stage
+HELD_OUT_PHRASINGS = 2
+
+
+@dataclass(frozen=True)
+class Task:
+    """One request with its tests and answers.
+
+    phrasings: ways to ask, the last HELD_OUT_PHRASINGS kept for evaluation.
+    solution: the chosen answer: correct, efficient, documented, typed, safe.
+    naive: correct but bare, as code in the wild is: no docstring, no hints.
+    tests: assert statements that solution and naive pass.
+    rejected: answers by criterion; those of `correctness` fail a test, all others pass them, those of `security`
+        contain an insecure pattern, those of `efficiency` take more operations than the solution.
+    sizes: two calls, small and large, at which operations are counted (tasks with `efficiency` answers).
+    held_out: the whole task is kept for evaluation.
+    """
+
+    name: str
+    phrasings: tuple[str, ...]
+    solution: str
+    naive: str
+    tests: tuple[str, ...]
+    rejected: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sizes: tuple[str, ...] = ()
+    held_out: bool = False
+
+    @property
+    def train_phrasings(self) -> tuple[str, ...]:
+        return self.phrasings[:-HELD_OUT_PHRASINGS]
+
+    @property
+    def held_out_phrasings(self) -> tuple[str, ...]:
+        return self.phrasings[-HELD_OUT_PHRASINGS:]
+
+
+def load_tasks() -> tuple[Task, ...]:
+    """Every task of the bank, in the order written; source texts are stripped of surrounding blank lines."""
+    tasks = []
+    for module in MODULES:
+        for task in importlib.import_module(f"mlxrlhf.data.task_bank.{module}").TASKS:
+            rejected = {criterion: tuple(code.strip("\n") for code in codes)
+                        for criterion, codes in task.rejected.items()}
+            tasks.append(Task(task.name, task.phrasings, task.solution.strip("\n"), task.naive.strip("\n"), task.tests,
+                              rejected, task.sizes, task.held_out))
+    return tuple(tasks)
+
+
+# --- answers -------------------------------------------------------------------------------------------------------
+
+_FENCE = re.compile(r"```[ \t]*(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
+
+
+def format_answer(code: str) -> str:
+    """The form in which an assistant answers with code: one fenced block and nothing else."""
+    return f"```python\n{code.strip()}\n```"
+
+
+def extract_code(answer: str) -> str:
+    """The code of an answer: its first fenced block (open-ended when truncated), or the whole text without one."""
+    found = _FENCE.search(answer)
+    return (found.group(1) if found else answer).strip("\n")
+
+
+def strip_documentation(code: str) -> str:
+    """The same program without docstrings and type hints, as `ast.unparse` writes it."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+            arguments = node.args
+            for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg,
+                             arguments.kwarg):
+                if argument is not None:
+                    argument.annotation = None
+    return ast.unparse(ast.fix_missing_locations(tree))
+
+
+# --- running -------------------------------------------------------------------------------------------------------
+
+def passes(pairs: Sequence[tuple[Task, str]], *, unsafe: bool = False) -> list[bool]:
+    """Whether each code passes its task's tests, in the sandbox."""
+    programs = [f"{code}\n\n" + "\n".join(task.tests) + "\nprint('passed')\n" for task, code in pairs]
+    results = sandbox.run_many(programs, limits=sandbox.Limits(wall_seconds=4, cpu_seconds=3), unsafe=unsafe)
+    return [result.ok and result.stdout.endswith("passed\n") for result in results]
+
+
+#: Counts executed bytecodes of the traced call, in the code's own frames only.
+_COUNTER = """
+import sys as _sys
+_count = 0
+def _trace(frame, event, arg):
+    global _count
+    frame.f_trace_opcodes = True
+    frame.f_trace_lines = False
+    if event == "opcode":
+        _count += 1
+    return _trace
+_sys.settrace(_trace)
+{call}
+_sys.settrace(None)
+print(_count)
+"""
+
+
+def operations(pairs: Sequence[tuple[str, str]], *, unsafe: bool = False) -> list[int | None]:
+    """Bytecodes executed by each (code, call), in the sandbox; None where it fails or takes too long.
+
+    A call into C counts as one, so a comparison says something about loops written in Python only.
+    """
+    programs = [code + _COUNTER.format(call=call) for code, call in pairs]
+    results = sandbox.run_many(programs, limits=sandbox.Limits(wall_seconds=20, cpu_seconds=20), unsafe=unsafe)
+    return [int(result.stdout.split()[-1]) if result.ok else None for result in results]
