@@ -1,0 +1,155 @@
+"""Dialogues to token ids and training masks, and the files users keep them in.
+
+    <|user|>What is 2 + 2?<|end|><|assistant|>4<|end|>
+
+Assistant tokens are trained on, their closing <|end|> and their tool calls included; nothing else is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlxrlhf.data import tokenizer as names
+from mlxrlhf.data.tokenizer import Tokenizer
+from mlxrlhf.errors import UserError
+
+ROLES = ("system", "user", "assistant", "tool")
+_CALLS = re.compile(f"{names.TOOL_CALL}(.*?){names.TOOL_CALL_END}", re.DOTALL)
+
+
+def render(messages: Sequence[dict], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Ids and mask (1: trained on) of a whole dialogue, the same ids as the chat template gives."""
+    ids: list[int] = []
+    mask: list[int] = []
+
+    def add(new: list[int], counted: bool) -> None:
+        ids.extend(new)
+        mask.extend([int(counted)] * len(new))
+
+    end = [tokenizer.end_id]
+    for message in messages:
+        role, content = message["role"], message.get("content") or ""
+        if role == "tool":
+            add([tokenizer.special(names.TOOL_RESPONSE), *tokenizer.encode(content),
+                 tokenizer.special(names.TOOL_RESPONSE_END), *end], False)
+        elif role == "assistant":
+            add([tokenizer.special(names.ASSISTANT)], False)
+            add([*_assistant(content, message.get("tool_calls") or (), tokenizer), *end], True)
+        else:
+            add([tokenizer.special(f"<|{role}|>"), *tokenizer.encode(content), *end], False)
+    return ids, mask
+
+
+def render_prompt(messages: Sequence[dict], tokenizer: Tokenizer) -> list[int]:
+    """Ids up to where the assistant answers."""
+    return [*render(messages, tokenizer)[0], tokenizer.special(names.ASSISTANT)]
+
+
+def encode_answer(answer: str, tokenizer: Tokenizer) -> list[int]:
+    """Ids of an assistant's turn, its tool calls and its closing end token included."""
+    return [*_assistant(answer, (), tokenizer), tokenizer.end_id]
+
+
+def _assistant(content: str, tool_calls: Sequence[dict], tokenizer: Tokenizer) -> list[int]:
+    for call in tool_calls:
+        call = call.get("function", call)
+        arguments = call["arguments"]
+        if isinstance(arguments, str):
+            arguments = json.loads(arguments)
+        body = json.dumps({"name": call["name"], "arguments": arguments}, ensure_ascii=False)
+        content += f"{names.TOOL_CALL}{body}{names.TOOL_CALL_END}"
+    ids: list[int] = []
+    for i, part in enumerate(_CALLS.split(content)):
+        if i % 2:
+            ids += [tokenizer.special(names.TOOL_CALL), *tokenizer.encode(part), tokenizer.special(names.TOOL_CALL_END)]
+        elif part:
+            ids += tokenizer.encode(part)
+    return ids
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+def read_jsonl(path: Path) -> list[tuple[str, dict]]:
+    """(place, row) for every line of a JSONL file; place is "file:line" for messages.
+
+    Raises UserError for a missing or empty file and for a line that is not a JSON object.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give an existing JSONL file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); convert it") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{place} is not valid JSON ({error}); put one object on each line") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{place} holds a {type(row).__name__}; put one JSON object on each line")
+        rows.append((place, row))
+    if not rows:
+        raise UserError(f"{path} is empty; put one JSON object on each line")
+    return rows
+
+
+def load_dialogues(path: Path) -> list[dict]:
+    """Rows of a user's JSONL as {"messages": [...]} or {"text": ...}.
+
+    Accepts {prompt, completion}, {messages[, tools]} and {text}. Raises UserError naming file and line.
+    """
+    return [_dialogue(row, place) for place, row in read_jsonl(path)]
+
+
+def _dialogue(row: dict, place: str) -> dict:
+    if "messages" in row:
+        messages = row["messages"]
+        if not isinstance(messages, list) or not messages:
+            raise UserError(f"{place}: messages must be a list of turns, each with role and content")
+        for i, message in enumerate(messages):
+            role = message.get("role") if isinstance(message, dict) else None
+            if role not in ROLES:
+                raise UserError(f"{place}: message {i + 1} has role {role!r}; use one of {', '.join(ROLES)}")
+            if not isinstance(message.get("content") or "", str):
+                raise UserError(f"{place}: the content of message {i + 1} must be text")
+        if not any(m["role"] == "assistant" for m in messages):
+            raise UserError(f"{place} has no assistant turn, so there is nothing to learn from; add one")
+        if row.get("tools"):
+            messages = _with_tools(messages, row["tools"])
+        return {"messages": messages}
+    if "prompt" in row and "completion" in row:
+        if not all(isinstance(row[k], str) and row[k] for k in ("prompt", "completion")):
+            raise UserError(f"{place}: prompt and completion must both be text that is not empty")
+        return {"messages": [{"role": "user", "content": row["prompt"]},
+                             {"role": "assistant", "content": row["completion"]}]}
+    if isinstance(row.get("text"), str) and row["text"]:
+        return {"text": row["text"]}
+    raise UserError(f"{place} has the keys {', '.join(row) or '(none)'}; give prompt and completion, messages, or text")
+
+
+def _with_tools(messages: list[dict], tools: list) -> list[dict]:
+    """Tool schemas join the system turn, as in the chat template."""
+    listing = json.dumps(tools, ensure_ascii=False)
+    if messages[0]["role"] == "system":
+        return [{"role": "system", "content": messages[0]["content"] + "\n" + listing}, *messages[1:]]
+    return [{"role": "system", "content": listing}, *messages]
+
+
+def encode_examples(rows: Sequence[dict], tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:
+    """(ids, mask) of every row; plain text is trained on from its second token, with an end token."""
+    examples = []
+    for row in rows:
+        if "text" in row:
+            ids = [*tokenizer.encode(row["text"]), tokenizer.end_id]
+            examples.append((ids, [1] * len(ids)))
+        else:
+            examples.append(render(row["messages"], tokenizer))
+    return examples
