@@ -1,11 +1,17 @@
 """The sandbox under attack; a harmless twin of each attack succeeds, so that a refusal means something."""
 
+import os
+import shutil
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from mlxrlhf.agent import sandbox
 from mlxrlhf.agent.sandbox import Limits, run_bash, run_many, run_python
+from mlxrlhf.errors import UserError
 
 pytestmark = pytest.mark.skipif(sandbox.level() == "none", reason="no operating-system jail here")
 
@@ -64,3 +70,52 @@ def test_many_snippets_keep_their_order_and_do_not_harm_each_other():
     results = run_many(codes)
     assert [r.stdout for r in results] == ["0\n", "", "2\n", "", "False\n"]
     assert not results[1].ok
+
+
+def test_a_fork_bomb_is_contained():
+    limits = Limits(wall_seconds=2, processes=8)
+    code = ("import os, time\nmade = 0\nfor _ in range(100):\n    try:\n        pid = os.fork()\n"
+            "    except OSError:\n        break\n    if pid == 0:\n        time.sleep(10)\n    made += 1\nprint(made)")
+    started = time.monotonic()
+    # The sandbox's own few processes count too, and where they belong to another user they leave room.
+    assert int(run_python(code, limits=limits).stdout or 0) <= limits.processes + 4
+    run_bash("bomb() { bomb | bomb & }; bomb; sleep 10", limits=limits)
+    assert time.monotonic() - started < 9  # both ended at their time, if not before
+    assert run_python("print('alive')").stdout == "alive\n"
+
+
+@pytest.mark.skipif(shutil.which("ps") is None, reason="processes are looked for with ps")
+@pytest.mark.parametrize("detach", [False, True])
+def test_a_child_dies_with_its_snippet(detach):
+    if detach and sandbox.level() == "sandbox-exec":
+        pytest.skip("macOS has no process namespace: a child that detaches itself may outlive its parent")
+    mark = f"outlives-{os.getpid()}-{detach}"
+
+    def alive():
+        command = ["ps", "-axww", "-o", "command"]  # w: not cut to the terminal
+        return mark in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def until(state, seconds):
+        end = time.monotonic() + seconds
+        while alive() != state and time.monotonic() < end:
+            time.sleep(0.05)
+        return alive() == state
+
+    child = [f"[sys.executable, '-c', 'import time; time.sleep(60)', {mark!r}]", f"start_new_session={detach}"]
+    code = f"import subprocess, sys, time\nsubprocess.Popen({', '.join(child)})\ntime.sleep(1)"
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(run_python, code)
+        assert until(True, 3)
+        assert running.result().ok
+    assert until(False, 1)
+
+
+def test_nothing_runs_without_a_jail(monkeypatch):
+    monkeypatch.setattr(sandbox, "_best_jail", lambda: None)
+    for refused in (lambda: run_python("print(1)"), lambda: run_bash("echo 1"), lambda: run_many(["print(1)"])):
+        with pytest.raises(UserError, match="--unsafe-exec"):
+            refused()
+    assert sandbox.level() == "none"
+    assert run_python("print(1)", unsafe=True).stdout == "1\n"
+    assert run_bash("echo 1", unsafe=True).stdout == "1\n"
+    assert [result.stdout for result in run_many(["print(1)"], unsafe=True)] == ["1\n"]

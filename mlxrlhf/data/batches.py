@@ -19,23 +19,76 @@ class Rows:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The chosen rows as the backend takes them; column t is predicted from the columns before it."""
-        mask = self.mask[rows, 1:].astype(np.float32)
-        batch = {"tokens": self.tokens[rows].astype(np.int32), "start": np.int32(1), "mask": mask,
+    @property
+    def length(self) -> int:
+        return self.tokens.shape[1]
+
+    def draw(self, size: int, seed: int, step: int) -> Rows:
+        """The rows of batch `step`."""
+        return self.take(pick(len(self), size, seed, step))
+
+    def take(self, rows: np.ndarray) -> Rows:
+        """The chosen rows."""
+        return Rows(self.tokens[rows], self.segments[rows], self.mask[rows])
+
+    def batch(self) -> dict[str, np.ndarray]:
+        """All rows as the backend takes them; column t is predicted from the columns before it."""
+        mask = self.mask[:, 1:].astype(np.float32)
+        batch = {"tokens": self.tokens.astype(np.int32), "start": np.int32(1), "mask": mask,
                  "total": np.float32(max(mask.sum(), 1))}
-        segments = self.segments[rows].astype(np.int32)
+        segments = self.segments.astype(np.int32)
         if (segments != 1).any():
             batch["segments"] = segments
         return batch
 
 
-def stream_rows(tokens: np.ndarray, length: int) -> Rows:
-    """Cut one long stream of documents into rows of `length`; a row is one segment, as in GPT-2's training."""
-    count = len(tokens) // length
-    grid = tokens[:count * length].reshape(count, length)
-    ones = np.broadcast_to(np.ones(1, np.int32), grid.shape)
-    return Rows(grid, ones, ones)
+@dataclass(frozen=True)
+class Stream:
+    """Rows of `length` cut from one long memory-mapped array of documents, each document closed by `end_id`.
+
+    A row may hold the end of one document and the start of the next: they are segments that do not see each other.
+    """
+
+    tokens: np.ndarray
+    length: int
+    end_id: int
+
+    def __len__(self) -> int:
+        return len(self.tokens) // self.length
+
+    def draw(self, size: int, seed: int, step: int) -> Rows:
+        """The rows of batch `step`."""
+        return self.take(pick(len(self), size, seed, step))
+
+    def take(self, rows: np.ndarray) -> Rows:
+        """The chosen rows, read from disk."""
+        tokens = np.stack([self.tokens[r * self.length:(r + 1) * self.length] for r in rows]).astype(np.int32)
+        first = np.zeros_like(tokens)
+        first[:, 1:] = tokens[:, :-1] == self.end_id  # a document starts after an end token
+        return Rows(tokens, 1 + np.cumsum(first, axis=1), 1 - first)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Batches with a fixed share of rows from `first`, the rest from `second`; both of one length."""
+
+    first: Rows | Stream
+    second: Rows | Stream
+    share: float
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    @property
+    def length(self) -> int:
+        return self.first.length
+
+    def draw(self, size: int, seed: int, step: int) -> Rows:
+        """The rows of batch `step`, those of `first` first."""
+        # Floors of consecutive multiples, so that the share also holds where share * size is no whole number.
+        count = int((step + 1) * size * self.share) - int(step * size * self.share)
+        parts = [part.draw(n, seed, step) for part, n in ((self.first, count), (self.second, size - count)) if n]
+        return Rows(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("tokens", "segments", "mask")))
 
 
 def packed_rows(examples: Sequence[tuple[Sequence[int], Sequence[int]]], length: int, pad_id: int) -> tuple[Rows, int]:

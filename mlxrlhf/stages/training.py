@@ -13,7 +13,7 @@ import numpy as np
 from mlxrlhf import checkpoint
 from mlxrlhf.algorithms import losses
 from mlxrlhf.config import TrainConfig, to_json
-from mlxrlhf.data.batches import Rows, pick
+from mlxrlhf.data.batches import Mixture, Rows, Stream
 from mlxrlhf.errors import UserError
 
 
@@ -66,18 +66,18 @@ def resume_from(points: checkpoint.SavePoints, config, say: Callable[[str], None
     return found
 
 
-def validation_loss(model, rows: Rows, config: TrainConfig) -> float:
-    """Token-weighted cross-entropy over the first `eval_batches` batches of the validation rows, nats per token."""
+def validation_loss(model, rows: Rows | Stream | Mixture, config: TrainConfig) -> float:
+    """Token-weighted cross-entropy over `eval_batches` fixed batches of the validation rows, nats per token."""
     total = count = 0.0
     for i in range(min(config.eval_batches, -(-len(rows) // config.batch_size))):
-        batch = rows.batch(np.arange(i * config.batch_size, min((i + 1) * config.batch_size, len(rows))))
+        batch = rows.draw(min(config.batch_size, len(rows)), 0, i).batch()
         logp = model.evaluate(batch, ("logp",))["logp"]
         total -= float((logp * batch["mask"]).sum(dtype=np.float64))
         count += float(batch["mask"].sum())
     return total / max(count, 1)
 
 
-def train(model, train_rows: Rows, val_rows: Rows, config: TrainConfig, log, out: Path, save: Callable[[Path], None],
+def train(model, train_rows: Rows | Stream | Mixture, val_rows: Rows | Stream | Mixture, config: TrainConfig, log, out: Path, save: Callable[[Path], None],
           points: checkpoint.SavePoints, found) -> dict:
     """Run the optimizer steps; save the best and the last checkpoint. Returns the figures of summary.json.
 
@@ -98,8 +98,10 @@ def train(model, train_rows: Rows, val_rows: Rows, config: TrainConfig, log, out
     with Interrupt() as interrupt:
         for step in range(start, total):
             size = config.batch_size * config.gradient_accumulation_steps
-            chosen = pick(len(train_rows), size, config.seed, step)
-            batches = [train_rows.batch(part) for part in np.split(chosen, config.gradient_accumulation_steps)]
+            rows = train_rows.draw(size, config.seed, step)
+            # Strided, so that a mixture's parts are spread over the micro-batches.
+            batches = [rows.take(np.arange(i, size, config.gradient_accumulation_steps)).batch()
+                       for i in range(config.gradient_accumulation_steps)]
             counted = np.float32(sum(b["mask"].sum() for b in batches))
             for batch in batches:
                 batch["total"] = counted
@@ -115,7 +117,7 @@ def train(model, train_rows: Rows, val_rows: Rows, config: TrainConfig, log, out
                     best = row["val_loss"]
                     with checkpoint.atomic_folder(out / "best") as folder:
                         save(folder)
-            log.log(step + 1, row, tokens=size * train_rows.tokens.shape[1])
+            log.log(step + 1, row, tokens=size * train_rows.length)
             if bad >= 3:
                 keep(step + 1)
                 raise UserError(f"three steps in a row were not finite, the last at {step + 1}; "
