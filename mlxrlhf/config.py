@@ -14,9 +14,10 @@ from mlxrlhf.errors import UserError
 STAGES = ("language", "code", "tools", "reward", "rlhf")
 
 
-def option(default: Any, help: str, *, minimum: float | None = None, choices: tuple[str, ...] = ()) -> Any:
-    """A dataclass field with the text, the lower bound and the choices that the command line shows."""
-    return field(default=default, metadata={"help": help, "minimum": minimum, "choices": choices})
+def option(default: Any, help: str, *, minimum: float | None = None, maximum: float | None = None,
+           choices: tuple[str, ...] = ()) -> Any:
+    """A dataclass field with the text, the bounds and the choices that the command line shows."""
+    return field(default=default, metadata={"help": help, "minimum": minimum, "maximum": maximum, "choices": choices})
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,37 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class PrepareConfig:
+    """Defaults of `mlxrlhf prepare`."""
+
+    size: str = option("nano", "model size: it decides the vocabulary", choices=tuple(SIZES))
+    data_dir: str = option("data", "folder to write; SIZE is appended")
+    language_sources: str = option("python-docs", "comma-separated: python-docs, registry, hub:NAME, a file or folder")
+    code_sources: str = option("stdlib", "comma-separated: stdlib, package:NAME, hub:NAME, a file or folder")
+    max_characters: int = option(20_000_000, "characters to take from each source", minimum=1_000)
+    dialogues: int = option(2_000, "tool dialogues to make", minimum=10)
+    bfcl: str = option("", "folder of bfcl-eval's data, to add its tool calls")
+    pairs: int = option(2_000, "preference pairs to make", minimum=10)
+    seed: int = option(0, "seed of every random choice", minimum=0)
+    unsafe_exec: bool = option(False, "run code even where no operating-system jail is available")
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """Defaults of `mlxrlhf chat`."""
+
+    size: str = option("nano", "model size", choices=tuple(SIZES))
+    model: str = option("", "checkpoint folder (default: weights/SIZE/rlhf, or the last stage there is)")
+    prompt: str = option("", "answer this one prompt and leave")
+    system: str = option("", "system message")
+    max_tokens: int = option(256, "longest answer, in tokens", minimum=1)
+    temp: float = option(0.7, "sampling temperature; 0 is greedy", minimum=0)
+    seed: int = option(0, "seed of the sampling", minimum=0)
+    backend: str = option("auto", "array library", choices=("auto", "mlx"))
+    dtype: str = option("float32", "precision", choices=("float32", "bfloat16"))
+
+
+@dataclass(frozen=True)
 class TrainConfig(RunConfig):
     """Supervised language-model training (pretrain and finetune)."""
 
@@ -103,7 +135,8 @@ class FinetuneConfig(TrainConfig):
     stage: str = option("code", "what to learn", choices=("code", "tools"))
     learning_rate: float = option(6e-4, "peak learning rate of AdamW", minimum=0)
     data: str = option("", "JSONL of {prompt, completion}, {messages} or {text} instead of the prepared data")
-    dialogue_share: float = option(0.7, "share of rows that are request-to-solution dialogues (code stage)", minimum=0)
+    dialogue_share: float = option(0.7, "share of rows that are requests with their solution; the rest is code text "
+                                        "(code stage) or tool dialogues (tools stage)", minimum=0, maximum=1)
 
 
 @dataclass(frozen=True)
@@ -169,6 +202,7 @@ class EvaluateConfig(RunConfig):
 
 #: What `mlxrlhf demo` changes: every stage at size nano within eight minutes on two CPU cores.
 DEMO: dict[str, dict[str, Any]] = {
+    "prepare": dict(max_characters=2_000_000),
     "pretrain": dict(steps_per_epoch=100, batch_size=16, sequence_length=128, warmup_steps=10, learning_rate=2e-3,
                      eval_every=50),
     "code": dict(steps_per_epoch=260, batch_size=16, sequence_length=192, warmup_steps=10, learning_rate=2e-3,
@@ -190,6 +224,9 @@ def validate(config: Any) -> None:
         minimum = f.metadata.get("minimum")
         if minimum is not None and value < minimum:
             raise UserError(f"{flag} is {value}; it must be at least {minimum:g}")
+        maximum = f.metadata.get("maximum")
+        if maximum is not None and value > maximum:
+            raise UserError(f"{flag} is {value}; it must be at most {maximum:g}")
         choices = f.metadata.get("choices")
         if choices and value not in choices:
             raise UserError(f"{flag} is {value!r}; choose one of {', '.join(choices)}")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlxrlhf.data.batches import packed_rows, pick, stream_rows
+from mlxrlhf.data.batches import Mixture, Stream, packed_rows, pick
 from mlxrlhf.stages.training import cosine_with_warmup
 
 
@@ -14,14 +14,23 @@ def test_packing_keeps_every_token_and_masks_first_tokens():
     assert rows.tokens.tolist() == [[5, 6, 7, 8, 9], [4, 4, 4, 0, 0]]
     assert rows.segments.tolist() == [[1, 1, 1, 2, 2], [1, 1, 1, 0, 0]]
     assert rows.mask.tolist() == [[0, 1, 1, 0, 1], [0, 0, 1, 0, 0]]
-    batch = rows.batch(np.array([0, 1]))
+    batch = rows.batch()
     assert batch["total"] == 4 and batch["mask"].shape == (2, 4)
 
 
-def test_a_stream_is_cut_into_rows_of_one_segment():
-    rows = stream_rows(np.arange(11, dtype=np.uint16), 4)
-    assert rows.tokens.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert "segments" not in rows.batch(np.array([1]))
+def test_a_stream_is_cut_into_rows_whose_documents_do_not_see_each_other():
+    stream = Stream(np.array([5, 6, 7, 8, 9, 1, 4, 4, 3, 3, 1], np.uint16), 4, end_id=1)
+    rows = stream.take(np.array([0, 1]))
+    assert rows.tokens.tolist() == [[5, 6, 7, 8], [9, 1, 4, 4]]
+    assert rows.segments.tolist() == [[1, 1, 1, 1], [1, 1, 2, 2]]
+    assert rows.mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 1]], "nothing before a document predicts its first token"
+    assert "segments" not in stream.take(np.array([0])).batch()
+
+
+def test_a_mixture_keeps_its_share():
+    ones, twos = (Stream(np.full(400, value, np.uint16), 4, end_id=0) for value in (1, 2))
+    drawn = np.concatenate([Mixture(ones, twos, 0.3).draw(4, 0, step).tokens for step in range(10)])
+    assert (drawn == 1).mean() == 0.3
 
 
 def test_each_row_once_a_pass_and_another_order_the_next():

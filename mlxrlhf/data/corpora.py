@@ -245,7 +245,7 @@ def documents(source: str, say: Callable[[str], None]) -> Iterator[Document]:
 
 # --- tokens --------------------------------------------------------------------------------------------------------
 
-def is_validation(name: str, text: str) -> bool:
+def is_validation(text: str) -> bool:
     """A document's side of the split, decided by its content, so that a copy cannot be on both sides."""
     digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
     return int.from_bytes(digest[:4], "big") < VALIDATION_SHARE * 2**32
@@ -261,17 +261,9 @@ def write_tokens(sources: list[str], tokenizer: Tokenizer, folder: Path, stem: s
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
     for source in sources:
         seen, short, repeated, characters, tokens, over = set(), 0, 0, 0, 0, 0
-        batch: list[Document] = []
+        kept: list[str] = []
 
-        def flush():
-            nonlocal tokens
-            for (name, text), ids in zip(batch, tokenizer.encode_many([text for _, text in batch])):
-                tokens += len(ids) + 1
-                side = "val" if is_validation(name, text) else "train"
-                parts[side].append(np.array([*ids, tokenizer.end_id], dtype))
-            batch.clear()
-
-        for name, text in documents(source, say):
+        for _, text in documents(source, say):
             digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
             if len(text) < 40:
                 short += 1
@@ -282,10 +274,12 @@ def write_tokens(sources: list[str], tokenizer: Tokenizer, folder: Path, stem: s
             else:
                 seen.add(digest)
                 characters += len(text)
-                batch.append((name, text))
-                if len(batch) == 256:
-                    flush()
-        flush()
+                kept.append(text)
+        for at in range(0, len(kept), 256):
+            texts = kept[at:at + 256]
+            for text, ids in zip(texts, tokenizer.encode_many(texts)):
+                tokens += len(ids) + 1
+                parts["val" if is_validation(text) else "train"].append(np.array([*ids, tokenizer.end_id], dtype))
         left_out = [f"{count:,} {why}" for count, why in ((short, "shorter than 40 characters"),
                     (repeated, "repeated"), (over, f"beyond --max-characters {max_characters:,}")) if count]
         say(f"{stem}: {source}: {len(seen):,} documents, {characters:,} characters, {tokens:,} tokens"

@@ -131,3 +131,36 @@ def operations(pairs: Sequence[tuple[str, str]], *, unsafe: bool = False) -> lis
     programs = [code + _COUNTER.format(call=call) for code, call in pairs]
     results = sandbox.run_many(programs, limits=sandbox.Limits(wall_seconds=20, cpu_seconds=20), unsafe=unsafe)
     return [int(result.stdout.split()[-1]) if result.ok else None for result in results]
+
+
+# --- what the code stage learns from -------------------------------------------------------------------------------
+
+def sft_dialogues(tasks: Sequence[Task], rng, *, per_phrasing: int = 8, held_out: bool = False) -> list[dict]:
+    """(request -> answer) dialogues of mixed quality, as code in the wild is: alignment must have something to change.
+
+    Of the answers 40% are naive, 25% the solution without its documentation, 25% the solution and 10% wrong. Only
+    training tasks are used, with their training phrasings, or with the others when `held_out` (for validation).
+    """
+    rows = []
+    for task in tasks:
+        if task.held_out:
+            continue
+        wrong = task.rejected.get("correctness") or (task.naive,)
+        answers = [task.naive] * 8 + [strip_documentation(task.solution)] * 5 + [task.solution] * 5 + list(wrong[:2])
+        for phrasing in task.held_out_phrasings if held_out else task.train_phrasings:
+            for i in rng.choice(len(answers), per_phrasing, replace=False):
+                rows.append({"messages": [{"role": "user", "content": phrasing},
+                                          {"role": "assistant", "content": format_answer(answers[i])}]})
+    return [rows[i] for i in rng.permutation(len(rows))]
+
+
+def prompts(tasks: Sequence[Task]) -> dict[str, list[dict]]:
+    """Requests by group: `train` for PPO, `new phrasings` of training tasks and `new tasks` for evaluation."""
+    groups: dict[str, list[dict]] = {"train": [], "new phrasings": [], "new tasks": []}
+    for task in tasks:
+        if task.held_out:
+            groups["new tasks"] += [{"task": task.name, "prompt": p} for p in task.held_out_phrasings]
+        else:
+            groups["train"] += [{"task": task.name, "prompt": p} for p in task.train_phrasings]
+            groups["new phrasings"] += [{"task": task.name, "prompt": p} for p in task.held_out_phrasings]
+    return groups

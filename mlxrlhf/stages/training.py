@@ -77,8 +77,8 @@ def validation_loss(model, rows: Rows | Stream | Mixture, config: TrainConfig) -
     return total / max(count, 1)
 
 
-def train(model, train_rows: Rows | Stream | Mixture, val_rows: Rows | Stream | Mixture, config: TrainConfig, log, out: Path, save: Callable[[Path], None],
-          points: checkpoint.SavePoints, found) -> dict:
+def train(model, train_rows: Rows | Stream | Mixture, val_rows: Rows | Stream | Mixture, config: TrainConfig, log,
+          out: Path, save: Callable[[Path], None], points: checkpoint.SavePoints, found) -> dict:
     """Run the optimizer steps; save the best and the last checkpoint. Returns the figures of summary.json.
 
     `save(folder)` writes a whole checkpoint; `found` is what resume_from returned.

@@ -1,0 +1,93 @@
+"""What a run leaves behind: config.json, metrics.jsonl, summary.json; and its progress on the screen."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mlxrlhf.checkpoint import atomic_text
+from mlxrlhf.errors import UserError
+
+
+class RunLog:
+    """Append one JSON object per step to FOLDER/metrics.jsonl and show where the run is.
+
+    `start` = k keeps the rows up to step k of an interrupted run. Keys under `time/` and `memory/` are the only ones in
+    which a resumed run may differ from an uninterrupted one.
+    """
+
+    def __init__(self, folder: Path, title: str, total: int, config: dict, *, start: int = 0,
+                 memory: Callable[[], int] = lambda: 0, quiet: bool = False):
+        self.folder, self.title, self.total, self.memory, self.quiet = Path(folder), title, total, memory, quiet
+        path = self.folder / "metrics.jsonl"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            kept = [row for row in read_metrics(path) if row["step"] <= start] if start else []
+            atomic_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+            atomic_text(self.folder / "config.json", json.dumps(config, indent=2))
+            self._file = open(path, "a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from None
+        self._start, self._began, self._last, self._shown = start, time.monotonic(), time.monotonic(), -math.inf
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+        if sys.stderr.isatty() and not self.quiet:
+            print(file=sys.stderr)
+
+    def log(self, step: int, row: dict, tokens: int = 0) -> None:
+        """Record step `step` (from 1); NaN and infinity become null."""
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        speed = tokens / seconds if tokens and seconds > 0 else None
+        extra = {"time/seconds": seconds, "time/tokens_per_second": speed, "memory/peak_gb": self.memory() / 2**30}
+        values = {"step": step, **row, **extra}
+        self._file.write(json.dumps({k: _finite(v) for k, v in values.items()}) + "\n")
+        self._file.flush()
+        self._show(step, values, now)
+
+    def _show(self, step: int, row: dict, now: float) -> None:
+        terminal = sys.stderr.isatty()
+        due = terminal or now - self._shown > 10 or step in (self._start + 1, self.total)
+        if self.quiet or not due:
+            return
+        self._shown = now
+        left = (now - self._began) / (step - self._start) * (self.total - step)
+        facts = [f"{self.title}  {step}/{self.total}"]
+        facts += [f"{label} {row[key]:.3g}" for key, label in (("loss", "loss"), ("val_loss", "val"),
+                  ("objective/scores", "score"), ("objective/kl", "kl"), ("accuracy", "accuracy"), ("lr", "lr"))
+                  if row.get(key) is not None]
+        if row["time/tokens_per_second"]:
+            facts.append(f"{row['time/tokens_per_second']:,.0f} tok/s")
+        facts += [f"{row['memory/peak_gb']:.1f} GB", f"left {int(left // 60)}:{int(left % 60):02d}"]
+        print(("\r\033[K" if terminal else "") + "  ".join(facts), end="" if terminal else "\n", file=sys.stderr,
+              flush=True)
+
+    def summary(self, figures: dict) -> None:
+        """Write summary.json: the figures a script reads."""
+        atomic_text(self.folder / "summary.json", json.dumps(figures, indent=2) + "\n")
+
+
+def _finite(value):
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    return float(value) if math.isfinite(value) else None
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The rows of metrics.jsonl; a half-written last line, as a killed run leaves it, is dropped."""
+    rows = []
+    if Path(path).is_file():
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
