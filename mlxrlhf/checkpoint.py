@@ -194,6 +194,21 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(Path(source) / name, Path(target) / name)
 
 
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write named arrays as safetensors."""
+    from safetensors.numpy import save
+
+    Path(path).write_bytes(save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read them back. Raises UserError for a missing or corrupt file."""
+    from safetensors.numpy import load
+
+    _safetensors_shapes(Path(path))
+    return load(Path(path).read_bytes())
+
+
 # --- save points: what an interrupted run continues from -----------------------------------------------------------
 
 class SavePoints:

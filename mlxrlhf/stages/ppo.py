@@ -12,13 +12,21 @@ One update, in order:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from mlxrlhf import backends, checkpoint
 from mlxrlhf.algorithms import advantages, losses, rollout
-from mlxrlhf.config import PPOConfig
+from mlxrlhf.config import PPOConfig, to_json
+from mlxrlhf.data.batches import pick
+from mlxrlhf.data.dialogue import render_prompt
 from mlxrlhf.errors import UserError
+from mlxrlhf.runlog import RunLog, read_metrics
+from mlxrlhf.stages import folders, training
+from mlxrlhf.stages import reward as reward_stage
 
 #: root mean square of (ratio - 1) allowed on the first minibatch, where old and new policy are the same
 RATIO_TOLERANCE = 1e-3
@@ -126,3 +134,88 @@ class PPO:
         if metrics["objective/entropy"] < 1e-3:
             raise UserError("entropy has collapsed to zero: every response is the same; lower --learning-rate, raise "
                             "--kl-coef or set --entropy-coef 0.01")
+
+
+# --- the stage -----------------------------------------------------------------------------------------------------
+
+def run(config: PPOConfig) -> dict:
+    """Align the tools checkpoint and write weights/SIZE/rlhf. Returns the figures of summary.json."""
+    source, model_config, tokenizer = folders.open_checkpoint(config.checkpoint, config.size, "tools")
+    backend = backends.load(config.backend)
+    head, normalise = reward_stage.load(Path(config.reward_model) if config.reward_model
+                                        else folders.weights(config.size, "reward"), backend, tokenizer)
+    prompts = load_prompts(folders.data(config), ("train",), config.size)
+    encoded = [render_prompt([{"role": "user", "content": p["prompt"]}], tokenizer) for p in prompts]
+    check_context(encoded, config.max_tokens, model_config.max_positions)
+    out = Path(config.out) if config.out else folders.weights(config.size, "rlhf")
+    points = checkpoint.SavePoints(out)
+    found = training.resume_from(points, config, print)
+    settings = dict(folder=source, seed=config.seed, dtype=config.dtype)
+    policy = backend.Model(model_config, lora_rank=config.lora_rank, lora_scale=config.lora_scale, value_head=True,
+                           max_grad_norm=config.max_grad_norm, head_learning_rate=config.value_learning_rate,
+                           keep_reference_head=config.kl_in_loss, **settings)
+    # With adapters the reference is the same trunk with them off: one trunk, four roles.
+    reference = policy if config.lora_rank else backend.Model(model_config, **settings)
+    ppo = PPO(config, policy, reference, lambda prompts, responses, features: normalise(head.scores(features)),
+              end_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)
+    start = 0
+    if found:
+        policy.load_state(found[0])
+        start, ppo.controller.beta = found[1]["step"], found[1]["beta"]
+    total = config.num_epochs * config.steps_per_epoch
+
+    def keep(step: int) -> None:
+        points.save(step, policy.state(), {"config": to_json(config), "beta": ppo.controller.beta})
+
+    with RunLog(out / "run", "ppo", total, to_json(config), start=start, memory=backend.peak_memory) as log, \
+            training.Interrupt() as interrupt:
+        for step in range(start, total):
+            rows = pick(len(encoded), config.batch_size, config.seed, step)
+            rate = ppo.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+            try:
+                metrics = ppo.update([encoded[i] for i in rows], np.random.default_rng([config.seed, step]), rate)
+            except UserError:
+                keep(step)  # what there is before the update that broke an invariant
+                raise
+            log.log(step + 1, metrics, tokens=int(metrics["response/length"] * config.batch_size))
+            if (step + 1) % config.save_every == 0 or step + 1 == total or interrupt.asked:
+                keep(step + 1)
+            if interrupt.asked and step + 1 < total:
+                raise training.Interrupted(f"stopped at update {step + 1} of {total}; the same command with --resume "
+                                           "continues")
+        figures = summarise(read_metrics(out / "run" / "metrics.jsonl"))
+        log.summary(figures)
+    with checkpoint.atomic_folder(out) as folder:
+        folders.save_checkpoint(policy, folder, tokenizer)
+    return figures
+
+
+def load_prompts(folder: Path, groups: Sequence[str], size: str) -> list[dict]:
+    """Requests {task, prompt, group} of the prepared data."""
+    path = folders.need(folder / "prompts.json", f"mlxrlhf prepare all --size {size}")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return [{**row, "group": group} for group in groups for row in content[group]]
+
+
+def check_context(prompts: Sequence[Sequence[int]], max_tokens: int, context: int) -> None:
+    """Raises UserError when the longest prompt and its response do not fit into the model's context."""
+    longest = max(map(len, prompts))
+    if longest + max_tokens > context:
+        raise UserError(f"a prompt of {longest:,} tokens and --max-tokens {max_tokens:,} exceed the model's context of "
+                        f"{context:,}; shorten the prompt or lower --max-tokens")
+
+
+def summarise(rows: Sequence[dict]) -> dict:
+    """First against last ten updates: reward with its spread, KL, length."""
+    first, last = rows[:10], rows[-10:]
+
+    def mean(some: Sequence[dict], key: str) -> float:
+        return float(np.mean([row[key] for row in some]))
+
+    return {"updates": len(rows), "reward_first10": mean(first, "objective/scores"),
+            "reward_last10": mean(last, "objective/scores"),
+            "reward_last10_std": float(np.std([row["objective/scores"] for row in last])),
+            "reward_first10_std": float(np.std([row["objective/scores"] for row in first])),
+            "kl_last": mean(last, "objective/kl"), "length_first10": mean(first, "response/length"),
+            "length_last10": mean(last, "response/length"),
+            "seconds": float(np.sum([row["time/seconds"] for row in rows]))}

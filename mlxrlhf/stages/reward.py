@@ -5,15 +5,23 @@ The base never changes, so it runs once over the pairs; every epoch after that t
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
+from mlxrlhf import backends, checkpoint
 from mlxrlhf.algorithms.rollout import bucket
-from mlxrlhf.config import RewardConfig
+from mlxrlhf.config import RewardConfig, to_json
+from mlxrlhf.data import preferences
 from mlxrlhf.data.batches import pick
+from mlxrlhf.data.dialogue import encode_answer, render_prompt
+from mlxrlhf.errors import UserError
+from mlxrlhf.runlog import RunLog
+from mlxrlhf.stages import folders, training
 
 
 @dataclass(frozen=True)
@@ -85,3 +93,99 @@ class Normaliser:
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         return ((scores - self.mean) / self.std).astype(np.float32)
+
+
+# --- the stage -----------------------------------------------------------------------------------------------------
+
+def run(config: RewardConfig) -> dict:
+    """Train the head on the tools checkpoint and write weights/SIZE/reward. Returns the figures of summary.json."""
+    source, model_config, tokenizer = folders.open_checkpoint(config.checkpoint, config.size, "tools")
+    train_pairs, val_pairs, length_baseline = _pairs(config, tokenizer)
+    too_long = max(len(p.chosen) for p in train_pairs + val_pairs)
+    if too_long > model_config.max_positions:
+        raise UserError(f"a pair has {too_long:,} tokens, more than the model's context of "
+                        f"{model_config.max_positions:,}; shorten it")
+    backend = backends.load(config.backend)
+    out = Path(config.out) if config.out else folders.weights(config.size, "reward")
+    points = checkpoint.SavePoints(out)
+    found = training.resume_from(points, config, print)
+    base = backend.Model(model_config, folder=source, dtype=config.dtype)
+    cached = [features(base, [getattr(p, kind) for p in pairs], tokenizer.pad_id)
+              for pairs in (train_pairs, val_pairs) for kind in ("chosen", "rejected")]
+    head = backend.Head(model_config.hidden_size, seed=config.seed, weight_decay=config.weight_decay,
+                        max_grad_norm=config.max_grad_norm)
+    start = 0
+    if found:
+        head.load_state(found[0])
+        start = found[1]["step"]
+    steps_per_epoch = -(-len(train_pairs) // min(config.batch_size, len(train_pairs)))
+    total = config.num_epochs * steps_per_epoch
+
+    with RunLog(out / "run", "reward", total, to_json(config), start=start, memory=backend.peak_memory) as log, \
+            training.Interrupt() as interrupt:
+        def on_step(step: int, metrics: dict) -> None:
+            if step % steps_per_epoch == 0:
+                metrics["val_accuracy"] = float(accuracy(head, *cached[2:]).mean())
+            log.log(step, metrics)
+            if step % config.save_every == 0 or step == total or interrupt.asked:
+                points.save(step, head.state(), {"config": to_json(config)})
+            if interrupt.asked and step < total:
+                raise training.Interrupted(f"stopped at step {step} of {total}; the same command with --resume "
+                                           "continues")
+
+        train_head(head, *cached[:2], config, start=start, on_step=on_step)
+        correct = accuracy(head, *cached[2:])
+        normaliser = Normaliser.fit(np.concatenate([head.scores(cached[0]), head.scores(cached[1])]))
+        figures = {"train_accuracy": float(accuracy(head, *cached[:2]).mean()), "val_accuracy": float(correct.mean()),
+                   "val_accuracy_by_criterion": by_criterion(correct, val_pairs), "length_baseline": length_baseline,
+                   "pairs": len(train_pairs), "val_pairs": len(val_pairs), "score_mean": normaliser.mean,
+                   "score_std": normaliser.std}
+        log.summary(figures)
+    with checkpoint.atomic_folder(out) as folder:
+        checkpoint.save_arrays(folder / "head.safetensors", {k: v for k, v in head.state().items()
+                                                             if k.startswith("weights/")})
+        description = {"base": str(source), "tokenizer": tokenizer.fingerprint, "hidden_size": model_config.hidden_size,
+                       "normaliser": asdict(normaliser), "val_accuracy": figures["val_accuracy"]}
+        (folder / "reward.json").write_text(json.dumps(description, indent=2) + "\n")
+    return figures
+
+
+def load(folder: Path, backend, tokenizer) -> tuple:
+    """(head, normaliser) of a reward folder. Raises UserError when it is missing or was made for another tokenizer."""
+    folder = Path(folder)
+    try:
+        description = json.loads((folder / "reward.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no reward model; run: mlxrlhf reward") from None
+    except ValueError as error:
+        raise UserError(f"{folder / 'reward.json'} is not valid JSON ({error}); run mlxrlhf reward again") from None
+    if description["tokenizer"] != tokenizer.fingerprint:
+        raise UserError(f"{folder} was trained with another tokenizer than {tokenizer.folder} has; run: mlxrlhf reward")
+    head = backend.Head(description["hidden_size"])
+    head.load_state(checkpoint.load_arrays(folder / "head.safetensors"))
+    return head, Normaliser(**description["normaliser"])
+
+
+def _pairs(config: RewardConfig, tokenizer) -> tuple[list[EncodedPair], list[EncodedPair], float]:
+    """Training pairs, held-out pairs, and how often the longer answer is the chosen one among the latter."""
+    if config.data:
+        pairs = preferences.load_pairs(Path(config.data))
+        held = max(1, len(pairs) // 10)
+        sides = pairs[held:], pairs[:held]
+        if not sides[0]:
+            raise UserError(f"{config.data} has one pair; one is needed to train on and one to validate with")
+    else:
+        folder = folders.data(config)
+        path = folders.need(folder / "rlhf_preferences.json", f"mlxrlhf prepare preferences --size {config.size}")
+        folders.same_tokenizer(tokenizer, folder)
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        sides = tuple([preferences.Pair(**{k: v for k, v in row.items() if k != "split"})
+                       for row in rows if row["split"] == side] for side in ("train", "val"))
+
+    def encode(pair) -> EncodedPair:
+        prompt = render_prompt([{"role": "user", "content": pair.prompt}], tokenizer)
+        return EncodedPair(prompt + encode_answer(pair.chosen, tokenizer),
+                           prompt + encode_answer(pair.rejected, tokenizer), pair.criterion)
+
+    train_pairs, val_pairs = ([encode(p) for p in side] for side in sides)
+    return train_pairs, val_pairs, preferences.length_baseline(sides[1])

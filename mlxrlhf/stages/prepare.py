@@ -1,0 +1,112 @@
+"""Text to what the stages read, under DATA_DIR/SIZE: tokenizer, token arrays, dialogues and preference pairs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from mlxrlhf.checkpoint import atomic_text
+from mlxrlhf.config import SIZES, PrepareConfig
+from mlxrlhf.data import corpora, preferences, tasks, tools
+from mlxrlhf.data import tokenizer as tokenizers
+from mlxrlhf.data.dialogue import encode_answer, render_prompt
+from mlxrlhf.errors import UserError
+from mlxrlhf.stages import folders
+
+PARTS = ("tokenizer", "language", "code", "tools", "preferences")
+#: characters of each corpus that the tokenizer is trained on
+TOKENIZER_CHARACTERS = 1_500_000
+
+
+def run(part: str, config: PrepareConfig, say: Callable[[str], None] = print) -> None:
+    """Prepare one part, or all of them in order."""
+    folder = folders.data(config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --data-dir") from None
+    for name in PARTS if part == "all" else (part,):
+        globals()[f"_{name}"](config, folder, say)
+
+
+def _sources(text: str) -> list[str]:
+    return [source.strip() for source in text.split(",") if source.strip()]
+
+
+def _tokenizer(config: PrepareConfig, folder: Path, say) -> None:
+    def texts():
+        for listed in (config.language_sources, config.code_sources):
+            taken = 0
+            for source in _sources(listed):
+                for _, text in corpora.documents(source, lambda line: None):
+                    if taken + len(text) <= min(TOKENIZER_CHARACTERS, config.max_characters):
+                        taken += len(text)
+                        yield text
+        # The words of requests and answers count too: a small vocabulary should spell them in few pieces.
+        for row in _code_dialogues(config)[0]:
+            yield "\n".join(message["content"] for message in row["messages"])
+
+    size = SIZES[config.size].vocab_size
+    tokenizers.train(texts(), size, folder / "tokenizer")
+    say(f"tokenizer: {size:,} pieces in {folder / 'tokenizer'}")
+
+
+def _load_tokenizer(folder: Path) -> tokenizers.Tokenizer:
+    return tokenizers.Tokenizer(folders.need(folder / "tokenizer", "mlxrlhf prepare tokenizer"))
+
+
+def _language(config: PrepareConfig, folder: Path, say) -> None:
+    corpora.write_tokens(_sources(config.language_sources), _load_tokenizer(folder), folder, "language",
+                         config.max_characters, say)
+
+
+def _code_dialogues(config: PrepareConfig) -> tuple[list[dict], list[dict]]:
+    bank, rng = tasks.load_tasks(), np.random.default_rng(config.seed)
+    return tasks.sft_dialogues(bank, rng), tasks.sft_dialogues(bank, rng, per_phrasing=4, held_out=True)
+
+
+def _code(config: PrepareConfig, folder: Path, say) -> None:
+    corpora.write_tokens(_sources(config.code_sources), _load_tokenizer(folder), folder, "code",
+                         config.max_characters, say)
+    for side, rows in zip(("train", "val"), _code_dialogues(config)):
+        _write_jsonl(folder / f"code_dialogues_{side}.jsonl", rows)
+        say(f"code: {len(rows):,} requests with a solution ({side})")
+    atomic_text(folder / "prompts.json", json.dumps(tasks.prompts(tasks.load_tasks()), indent=1))
+
+
+def _tools(config: PrepareConfig, folder: Path, say) -> None:
+    dialogues = tools.build(config.dialogues, seed=config.seed, unsafe=config.unsafe_exec)
+    train, val = tools.split(dialogues, int(config.dialogues * 0.9))
+    if config.bfcl:
+        extra = tools.from_bfcl(config.bfcl)
+        train = train + extra[:-len(extra) // 10]
+        val = val + extra[-len(extra) // 10:]
+    for side, rows in (("train", train), ("val", val)):
+        _write_jsonl(folder / f"tools_{side}.jsonl", rows)
+        say(f"tools: {len(rows):,} dialogues ({side}), their results printed by the tools themselves")
+
+
+def _write_jsonl(path: Path, rows: list[dict]) -> None:
+    atomic_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _preferences(config: PrepareConfig, folder: Path, say) -> None:
+    tokenizer, bank = _load_tokenizer(folder), tasks.load_tasks()
+    pairs, report = preferences.build(bank, config.pairs, config.seed, unsafe=config.unsafe_exec)
+    sides = dict(zip(("train", "val"), preferences.split(pairs, bank)))
+    for side, chosen_pairs in sides.items():
+        for kind in ("chosen", "rejected"):
+            ids = [render_prompt([{"role": "user", "content": p.prompt}], tokenizer)
+                   + encode_answer(getattr(p, kind), tokenizer) for p in chosen_pairs]
+            rows = np.full((len(ids), max(map(len, ids))), tokenizer.pad_id, np.int32)
+            for row, sequence in zip(rows, ids):
+                row[:len(sequence)] = sequence
+            np.save(folder / f"rlhf_{side}_{kind}.npy", rows)
+    readable = [{"split": side, **preferences.to_json(p)} for side, some in sides.items() for p in some]
+    atomic_text(folder / "rlhf_preferences.json", json.dumps(readable, indent=1, ensure_ascii=False))
+    say(f"preferences: {len(sides['train']):,} train and {len(sides['val']):,} held-out pairs, every label run; "
+        f"the longer answer wins {preferences.length_baseline(pairs):.0%}")
+    say("preferences: " + ", ".join(f"{name} {count:,}" for name, count in report.items()))
