@@ -1,13 +1,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test clean
+.PHONY: demo test clean
 
 # Each extra has a stamp of its own, so that a set-up is not repeated.
 .venv/test: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@
+
+.venv/demo: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+demo: .venv/demo
+	$(BIN)/mlxrlhf demo
 
 test: .venv/test
 	$(BIN)/ruff check .

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+import typing
+from dataclasses import fields
+from typing import Annotated
 
 import typer
 
-from mlxrlhf import __version__
+from mlxrlhf import __version__, config
 from mlxrlhf.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -41,6 +45,146 @@ def doctor() -> None:
         raise UserError("this device computes wrong gradients; update macOS and MLX before you train")
 
 
+# --- commands whose flags are the fields of a config dataclass -------------------------------------------------------
+
+def options_of(kind: type, *leading: inspect.Parameter):
+    """Give a command(config) the flags of a config dataclass: name, default, help, bounds and choices come from it."""
+
+    def decorate(command):
+        hints = typing.get_type_hints(kind)
+        parameters = [*leading]
+        for f in fields(kind):
+            flag = "--" + f.name.replace("_", "-")
+            text = f.metadata["help"]
+            if f.metadata["choices"]:
+                text += f" ({', '.join(f.metadata['choices'])})"
+            declared = Annotated[hints[f.name], typer.Option(flag, help=text)]
+            parameters.append(inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default,
+                                                annotation=declared))
+
+        def wrapper(**values):
+            first = {p.name: values.pop(p.name) for p in leading}
+            settings = kind(**values)
+            config.validate(settings)
+            return command(settings, **first)
+
+        wrapper.__signature__ = inspect.Signature(parameters)
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+        return wrapper
+
+    return decorate
+
+
+def _report(figures: dict) -> None:
+    for name, value in figures.items():
+        typer.echo(f"{name:28} {value:.4g}" if isinstance(value, float) else f"{name:28} {value}")
+
+
+_part = inspect.Parameter("part", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[
+    str, typer.Argument(help="tokenizer, language, code, tools, preferences or all")])
+
+
+@app.command()
+@options_of(config.PrepareConfig, _part)
+def prepare(settings: config.PrepareConfig, part: str) -> None:
+    """Make the data of a stage: tokenizer, language, code, tools, preferences, or all.
+
+    Example: mlxrlhf prepare all --size nano
+    """
+    from mlxrlhf.stages import prepare as stage
+
+    if part not in (*stage.PARTS, "all"):
+        raise UserError(f"prepare {part}: choose one of {', '.join(stage.PARTS)} or all")
+    stage.run(part, settings, typer.echo)
+
+
+@app.command()
+@options_of(config.PretrainConfig)
+def pretrain(settings: config.PretrainConfig) -> None:
+    """Train a language model from random weights on plain text.
+
+    Example: mlxrlhf pretrain --size nano --steps-per-epoch 500
+    """
+    from mlxrlhf.stages import pretrain as stage
+
+    _report(stage.run(settings))
+
+
+@app.command()
+@options_of(config.FinetuneConfig)
+def finetune(settings: config.FinetuneConfig) -> None:
+    """Learn code, then tool calling; only the assistant's turns are trained on.
+
+    Example: mlxrlhf finetune --stage tools --size nano
+    """
+    from mlxrlhf.stages import finetune as stage
+
+    _report(stage.run(settings))
+
+
+@app.command()
+@options_of(config.RewardConfig)
+def reward(settings: config.RewardConfig) -> None:
+    """Train the reward model on preference pairs: a two-layer head on the frozen tools checkpoint.
+
+    Example: mlxrlhf reward --size nano --num-epochs 30
+    """
+    from mlxrlhf.stages import reward as stage
+
+    _report(stage.run(settings))
+
+
+@app.command()
+@options_of(config.PPOConfig)
+def ppo(settings: config.PPOConfig) -> None:
+    """Align the model to the reward model with proximal policy optimisation.
+
+    Example: mlxrlhf ppo --size nano --steps-per-epoch 40
+    """
+    from mlxrlhf.stages import ppo as stage
+
+    _report(stage.run(settings))
+
+
+@app.command()
+@options_of(config.EvaluateConfig)
+def evaluate(settings: config.EvaluateConfig) -> None:
+    """Compare the model before and after alignment on held-out prompts.
+
+    Example: mlxrlhf evaluate --size nano --samples 2
+    """
+    from mlxrlhf.stages import evaluate as stage
+
+    for row in [("", "before", "after"), *stage.table(stage.run(settings))]:
+        typer.echo("{:22}{:>10}{:>10}".format(*row))
+
+
+@app.command()
+@options_of(config.ChatConfig)
+def chat(settings: config.ChatConfig) -> None:
+    """Talk to a trained model.
+
+    Example: mlxrlhf chat --size nano --prompt "Write a function to check if a number is prime"
+    """
+    from mlxrlhf.agent import chat as talk
+
+    talk.run(settings)
+
+
+@app.command()
+def demo(size: Annotated[str, typer.Option(help="nano or micro")] = "nano") -> None:
+    """Run every stage on real input, print the before/after table and write runs/demo/report.html.
+
+    Example: mlxrlhf demo
+    """
+    from mlxrlhf.stages import demo as stages
+
+    if size not in ("nano", "micro"):
+        raise UserError(f"--size {size}: the demo is made for nano and micro")
+    stages.run(size, typer.echo)
+
+
 def run() -> None:
     """Entry point: a UserError becomes one sentence and exit code 2."""
     try:
@@ -48,6 +192,8 @@ def run() -> None:
     except UserError as error:
         typer.echo(f"mlxrlhf: {error}", err=True)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

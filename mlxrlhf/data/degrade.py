@@ -106,4 +106,5 @@ def tight(code: str) -> str:
 
 def compared_to_true(code: str) -> str:
     """`if x:` as `if (x) == True:`, where x is a comparison or a call that returns a bool."""
-    return re.sub(r"^(\s*)(if|while) ([^:\n]*(?:==|<|>| in )[^:\n]*):$", r"\1\2 (\3) == True:", code, flags=re.MULTILINE)
+    condition = re.compile(r"^(\s*)(if|while) ([^:\n]*(?:==|<|>| in )[^:\n]*):$", re.MULTILINE)
+    return condition.sub(r"\1\2 (\3) == True:", code)

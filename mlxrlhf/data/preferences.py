@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -154,11 +153,3 @@ def _text(value) -> str | None:
     if isinstance(value, list) and value and isinstance(value[-1], dict):
         value = value[-1].get("content")
     return value if isinstance(value, str) else None
-
-
-def groups(pairs: Sequence[Pair]) -> dict[str, int]:
-    """Number of pairs by criterion."""
-    found: dict[str, int] = defaultdict(int)
-    for pair in pairs:
-        found[pair.criterion] += 1
-    return dict(found)

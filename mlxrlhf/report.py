@@ -1,0 +1,116 @@
+"""One self-contained HTML page about a run: figures, curves as inline SVG, answers before and after."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlxrlhf.checkpoint import atomic_text
+from mlxrlhf.runlog import read_metrics
+
+#: metric, its title, and what a reader should see
+CURVES = (
+    ("loss", "Loss", "Nats per token (language stages), or the objective. It should fall, quickly at first."),
+    ("val_loss", "Validation loss", "On documents and phrasings the model does not train on. Rising while the loss "
+                                    "falls means memorising."),
+    ("val_accuracy", "Held-out accuracy", "Share of held-out pairs whose preferred answer scores higher; 0.5 is "
+                                          "chance."),
+    ("objective/scores", "Reward", "Mean normalised score of sampled answers; 0 is the average of the preference "
+                                   "data. It should rise and then level off."),
+    ("objective/kl", "KL from the reference", "Nats per answer by which the policy has moved. It should stay near "
+                                              "its target, not run away."),
+    ("objective/entropy", "Entropy", "Nats per token of the policy's distribution. A slow fall is normal; zero is a "
+                                     "collapse."),
+    ("policy/clipfrac_avg", "Clip fraction", "Share of tokens whose ratio met the clip. 0.02 to 0.25 is healthy."),
+    ("value/explained_variance", "Explained variance", "How much of the returns the value head predicts; it should "
+                                                       "climb above 0."),
+    ("response/length", "Answer length", "Tokens per answer. A steady climb can mean that length is being paid for."),
+    ("response/truncated", "Truncated", "Share of answers without an end."),
+)
+_STYLE = """
+:root{color-scheme:light dark;--fg:#1b1f24;--bg:#fff;--soft:#6b7280;--line:#d8dce2;--a:#2563eb;--card:#f6f7f9}
+@media(prefers-color-scheme:dark){:root{--fg:#e6e8eb;--bg:#14171a;--soft:#9aa3ad;--line:#333a42;--a:#7aa2ff;
+--card:#1d2126}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:70rem;margin:2rem auto;
+padding:0 1rem}
+h1{font-size:1.7rem}h2{margin-top:2.5rem;border-bottom:1px solid var(--line)}p.note{color:var(--soft);margin:.2rem 0}
+table{border-collapse:collapse}td,th{padding:.25rem .9rem;border-bottom:1px solid var(--line);text-align:right}
+td:first-child,th:first-child{text-align:left}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(19rem,1fr));gap:1.2rem}
+.grid>div{background:var(--card);padding:.8rem;border-radius:8px;min-width:0}
+pre{background:var(--card);padding:.7rem;border-radius:8px;overflow-x:auto;font-size:.82rem;white-space:pre-wrap}
+.pair{display:grid;grid-template-columns:1fr 1fr;gap:1rem}@media(max-width:40rem){.pair{grid-template-columns:1fr}}
+.pair>div{min-width:0}svg{width:100%;height:auto}svg text{fill:var(--soft);font-size:11px}
+"""
+
+
+def chart(points: Sequence[tuple[float, float]], title: str) -> str:
+    """A line chart (320 x 180) as SVG; the plot area spans x 44 to 310 and y 12 to 150."""
+    xs, ys = [p[0] for p in points], [p[1] for p in points]
+    low, high = min(ys), max(ys)
+    if high == low:
+        low, high = low - 0.5, high + 0.5
+    span = max(xs) - min(xs) or 1
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return 44 + 266 * (x - min(xs)) / span, 150 - 138 * (y - low) / (high - low)
+
+    grid = ""
+    for value in (low, (low + high) / 2, high):
+        y = place(min(xs), value)[1]
+        grid += (f'<line x1="44" x2="310" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>'
+                 f'<text x="40" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*p) for p in points))
+    mark = "<circle cx='{:.1f}' cy='{:.1f}' r='3' fill='var(--a)'/>".format(*place(*points[-1]))
+    return (f'<svg viewBox="0 0 320 180" role="img" aria-label="{html.escape(title, quote=True)}">{grid}'
+            f'<polyline points="{line}" fill="none" stroke="var(--a)" stroke-width="1.8"/>{mark}'
+            f'<text x="44" y="168">{min(xs):g}</text><text x="310" y="168" text-anchor="end">step {max(xs):g}</text>'
+            "</svg>")
+
+
+def stage_section(title: str, folder: Path) -> str:
+    """The curves of one run folder."""
+    rows, cards = read_metrics(folder / "metrics.jsonl"), ""
+    for key, name, note in CURVES:
+        points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+        if points:
+            cards += f"<div><b>{html.escape(name)}</b>{chart(points, name)}<p class='note'>{html.escape(note)}</p></div>"
+    return f"<h2>{html.escape(title)}</h2><div class='grid'>{cards}</div>"
+
+
+def figures_table(before: dict, after: dict) -> str:
+    """Before, after and the change, by measure."""
+    lines = "".join(f"<tr><td>{html.escape(key.replace('_', ' '))}</td><td>{value:.3g}</td><td>{after[key]:.3g}</td>"
+                    f"<td>{after[key] - value:+.3g}</td></tr>" for key, value in before.items())
+    return f"<table><tr><th></th><th>before</th><th>after</th><th>change</th></tr>{lines}</table>"
+
+
+def samples_section(title: str, samples: Sequence[dict]) -> str:
+    """Answers side by side."""
+    parts = ""
+    for s in samples:
+        parts += (f"<h3>{html.escape(s['prompt'])}</h3><p class='note'>{html.escape(s['group'])}; score "
+                  f"{s['score_before']:.2f} before, {s['score_after']:.2f} after</p><div class='pair'>"
+                  f"<div><pre>{html.escape(s['before'])}</pre></div><div><pre>{html.escape(s['after'])}</pre></div>"
+                  "</div>")
+    return f"<h2>{html.escape(title)}</h2>{parts}"
+
+
+def demo_report(folder: Path, runs: Sequence[tuple[str, Path]], summary: dict, samples: Sequence[dict]) -> Path:
+    """Write FOLDER/report.html: figures, samples, worst regressions, and the curves of every stage."""
+    ranked = sorted(samples, key=lambda s: s["score_after"] - s["score_before"])
+    worse = [s for s in ranked[:3] if s["score_after"] < s["score_before"]]
+    p, r = summary["ppo"], summary["reward"]
+    body = (f"<h1>mlxrlhf: from raw text to an aligned model</h1><p>{summary['seconds'] / 60:.1f} minutes. Reward model: "
+            f"{r['val_accuracy']:.0%} of held-out pairs right (always preferring the longer answer: "
+            f"{r['length_baseline']:.0%}). PPO reward {p['reward_first10']:.2f} to {p['reward_last10']:.2f}, KL "
+            f"{p['kl_last']:.1f} nats per answer.</p><h2>Before and after, on held-out prompts</h2>"
+            + figures_table(summary["evaluate"]["before"], summary["evaluate"]["after"])
+            + samples_section("Answers side by side", ranked[::-1][:4])
+            + (samples_section("Where it got worse", worse) if worse else "")
+            + "".join(stage_section(title, run) for title, run in runs))
+    path = folder / "report.html"
+    atomic_text(path, f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' "
+                      f"content='width=device-width'><title>mlxrlhf</title><style>{_STYLE}</style>{body}</html>\n")
+    return path

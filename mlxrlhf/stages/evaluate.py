@@ -1,0 +1,97 @@
+"""Before against after on held-out prompts: reward, tests, documentation, security, KL, length, and samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mlxrlhf import backends, checkpoint
+from mlxrlhf.algorithms import advantages, rollout
+from mlxrlhf.config import EvaluateConfig, to_json
+from mlxrlhf.data import quality, tasks
+from mlxrlhf.data.dialogue import render_prompt
+from mlxrlhf.runlog import RunLog
+from mlxrlhf.stages import folders, ppo
+from mlxrlhf.stages import reward as reward_stage
+
+GROUPS = ("new phrasings", "new tasks")
+#: what people should see first: the guide's own question
+SHOWN = "Write a function to check if a number is prime"
+
+
+def run(config: EvaluateConfig) -> dict:
+    """Sample from both models, measure, write weights/SIZE/rlhf/evaluation. Returns the figures of summary.json."""
+    after_folder, model_config, tokenizer = folders.open_checkpoint(config.checkpoint, config.size, "rlhf")
+    before_folder, _, _ = folders.open_checkpoint(config.before, config.size, "tools")
+    backend = backends.load(config.backend)
+    head, normalise = reward_stage.load(Path(config.reward_model) if config.reward_model
+                                        else folders.weights(config.size, "reward"), backend, tokenizer)
+    prompts = ppo.load_prompts(folders.data(config), GROUPS, config.size)
+    if config.prompts:
+        order = np.random.default_rng(config.seed).permutation(len(prompts))
+        prompts = [prompts[i] for i in sorted(order[:config.prompts])]
+    prompts = [p for p in prompts for _ in range(config.samples)]
+    encoded = [render_prompt([{"role": "user", "content": p["prompt"]}], tokenizer) for p in prompts]
+    ppo.check_context(encoded, config.max_tokens, model_config.max_positions)
+    bank = {task.name: task for task in tasks.load_tasks()}
+
+    base = backend.Model(model_config, folder=before_folder, dtype=config.dtype)
+    aligned = backend.Model(model_config, folder=after_folder, dtype=config.dtype)
+    uniforms = np.random.default_rng(config.seed).random((len(encoded), config.max_tokens))
+    sides = {}
+    for name, model in (("before", base), ("after", aligned)):
+        responses = model.generate(encoded, uniforms=uniforms, max_tokens=config.max_tokens, temperature=config.temp,
+                                   stop_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)
+        batch = rollout.arrange(encoded, responses, tokenizer.pad_id)
+        judged = base.evaluate(batch, ("logp", "features"))
+        own = model.evaluate(batch, ("logp",))["logp"]
+        kl = (advantages.kl_estimate(own, judged["logp"]) * batch["mask"]).sum(axis=1)
+        texts = [tokenizer.decode(r[:-1] if r[-1] == tokenizer.end_id else r) for r in responses]
+        codes = [tasks.extract_code(text) for text in texts]
+        sides[name] = {"texts": texts, "scores": normalise(head.scores(judged["features"])), "kl": kl,
+                       "lengths": [len(r) for r in responses], "quality": quality.measure(codes),
+                       "passed": tasks.passes([(bank[p["task"]], c) for p, c in zip(prompts, codes)],
+                                              unsafe=config.unsafe_exec)}
+    figures = {name: _figures(side, sides["before"]["scores"], range(len(prompts))) for name, side in sides.items()}
+    figures["groups"] = {group: {name: _figures(side, sides["before"]["scores"],
+                                                [i for i, p in enumerate(prompts) if p["group"] == group])
+                                 for name, side in sides.items()}
+                         for group in GROUPS if any(p["group"] == group for p in prompts)}
+    samples = [{"prompt": p["prompt"], "group": p["group"], "before": sides["before"]["texts"][i],
+                "after": sides["after"]["texts"][i], "score_before": float(sides["before"]["scores"][i]),
+                "score_after": float(sides["after"]["scores"][i])} for i, p in enumerate(prompts)]
+    out = Path(config.out) if config.out else after_folder / "evaluation"
+    with RunLog(out, "evaluate", 1, to_json(config), quiet=True) as log:
+        log.summary(figures)
+    checkpoint.atomic_text(out / "samples.json", json.dumps(samples, indent=1, ensure_ascii=False))
+    return figures
+
+
+def _figures(side: dict, baseline: np.ndarray, rows: Sequence[int]) -> dict[str, float]:
+    rows = list(rows)
+    scores, measured = side["scores"][rows], [side["quality"][i] for i in rows]
+    # A tie counts half, so that a model beside itself wins 50%.
+    wins = (np.sign(scores - baseline[rows]) + 1) / 2
+
+    def share(values) -> float:
+        return float(np.mean(list(values)))
+
+    return {"answers": len(rows), "win_rate": share(wins), "score": float(scores.mean()),
+            "parses": share(q.parses for q in measured), "passes_tests": share(side["passed"][i] for i in rows),
+            "docstring": share(q.docstring for q in measured), "type_hints": share(q.type_hints for q in measured),
+            "no_insecure_pattern": share(q.parses and not q.insecure for q in measured),
+            "kl": float(side["kl"][rows].mean()), "length": share(side["lengths"][i] for i in rows)}
+
+
+def table(figures: dict) -> list[tuple[str, str, str]]:
+    """Rows (measure, before, after) as a person reads them."""
+    shares = ("win_rate", "parses", "passes_tests", "docstring", "type_hints", "no_insecure_pattern")
+    rows = []
+    for key, before in figures["before"].items():
+        after = figures["after"][key]
+        form = "{:.0%}" if key in shares else "{:.0f}" if key == "answers" else "{:.2f}"
+        rows.append((key.replace("_", " "), form.format(before), form.format(after)))
+    return rows
