@@ -75,7 +75,8 @@ def stage_section(title: str, folder: Path) -> str:
     for key, name, note in CURVES:
         points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
         if points:
-            cards += f"<div><b>{html.escape(name)}</b>{chart(points, name)}<p class='note'>{html.escape(note)}</p></div>"
+            cards += (f"<div><b>{html.escape(name)}</b>{chart(points, name)}"
+                      f"<p class='note'>{html.escape(note)}</p></div>")
     return f"<h2>{html.escape(title)}</h2><div class='grid'>{cards}</div>"
 
 
@@ -102,8 +103,8 @@ def demo_report(folder: Path, runs: Sequence[tuple[str, Path]], summary: dict, s
     ranked = sorted(samples, key=lambda s: s["score_after"] - s["score_before"])
     worse = [s for s in ranked[:3] if s["score_after"] < s["score_before"]]
     p, r = summary["ppo"], summary["reward"]
-    body = (f"<h1>mlxrlhf: from raw text to an aligned model</h1><p>{summary['seconds'] / 60:.1f} minutes. Reward model: "
-            f"{r['val_accuracy']:.0%} of held-out pairs right (always preferring the longer answer: "
+    body = (f"<h1>mlxrlhf: from raw text to an aligned model</h1><p>{summary['seconds'] / 60:.1f} minutes. "
+            f"Reward model: {r['val_accuracy']:.0%} of held-out pairs right (always preferring the longer answer: "
             f"{r['length_baseline']:.0%}). PPO reward {p['reward_first10']:.2f} to {p['reward_last10']:.2f}, KL "
             f"{p['kl_last']:.1f} nats per answer.</p><h2>Before and after, on held-out prompts</h2>"
             + figures_table(summary["evaluate"]["before"], summary["evaluate"]["after"])
