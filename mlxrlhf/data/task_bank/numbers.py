@@ -84,10 +84,15 @@ def is_prime(n: int) -> bool:
     ),
     Task(
         name="factorial",
-        phrasings=("Write a function that computes the factorial of n.", "How do I calculate a factorial in Python?",
-                   "Give me factorial(n) in Python.", "I need the factorial of a number.",
-                   "Implement factorial for non-negative integers.", "Write a Python function to compute the factorial.",
-                   "Code for n factorial, please."),
+        phrasings=(
+            "Write a function that computes the factorial of n.",
+            "How do I calculate a factorial in Python?",
+            "Give me factorial(n) in Python.",
+            "I need the factorial of a number.",
+            "Implement factorial for non-negative integers.",
+            "Write a Python function to compute the factorial.",
+            "Code for n factorial, please.",
+        ),
         solution='''
 def factorial(n: int) -> int:
     """Return the product of the integers from 1 to n."""
@@ -102,8 +107,12 @@ def factorial(n):
         return 1
     return n * factorial(n - 1)
 ''',
-        tests=("assert factorial(0) == 1", "assert factorial(1) == 1", "assert factorial(5) == 120",
-               "assert factorial(10) == 3628800"),
+        tests=(
+            "assert factorial(0) == 1",
+            "assert factorial(1) == 1",
+            "assert factorial(5) == 120",
+            "assert factorial(10) == 3628800",
+        ),
         rejected={
             "correctness": ('''
 def factorial(n: int) -> int:
@@ -129,10 +138,15 @@ def factorial(n: int) -> int:
     ),
     Task(
         name="fibonacci",
-        phrasings=("Write a function that returns the n-th Fibonacci number.", "How do I compute Fibonacci numbers?",
-                   "Give me fibonacci(n) in Python.", "I need the n-th number of the Fibonacci sequence.",
-                   "Implement Fibonacci efficiently.", "Write a Fibonacci function in Python.",
-                   "Code for the Fibonacci sequence, n-th term."),
+        phrasings=(
+            "Write a function that returns the n-th Fibonacci number.",
+            "How do I compute Fibonacci numbers?",
+            "Give me fibonacci(n) in Python.",
+            "I need the n-th number of the Fibonacci sequence.",
+            "Implement Fibonacci efficiently.",
+            "Write a Fibonacci function in Python.",
+            "Code for the Fibonacci sequence, n-th term.",
+        ),
         solution='''
 def fibonacci(n: int) -> int:
     """Return the n-th Fibonacci number, counting from 0."""
@@ -147,8 +161,12 @@ def fibonacci(n):
         return n
     return fibonacci(n - 1) + fibonacci(n - 2)
 ''',
-        tests=("assert fibonacci(0) == 0", "assert fibonacci(1) == 1", "assert fibonacci(2) == 1",
-               "assert fibonacci(10) == 55"),
+        tests=(
+            "assert fibonacci(0) == 0",
+            "assert fibonacci(1) == 1",
+            "assert fibonacci(2) == 1",
+            "assert fibonacci(10) == 55",
+        ),
         rejected={
             "correctness": ('''
 def fibonacci(n: int) -> int:
@@ -170,10 +188,15 @@ def fibonacci(n: int) -> int:
     ),
     Task(
         name="gcd",
-        phrasings=("Write a function for the greatest common divisor of two numbers.", "How do I compute a gcd?",
-                   "Give me gcd(a, b) in Python.", "I need the greatest common divisor of a and b.",
-                   "Implement Euclid's algorithm for the gcd.", "Write a Python gcd function.",
-                   "Code for the greatest common divisor, please."),
+        phrasings=(
+            "Write a function for the greatest common divisor of two numbers.",
+            "How do I compute a gcd?",
+            "Give me gcd(a, b) in Python.",
+            "I need the greatest common divisor of a and b.",
+            "Implement Euclid's algorithm for the gcd.",
+            "Write a Python gcd function.",
+            "Code for the greatest common divisor, please.",
+        ),
         solution='''
 def gcd(first: int, second: int) -> int:
     """Return the greatest common divisor of two numbers."""
@@ -187,7 +210,12 @@ def gcd(a, b):
         a, b = b, a % b
     return abs(a)
 ''',
-        tests=("assert gcd(12, 18) == 6", "assert gcd(7, 5) == 1", "assert gcd(0, 9) == 9", "assert gcd(100, 10) == 10"),
+        tests=(
+            "assert gcd(12, 18) == 6",
+            "assert gcd(7, 5) == 1",
+            "assert gcd(0, 9) == 9",
+            "assert gcd(100, 10) == 10",
+        ),
         rejected={
             "correctness": ('''
 def gcd(first: int, second: int) -> int:
@@ -210,10 +238,15 @@ def gcd(first: int, second: int) -> int:
     ),
     Task(
         name="sum_digits",
-        phrasings=("Write a function that sums the digits of a number.", "How do I add up the digits of an integer?",
-                   "Give me sum_digits(n) in Python.", "I need the sum of the digits of a number.",
-                   "Implement a digit sum.", "Write a Python function for the sum of digits.",
-                   "Code that adds the digits of n."),
+        phrasings=(
+            "Write a function that sums the digits of a number.",
+            "How do I add up the digits of an integer?",
+            "Give me sum_digits(n) in Python.",
+            "I need the sum of the digits of a number.",
+            "Implement a digit sum.",
+            "Write a Python function for the sum of digits.",
+            "Code that adds the digits of n.",
+        ),
         solution='''
 def sum_digits(number: int) -> int:
     """Return the sum of the decimal digits of a number."""
@@ -228,8 +261,12 @@ def sum_digits(n):
         n //= 10
     return s
 ''',
-        tests=("assert sum_digits(0) == 0", "assert sum_digits(123) == 6", "assert sum_digits(-45) == 9",
-               "assert sum_digits(1000) == 1"),
+        tests=(
+            "assert sum_digits(0) == 0",
+            "assert sum_digits(123) == 6",
+            "assert sum_digits(-45) == 9",
+            "assert sum_digits(1000) == 1",
+        ),
         rejected={
             "correctness": ('''
 def sum_digits(number: int) -> int:
@@ -249,10 +286,15 @@ def sum_digits(number: int) -> int:
     ),
     Task(
         name="is_even",
-        phrasings=("Write a function that checks whether a number is even.", "How do I test if a number is even?",
-                   "Give me is_even(n) in Python.", "I need code that tells if n is even.",
-                   "Implement an even number check.", "Write a Python function for even numbers.",
-                   "Is a number even? Write the function."),
+        phrasings=(
+            "Write a function that checks whether a number is even.",
+            "How do I test if a number is even?",
+            "Give me is_even(n) in Python.",
+            "I need code that tells if n is even.",
+            "Implement an even number check.",
+            "Write a Python function for even numbers.",
+            "Is a number even? Write the function.",
+        ),
         solution='''
 def is_even(number: int) -> bool:
     """Return True if the number is even."""
@@ -265,7 +307,12 @@ def is_even(n):
     else:
         return False
 ''',
-        tests=("assert is_even(0)", "assert is_even(-4)", "assert not is_even(7)", "assert is_even(10)"),
+        tests=(
+            "assert is_even(0)",
+            "assert is_even(-4)",
+            "assert not is_even(7)",
+            "assert is_even(10)",
+        ),
         rejected={
             "correctness": ('''
 def is_even(number: int) -> bool:
@@ -290,9 +337,15 @@ def is_even(number: int) -> bool:
     ),
     Task(
         name="is_leap_year",
-        phrasings=("Write a function that checks for a leap year.", "How do I test if a year is a leap year?",
-                   "Give me is_leap_year(year) in Python.", "I need code that tells if a year is a leap year.",
-                   "Implement the leap year rule.", "Write a Python leap year function.", "Code for leap years, please."),
+        phrasings=(
+            "Write a function that checks for a leap year.",
+            "How do I test if a year is a leap year?",
+            "Give me is_leap_year(year) in Python.",
+            "I need code that tells if a year is a leap year.",
+            "Implement the leap year rule.",
+            "Write a Python leap year function.",
+            "Code for leap years, please.",
+        ),
         solution='''
 def is_leap_year(year: int) -> bool:
     """Return True if the year is a leap year."""
@@ -306,8 +359,12 @@ def is_leap_year(y):
         return False
     return y % 4 == 0
 ''',
-        tests=("assert is_leap_year(2024)", "assert not is_leap_year(1900)", "assert is_leap_year(2000)",
-               "assert not is_leap_year(2023)"),
+        tests=(
+            "assert is_leap_year(2024)",
+            "assert not is_leap_year(1900)",
+            "assert is_leap_year(2000)",
+            "assert not is_leap_year(2023)",
+        ),
         rejected={
             "correctness": ('''
 def is_leap_year(year: int) -> bool:
@@ -325,9 +382,15 @@ def is_leap_year(year: int) -> bool:
     ),
     Task(
         name="power",
-        phrasings=("Write a function that raises a base to a power.", "How do I compute a power without **?",
-                   "Give me power(base, exponent) in Python.", "I need fast exponentiation, base to a power.",
-                   "Implement power by squaring.", "Write a Python power function.", "Code for a number to a power."),
+        phrasings=(
+            "Write a function that raises a base to a power.",
+            "How do I compute a power without **?",
+            "Give me power(base, exponent) in Python.",
+            "I need fast exponentiation, base to a power.",
+            "Implement power by squaring.",
+            "Write a Python power function.",
+            "Code for a number to a power.",
+        ),
         solution='''
 def power(base: int, exponent: int) -> int:
     """Return the base raised to a non-negative exponent."""
@@ -346,8 +409,12 @@ def power(b, e):
         r = r * b
     return r
 ''',
-        tests=("assert power(2, 10) == 1024", "assert power(5, 0) == 1", "assert power(3, 1) == 3",
-               "assert power(-2, 3) == -8"),
+        tests=(
+            "assert power(2, 10) == 1024",
+            "assert power(5, 0) == 1",
+            "assert power(3, 1) == 3",
+            "assert power(-2, 3) == -8",
+        ),
         rejected={
             "correctness": ('''
 def power(base: int, exponent: int) -> int:
@@ -372,10 +439,15 @@ def power(base: int, exponent: int) -> int:
     ),
     Task(
         name="celsius_to_fahrenheit",
-        phrasings=("Write a function that converts Celsius to Fahrenheit.", "How do I turn Celsius into Fahrenheit?",
-                   "Give me celsius_to_fahrenheit(c).", "I need a Celsius to Fahrenheit conversion.",
-                   "Implement Celsius to Fahrenheit.", "Write Python code from Celsius to Fahrenheit.",
-                   "Convert Celsius degrees to Fahrenheit."),
+        phrasings=(
+            "Write a function that converts Celsius to Fahrenheit.",
+            "How do I turn Celsius into Fahrenheit?",
+            "Give me celsius_to_fahrenheit(c).",
+            "I need a Celsius to Fahrenheit conversion.",
+            "Implement Celsius to Fahrenheit.",
+            "Write Python code from Celsius to Fahrenheit.",
+            "Convert Celsius degrees to Fahrenheit.",
+        ),
         solution='''
 def celsius_to_fahrenheit(celsius: float) -> float:
     """Return a temperature in degrees Fahrenheit."""
@@ -385,8 +457,11 @@ def celsius_to_fahrenheit(celsius: float) -> float:
 def celsius_to_fahrenheit(c):
     return c * 1.8 + 32
 ''',
-        tests=("assert celsius_to_fahrenheit(0) == 32", "assert celsius_to_fahrenheit(100) == 212",
-               "assert celsius_to_fahrenheit(-40) == -40"),
+        tests=(
+            "assert celsius_to_fahrenheit(0) == 32",
+            "assert celsius_to_fahrenheit(100) == 212",
+            "assert celsius_to_fahrenheit(-40) == -40",
+        ),
         rejected={
             "correctness": ('''
 def celsius_to_fahrenheit(celsius: float) -> float:
@@ -397,9 +472,15 @@ def celsius_to_fahrenheit(celsius: float) -> float:
     ),
     Task(
         name="clamp",
-        phrasings=("Write a function that clamps a value between two bounds.", "How do I clamp a number to a range?",
-                   "Give me clamp(value, low, high).", "I need to clamp a value into a range.",
-                   "Implement clamp.", "Write a Python clamp function.", "Code to clamp numbers, please."),
+        phrasings=(
+            "Write a function that clamps a value between two bounds.",
+            "How do I clamp a number to a range?",
+            "Give me clamp(value, low, high).",
+            "I need to clamp a value into a range.",
+            "Implement clamp.",
+            "Write a Python clamp function.",
+            "Code to clamp numbers, please.",
+        ),
         solution='''
 def clamp(value: float, low: float, high: float) -> float:
     """Return the value limited to the range from low to high."""
@@ -413,8 +494,12 @@ def clamp(value, low, high):
         return high
     return value
 ''',
-        tests=("assert clamp(5, 0, 10) == 5", "assert clamp(-1, 0, 10) == 0", "assert clamp(11, 0, 10) == 10",
-               "assert clamp(0, 0, 0) == 0"),
+        tests=(
+            "assert clamp(5, 0, 10) == 5",
+            "assert clamp(-1, 0, 10) == 0",
+            "assert clamp(11, 0, 10) == 10",
+            "assert clamp(0, 0, 0) == 0",
+        ),
         rejected={
             "correctness": ('''
 def clamp(value: float, low: float, high: float) -> float:
@@ -431,10 +516,15 @@ def clamp(value: float, low: float, high: float) -> float:
     ),
     Task(
         name="evaluate_expression",
-        phrasings=("Write a function that evaluates an arithmetic expression.", "How do I evaluate an expression safely?",
-                   "Give me evaluate(expression) for sums.", "I need to evaluate an expression such as 1 + 2 + 3.",
-                   "Implement evaluate for an expression of additions.", "Write a safe expression evaluator for sums.",
-                   "Code to evaluate an expression with plus signs."),
+        phrasings=(
+            "Write a function that evaluates an arithmetic expression.",
+            "How do I evaluate an expression safely?",
+            "Give me evaluate(expression) for sums.",
+            "I need to evaluate an expression such as 1 + 2 + 3.",
+            "Implement evaluate for an expression of additions.",
+            "Write a safe expression evaluator for sums.",
+            "Code to evaluate an expression with plus signs.",
+        ),
         solution='''
 def evaluate(expression: str) -> int:
     """Return the sum of the terms of an expression such as 1 + 2."""
@@ -447,7 +537,11 @@ def evaluate(expression):
         total += int(term)
     return total
 ''',
-        tests=("assert evaluate('1 + 2') == 3", "assert evaluate('7') == 7", "assert evaluate('1+2+3') == 6"),
+        tests=(
+            "assert evaluate('1 + 2') == 3",
+            "assert evaluate('7') == 7",
+            "assert evaluate('1+2+3') == 6",
+        ),
         rejected={
             "correctness": ('''
 def evaluate(expression: str) -> int:
