@@ -203,12 +203,12 @@ class EvaluateConfig(RunConfig):
 #: What `mlxrlhf demo` changes: every stage at size nano within eight minutes on two CPU cores.
 DEMO: dict[str, dict[str, Any]] = {
     "prepare": dict(max_characters=2_000_000),
-    "pretrain": dict(steps_per_epoch=100, batch_size=16, sequence_length=128, warmup_steps=10, learning_rate=2e-3,
-                     eval_every=50),
-    "code": dict(steps_per_epoch=260, batch_size=16, sequence_length=192, warmup_steps=10, learning_rate=2e-3,
-                 eval_every=65),
-    "tools": dict(steps_per_epoch=80, batch_size=16, sequence_length=256, warmup_steps=10, learning_rate=5e-4,
-                  eval_every=40),
+    "pretrain": dict(steps_per_epoch=60, batch_size=16, sequence_length=128, warmup_steps=10, learning_rate=2e-3,
+                     eval_every=30, eval_batches=4),
+    "code": dict(steps_per_epoch=180, batch_size=16, sequence_length=192, warmup_steps=10, learning_rate=2e-3,
+                 eval_every=60, eval_batches=4),
+    "tools": dict(steps_per_epoch=40, batch_size=16, sequence_length=256, warmup_steps=10, learning_rate=5e-4,
+                  eval_every=20, eval_batches=4),
     "reward": {},
     "ppo": dict(steps_per_epoch=25, kl_target=12.0, learning_rate=5e-4),
     "evaluate": {},

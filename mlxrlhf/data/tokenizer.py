@@ -163,15 +163,16 @@ class Tokenizer:
     def stream_decoder(self) -> Callable[[int], str]:
         """A function from the next id to the text it completes: characters split over tokens wait for their rest."""
         ids: list[int] = []
-        written = 0
+        written = waiting = 0
 
         def push(token: int) -> str:
-            nonlocal written
+            nonlocal written, waiting
             ids.append(token)
             text = self.decode(ids)
-            if text.endswith("\ufffd") and len(ids) < 8 + written:
+            waiting += 1
+            if text.endswith("\ufffd") and waiting < 4:  # a character has at most four bytes
                 return ""
-            new, written = text[written:], len(text)
+            new, written, waiting = text[written:], len(text), 0
             return new
 
         return push

@@ -144,6 +144,7 @@ def count_vowels(s):
             "assert count_vowels('hello') == 2",
             "assert count_vowels('AEIOU') == 5",
             "assert count_vowels('xyz') == 0",
+            "assert count_vowels('banana') == 3",
         ),
         rejected={
             "correctness": (

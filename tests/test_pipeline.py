@@ -1,0 +1,167 @@
+"""All stages as a user types them, small; killed and resumed runs; what mlx-lm makes of the result."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mlxrlhf.runlog import read_metrics
+
+SMALL = ["--batch-size", "4", "--sequence-length", "128", "--eval-batches", "1", "--warmup-steps", "2"]
+STAGES = {
+    "language": ["pretrain", "--steps-per-epoch", "6", *SMALL],
+    "code": ["finetune", "--stage", "code", "--steps-per-epoch", "6", *SMALL],
+    "tools": ["finetune", "--stage", "tools", "--steps-per-epoch", "4", *SMALL],
+    "reward": ["reward", "--num-epochs", "3", "--batch-size", "32"],
+    "rlhf": ["ppo", "--steps-per-epoch", "4", "--batch-size", "4", "--mini-batch-size", "2", "--max-tokens", "12",
+             "--learning-rate", "1e-3"],
+}
+
+
+def start(folder, *arguments):
+    return subprocess.Popen([sys.executable, "-m", "mlxrlhf_cli.main", *arguments], cwd=folder, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def mlxrlhf(folder, *arguments, code=0):
+    process = start(folder, *arguments)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    return out + err
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """Every stage once, in a fresh folder, with the flags a user has."""
+    folder = tmp_path_factory.mktemp("project")
+    said = mlxrlhf(folder, "prepare", "all", "--max-characters", "400000", "--dialogues", "60", "--pairs", "200")
+    assert "left out" in said and "held-out pairs" in said
+    for arguments in STAGES.values():
+        mlxrlhf(folder, *arguments)
+    return folder
+
+
+def metrics(folder, stage):
+    rows = read_metrics(folder / "run" / "metrics.jsonl") if stage is None else \
+        read_metrics(folder / "weights" / "nano" / stage / "run" / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if not k.startswith(("time/", "memory/"))} for row in rows]
+
+
+def test_every_stage_leaves_what_it_promises(project):
+    data, weights = project / "data" / "nano", project / "weights" / "nano"
+    for name in ("rlhf_train_chosen.npy", "rlhf_train_rejected.npy", "rlhf_val_chosen.npy", "rlhf_val_rejected.npy",
+                 "rlhf_preferences.json", "language_train.npy", "code_val.npy", "tools_train.jsonl", "prompts.json"):
+        assert (data / name).stat().st_size > 0
+    for stage in ("language", "code", "tools", "rlhf"):
+        for name in ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "run/summary.json"):
+            assert (weights / stage / name).is_file()
+    assert metrics(project, "language")[-1]["loss"] < metrics(project, "language")[0]["loss"]
+    assert all(row["grad_norm"] > 0 for row in metrics(project, "rlhf"))
+    assert "val_accuracy_by_criterion" in json.loads((weights / "reward" / "run" / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_run_resumes_to_the_same_metrics(project, tmp_path, stage):
+    out = tmp_path / "out"
+    arguments = [*STAGES[stage], "--out", str(out), "--save-every", "1"]
+    process = start(project, *arguments)
+    deadline = time.monotonic() + 120
+    while len(read_metrics(out / "run" / "metrics.jsonl")) < 2 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    killed_at = len(read_metrics(out / "run" / "metrics.jsonl"))
+    mlxrlhf(project, *arguments, "--resume")
+    resumed, whole = metrics(out, None), metrics(project, stage)
+    assert killed_at >= 2 and resumed == whole
+
+
+def test_ctrl_c_saves_and_says_how_to_continue(project, tmp_path):
+    out = tmp_path / "out"
+    process = start(project, *STAGES["language"], "--steps-per-epoch", "500", "--out", str(out))
+    while not read_metrics(out / "run" / "metrics.jsonl"):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "--resume continues" in err and "Traceback" not in err
+    assert list((out / "state").glob("step-*"))
+
+
+def test_a_damaged_last_save_falls_back_to_the_one_before(project, tmp_path):
+    out = tmp_path / "out"
+    arguments = [*STAGES["language"], "--out", str(out), "--save-every", "2"]
+    mlxrlhf(project, *arguments)
+    last = sorted((out / "state").glob("step-*"))[-1] / "arrays.safetensors"
+    content = bytearray(last.read_bytes())
+    content[-100] ^= 1
+    last.write_bytes(content)
+    said = mlxrlhf(project, *arguments, "--resume")
+    assert "damaged" in said and metrics(out, None) == metrics(project, "language")
+
+
+def test_mlx_lm_loads_and_answers(project):
+    from mlx_lm import generate, load
+
+    model, tokenizer = load(str(project / "weights" / "nano" / "rlhf"))
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], add_generation_prompt=True)
+    stock = generate(model, tokenizer, prompt, max_tokens=8)
+    ours = mlxrlhf(project, "chat", "--prompt", "Hello", "--max-tokens", "8", "--temp", "0")
+    assert ours.split("[")[0].strip() == stock.strip()
+
+
+def test_evaluate_compares_before_and_after(project):
+    out = mlxrlhf(project, "evaluate", "--prompts", "6", "--max-tokens", "16")
+    assert "win rate" in out and "no insecure pattern" in out
+    figures = json.loads((project / "weights/nano/rlhf/evaluation/summary.json").read_text())
+    assert figures["before"]["win_rate"] == 0.5 and abs(figures["before"]["kl"]) < 1e-3
+
+
+def test_tiny_takes_one_step(project):
+    mlxrlhf(project, "prepare", "language", "--max-characters", "400000")
+    import shutil
+
+    shutil.copytree(project / "data" / "nano", project / "data" / "tiny")  # its ids fit the larger vocabulary
+    out = mlxrlhf(project, "pretrain", "--size", "tiny", "--steps-per-epoch", "1", "--batch-size", "1",
+                  "--sequence-length", "16", "--eval-batches", "1")
+    assert "val_loss" in out
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["ppo", "--size", "micro"], "mlxrlhf finetune --stage tools --size micro"),
+    (["ppo", "--size", "micro", "--checkpoint", "weights/nano/tools"], "give the --size it was made with"),
+    (["ppo", "--reward-model", "nowhere"], "run: mlxrlhf reward"),
+    (["pretrain", "--batch-size", "0"], "--batch-size is 0"),
+    (["pretrain", "--learning-rate", "-1"], "--learning-rate is -1"),
+    (["pretrain", "--size", "huge"], "choose one of nano"),
+    (["pretrain", "--out", "/proc/nothing", *SMALL], "choose another folder with --out"),
+    (["pretrain", "--sequence-length", "4096"], "context of 2048"),
+    (["finetune", "--data", "empty.jsonl"], "empty.jsonl is empty"),
+    (["finetune", "--data", "bad.jsonl"], "bad.jsonl:2 is not valid JSON"),
+    (["reward", "--data", "bad.jsonl"], "bad.jsonl:2 is not valid JSON"),
+    (["chat", "--model", "corrupt", "--prompt", "x"], "is corrupt"),
+    (["chat", "--prompt", "long " * 5000], "context of 2,048"),
+    (["pretrain", "--data-dir", "nowhere"], "run: mlxrlhf prepare all"),
+    (["prepare", "everything"], "choose one of tokenizer"),
+    (["prepare", "language", "--language-sources", "nowhere"], "does not exist"),
+    (["reward", "--checkpoint", "vocabulary"], "pieces and its model"),
+])
+def test_wrong_input_is_one_sentence_and_exit_code_2(project, arguments, message):
+    import shutil
+
+    (project / "empty.jsonl").write_text("")
+    (project / "bad.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": \n')
+    for name in ("corrupt", "vocabulary"):
+        shutil.rmtree(project / name, ignore_errors=True)
+        shutil.copytree(project / "weights" / "nano" / "tools", project / name, ignore=shutil.ignore_patterns("state"))
+    os.truncate(project / "corrupt" / "model.safetensors", 1_000)
+    config = json.loads((project / "vocabulary" / "config.json").read_text())
+    (project / "vocabulary" / "config.json").write_text(json.dumps({**config, "vocab_size": 5_000}))
+    if message.startswith("bad.jsonl:2") and arguments[0] == "reward":
+        (project / "bad.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": \n')
+    assert message in mlxrlhf(project, *arguments, code=2)
