@@ -7,7 +7,8 @@ from mlxrlhf.data import corpora, dialogue
 from mlxrlhf.data import tokenizer as tokenizers
 from mlxrlhf.errors import UserError
 
-TEXTS = ["def f(x):\n    return x + 1\n", "naïve 🦜 parrots", "中文字符", "a\tb\r\nc", "  leading and trailing  ", "1234567",
+TEXTS = ["def f(x):\n    return x + 1\n", "naïve 🦜 parrots", "中文字符", "a\tb\r\nc", "  leading and trailing  ",
+         "1234567",
          "<|end|> and <tool_call>"]
 DIALOGUE = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 2?"},
             {"role": "assistant", "content": '<tool_call>{"name": "execute_python", "arguments": {"code": "2 + 2"}}'
