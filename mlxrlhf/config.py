@@ -196,21 +196,22 @@ class EvaluateConfig(RunConfig):
     samples: int = option(1, "sampled answers per held-out prompt", minimum=1)
     prompts: int = option(0, "held-out prompts to use; 0 takes all", minimum=0)
     max_tokens: int = option(160, "longest answer, in tokens", minimum=1)
-    temp: float = option(1.0, "sampling temperature", minimum=0)
+    temp: float = option(0.7, "sampling temperature, as in chat", minimum=0)
     unsafe_exec: bool = option(False, "run answers even where no operating-system jail is available")
 
 
 #: What `mlxrlhf demo` changes: every stage at size nano within eight minutes on two CPU cores.
 DEMO: dict[str, dict[str, Any]] = {
-    "prepare": dict(max_characters=2_000_000),
-    "pretrain": dict(steps_per_epoch=60, batch_size=16, sequence_length=128, warmup_steps=10, learning_rate=2e-3,
-                     eval_every=30, eval_batches=4),
-    "code": dict(steps_per_epoch=180, batch_size=16, sequence_length=192, warmup_steps=10, learning_rate=2e-3,
-                 eval_every=60, eval_batches=4),
-    "tools": dict(steps_per_epoch=40, batch_size=16, sequence_length=256, warmup_steps=10, learning_rate=5e-4,
-                  eval_every=20, eval_batches=4),
+    "prepare": dict(max_characters=1_000_000),
+    "pretrain": dict(steps_per_epoch=30, batch_size=16, sequence_length=128, warmup_steps=5, learning_rate=3e-3,
+                     eval_every=30, eval_batches=2),
+    # Small batches: with so few tokens to spend, more steps teach more than smoother ones.
+    "code": dict(steps_per_epoch=420, batch_size=6, sequence_length=160, warmup_steps=20, learning_rate=3e-3,
+                 dialogue_share=0.9, eval_every=210, eval_batches=4),
+    "tools": dict(steps_per_epoch=60, batch_size=8, sequence_length=224, warmup_steps=5, learning_rate=1e-3,
+                  dialogue_share=0.5, eval_every=60, eval_batches=4),
     "reward": {},
-    "ppo": dict(steps_per_epoch=25, kl_target=12.0, learning_rate=5e-4),
+    "ppo": dict(steps_per_epoch=25, ppo_epochs=2, max_tokens=128, kl_target=12.0, learning_rate=1e-3),
     "evaluate": {},
 }
 

@@ -46,8 +46,9 @@ def run(config: EvaluateConfig) -> dict:
         responses = model.generate(encoded, uniforms=uniforms, max_tokens=config.max_tokens, temperature=config.temp,
                                    stop_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)
         batch = rollout.arrange(encoded, responses, tokenizer.pad_id)
-        judged = base.evaluate(batch, ("logp", "features"))
-        own = model.evaluate(batch, ("logp",))["logp"]
+        # The divergence is that of the distributions sampled from; greedy answers are judged at temperature 1.
+        judged = base.evaluate(batch, ("logp", "features"), temperature=config.temp or 1.0)
+        own = model.evaluate(batch, ("logp",), temperature=config.temp or 1.0)["logp"]
         kl = (advantages.kl_estimate(own, judged["logp"]) * batch["mask"]).sum(axis=1)
         texts = [tokenizer.decode(r[:-1] if r[-1] == tokenizer.end_id else r) for r in responses]
         codes = [tasks.extract_code(text) for text in texts]
