@@ -154,9 +154,11 @@ def evaluate(settings: config.EvaluateConfig) -> None:
 
     Example: mlxrlhf evaluate --size nano --samples 2
     """
+    from mlxrlhf import report
     from mlxrlhf.stages import evaluate as stage
 
-    for row in [("", "before", "after"), *stage.table(stage.run(settings))]:
+    figures = stage.run(settings)
+    for row in [("", "before", "after"), *report.figures_rows(figures["before"], figures["after"])]:
         typer.echo("{:22}{:>10}{:>10}".format(*row))
 
 

@@ -80,11 +80,24 @@ def stage_section(title: str, folder: Path) -> str:
     return f"<h2>{html.escape(title)}</h2><div class='grid'>{cards}</div>"
 
 
+#: measures that are shares of the answers
+SHARES = ("win_rate", "parses", "passes_tests", "docstring", "type_hints", "no_insecure_pattern")
+
+
+def figures_rows(before: dict, after: dict) -> list[tuple[str, str, str]]:
+    """(measure, before, after) as a person reads them: shares in percent."""
+    rows = []
+    for key, value in before.items():
+        form = "{:.0%}" if key in SHARES else "{:.0f}" if key == "answers" else "{:.2f}"
+        rows.append((key.replace("_", " "), form.format(value), form.format(after[key])))
+    return rows
+
+
 def figures_table(before: dict, after: dict) -> str:
-    """Before, after and the change, by measure."""
-    lines = "".join(f"<tr><td>{html.escape(key.replace('_', ' '))}</td><td>{value:.3g}</td><td>{after[key]:.3g}</td>"
-                    f"<td>{after[key] - value:+.3g}</td></tr>" for key, value in before.items())
-    return f"<table><tr><th></th><th>before</th><th>after</th><th>change</th></tr>{lines}</table>"
+    """The same as HTML."""
+    lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+                    for row in figures_rows(before, after))
+    return f"<table><tr><th></th><th>before</th><th>after</th></tr>{lines}</table>"
 
 
 def samples_section(title: str, samples: Sequence[dict]) -> str:

@@ -45,9 +45,9 @@ def run(size: str = "nano", say=print) -> dict:
     samples = json.loads((folders.weights(size, "rlhf") / "evaluation" / "samples.json").read_text())
     runs = [(name, folders.weights(size, stage) / "run") for name, stage, *_ in steps if stage]
     page = report.demo_report(folder, runs, summary, samples)
-    for line in (f"{measure:22}{before:>10}{after:>10}" for measure, before, after in
-                 [("", "before", "after"), *evaluate.table(summary["evaluate"])]):
-        say(line)
+    compared = report.figures_rows(summary["evaluate"]["before"], summary["evaluate"]["after"])
+    for measure, before, after in [("", "before", "after"), *compared]:
+        say(f"{measure:22}{before:>10}{after:>10}")
     p = summary["ppo"]
     say(f"PPO reward: {p['reward_first10']:.2f} ± {p['reward_first10_std']:.2f} in the first ten updates, "
         f"{p['reward_last10']:.2f} ± {p['reward_last10_std']:.2f} in the last ten; KL {p['kl_last']:.1f} nats")

@@ -85,14 +85,3 @@ def _figures(side: dict, baseline: np.ndarray, rows: Sequence[int]) -> dict[str,
             "docstring": share(q.docstring for q in measured), "type_hints": share(q.type_hints for q in measured),
             "no_insecure_pattern": share(q.parses and not q.insecure for q in measured),
             "kl": float(side["kl"][rows].mean()), "length": share(side["lengths"][i] for i in rows)}
-
-
-def table(figures: dict) -> list[tuple[str, str, str]]:
-    """Rows (measure, before, after) as a person reads them."""
-    shares = ("win_rate", "parses", "passes_tests", "docstring", "type_hints", "no_insecure_pattern")
-    rows = []
-    for key, before in figures["before"].items():
-        after = figures["after"][key]
-        form = "{:.0%}" if key in shares else "{:.0f}" if key == "answers" else "{:.2f}"
-        rows.append((key.replace("_", " "), form.format(before), form.format(after)))
-    return rows

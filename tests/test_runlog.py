@@ -1,0 +1,61 @@
+"""The run log survives a kill and a resume; the report is one page that loads nothing and escapes everything."""
+
+import json
+import re
+
+import pytest
+
+from mlxrlhf import report
+from mlxrlhf.errors import UserError
+from mlxrlhf.runlog import RunLog, read_metrics
+
+
+def test_a_resumed_log_keeps_the_rows_up_to_its_save_and_drops_half_a_line(tmp_path):
+    with RunLog(tmp_path, "x", 5, {}, quiet=True) as log:
+        for step in (1, 2, 3):
+            log.log(step, {"loss": float(step)})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "lo')
+    with RunLog(tmp_path, "x", 5, {}, start=2, quiet=True) as log:
+        log.log(3, {"loss": 30.0})
+    assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path / "metrics.jsonl")] == [(1, 1), (2, 2), (3, 30)]
+    with RunLog(tmp_path, "x", 5, {}, quiet=True):
+        pass
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_nan_is_null_and_progress_says_what_is_left(tmp_path, capsys):
+    with RunLog(tmp_path, "pretrain", 1, {"seed": 0}, memory=lambda: 3 * 2**30) as log:
+        log.log(1, {"loss": float("nan"), "lr": 0.1}, tokens=100)
+        log.summary({"a": {"b": 1}})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["loss"] is None
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"a": {"b": 1}}
+    shown = capsys.readouterr().err
+    assert "pretrain  1/1" in shown and "3.0 GB" in shown and "left 0:00" in shown
+
+
+def test_an_unwritable_folder_is_one_sentence():
+    with pytest.raises(UserError, match="--out"):
+        RunLog("/proc/nothing", "x", 1, {})
+
+
+def test_a_chart_places_its_points():
+    drawn = report.chart([(0, 0.0), (5, 1.0), (10, 2.0)], "t")
+    # x from 44 to 310, y from 150 (lowest) up to 12
+    assert re.search('points="([^"]*)"', drawn).group(1) == "44.0,150.0 177.0,81.0 310.0,12.0"
+    assert "nan" not in report.chart([(1, 3.0)], "one point") + report.chart([(1, 2.0), (2, 2.0)], "constant")
+
+
+def test_the_report_is_self_contained_and_escapes_answers(tmp_path):
+    figures = {"answers": 1, "win_rate": 0.5, "kl": 0.1234}
+    sample = {"prompt": "<b>p</b>", "group": "g", "before": "<script>alert(1)</script>", "after": "x",
+              "score_before": 1.0, "score_after": 0.0}
+    summary = {"seconds": 60, "reward": {"val_accuracy": 0.8, "length_baseline": 0.5},
+               "ppo": {"reward_first10": 0, "reward_last10": 1, "kl_last": 2},
+               "evaluate": {"before": figures, "after": {**figures, "win_rate": 0.75}}}
+    with RunLog(tmp_path / "run", "x", 1, {}, quiet=True) as log:
+        log.log(1, {"loss": 2.0})
+    page = report.demo_report(tmp_path, [("pretrain", tmp_path / "run")], summary, [sample]).read_text()
+    assert "<script" not in page and "&lt;script&gt;" in page and "<b>p</b>" not in page
+    assert not re.search(r"(src|href)=|https?://|@import", page)
+    assert "<td>50%</td><td>75%</td>" in page and "Where it got worse" in page
