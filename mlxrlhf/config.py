@@ -146,10 +146,10 @@ class RewardConfig(RunConfig):
     data: str = option("", "JSONL of {prompt, chosen, rejected} instead of the prepared pairs")
     loss: str = option("margin", "margin ranking or Bradley-Terry", choices=("margin", "bradley-terry"))
     margin: float = option(1.0, "margin m of max(0, m - (r_chosen - r_rejected))", minimum=0)
-    num_epochs: int = option(30, "passes over the pairs (the base runs once: features are cached)", minimum=1)
+    num_epochs: int = option(15, "passes over the pairs (the base runs once: features are cached)", minimum=1)
     batch_size: int = option(64, "pairs per optimizer step", minimum=1)
     learning_rate: float = option(1e-3, "learning rate of AdamW", minimum=0)
-    weight_decay: float = option(0.01, "decoupled weight decay", minimum=0)
+    weight_decay: float = option(0.1, "decoupled weight decay", minimum=0)
     max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
 
 
@@ -206,12 +206,13 @@ DEMO: dict[str, dict[str, Any]] = {
     "pretrain": dict(steps_per_epoch=30, batch_size=16, sequence_length=128, warmup_steps=5, learning_rate=3e-3,
                      eval_every=30, eval_batches=2),
     # Small batches: with so few tokens to spend, more steps teach more than smoother ones.
-    "code": dict(steps_per_epoch=420, batch_size=6, sequence_length=160, warmup_steps=20, learning_rate=3e-3,
-                 dialogue_share=0.9, eval_every=210, eval_batches=4),
+    "code": dict(steps_per_epoch=360, batch_size=6, sequence_length=160, warmup_steps=20, learning_rate=3e-3,
+                 dialogue_share=0.9, eval_every=180, eval_batches=4),
     "tools": dict(steps_per_epoch=60, batch_size=8, sequence_length=224, warmup_steps=5, learning_rate=1e-3,
                   dialogue_share=0.5, eval_every=60, eval_batches=4),
     "reward": {},
-    "ppo": dict(steps_per_epoch=25, ppo_epochs=2, max_tokens=128, kl_target=12.0, learning_rate=1e-3),
+    "ppo": dict(steps_per_epoch=24, ppo_epochs=2, max_tokens=128, kl_coef=0.1, kl_target=6.0,
+                learning_rate=8e-4),
     "evaluate": {},
 }
 

@@ -16,12 +16,17 @@ def sequences(count, seed=0):
     return [rng.integers(2, 50, rng.integers(3, 70)).tolist() for _ in range(count)]
 
 
-def test_features_are_the_last_real_tokens_whatever_the_padding():
+def test_features_are_the_mean_over_the_answer_whatever_the_padding():
     base, items = mlx.Model(TOY, seed=0), sequences(40)
-    batched = features(base, items, pad_id=0, batch_size=16)
+    starts = [1 + len(item) // 3 for item in items]
+    batched = features(base, items, starts, pad_id=0, batch_size=16)
     for i in (0, 17, 39):
-        np.testing.assert_allclose(batched[i], features(base, [items[i]], pad_id=0)[0], atol=1e-5)
-    changed = features(base, [items[0][:-1] + [(items[0][-1] - 1) % 48 + 2]], pad_id=0)[0]
+        np.testing.assert_allclose(batched[i], features(base, [items[i]], [starts[i]], pad_id=0)[0], atol=1e-5)
+    # By hand: the mean of the states from the start on; "hidden" holds the state to the left of each column.
+    tokens = np.array([[*items[0], 0]], np.int32)
+    states = base.evaluate({"tokens": tokens, "start": np.int32(1)}, ("hidden",))["hidden"][0]
+    np.testing.assert_allclose(batched[0], states[starts[0]:].mean(axis=0), atol=1e-5)
+    changed = features(base, [items[0][:-1] + [(items[0][-1] - 1) % 48 + 2]], starts[:1], pad_id=0)[0]
     assert np.abs(changed - batched[0]).max() > 1e-2
 
 
@@ -31,8 +36,8 @@ def test_the_head_learns_a_preference_it_has_not_seen(loss):
     before = base.state()
     # The preferred answer ends in token 7, the other in token 8; the rest is noise.
     items = sequences(400)
-    chosen = features(base, [s + [7] for s in items], pad_id=0)
-    rejected = features(base, [s + [8] for s in items], pad_id=0)
+    chosen = features(base, [s + [7] for s in items], list(map(len, items)), pad_id=0)
+    rejected = features(base, [s + [8] for s in items], list(map(len, items)), pad_id=0)
     head = mlx.Head(TOY.hidden_size, seed=0)
     rows = []
     train_head(head, chosen[:300], rejected[:300], RewardConfig(loss=loss, num_epochs=15),

@@ -20,6 +20,7 @@ def variants(code: str, rng: np.random.Generator) -> list[tuple[str, str, str]]:
     mutated = mutants(code)
     chosen = rng.permutation(len(mutated))[:4]
     found = [("correctness", *mutated[i]) for i in chosen]
+    found += [("correctness", garbled(code, rng), "the other is not a working program") for _ in range(3)]
     bare = strip_documentation(code)
     found += [("readability", bare, "the other has neither docstring nor type hints"),
               ("readability", short_names(code), "the other's names are single letters"),
@@ -53,6 +54,16 @@ def mutants(code: str) -> list[tuple[str, str]]:
         if why:
             found.append((ast.unparse(tree), why))
     return found
+
+
+def garbled(code: str, rng: np.random.Generator) -> str:
+    """Some of the body's words replaced by others of the same program: what a half-trained model writes."""
+    head, *body = re.split(r'(?<=""")\n', code, maxsplit=1)
+    words = re.split(r"(\W+)", (body or [head])[0])
+    places = [i for i, word in enumerate(words) if word.strip()]
+    for i in rng.choice(places, max(2, len(places) // 6)):
+        words[i] = words[rng.choice(places)]
+    return f"{head}\n{''.join(words)}" if body else "".join(words)
 
 
 def short_names(code: str) -> str:

@@ -1,4 +1,7 @@
-"""The reward model: a two-layer head on the last-token features of a frozen base (Ziegler et al. 2019; Stiennon 2020).
+"""The reward model: a two-layer head on the features of a frozen base (Ziegler et al. 2019; Stiennon et al. 2020).
+
+The features are the mean hidden state over the answer. A frozen base that was never trained to summarise keeps little
+in its last token: at nano, held-out accuracy was 53% from the last token and 80% from the mean.
 
 The base never changes, so it runs once over the pairs; every epoch after that trains the head on cached features.
 """
@@ -31,12 +34,15 @@ class EncodedPair:
     chosen: list[int]
     rejected: list[int]
     criterion: str
+    start: int = 1  # where the answers begin
 
 
-def features(base, sequences: Sequence[Sequence[int]], pad_id: int, batch_size: int = 32) -> np.ndarray:
-    """Hidden state of the frozen base at each sequence's last token, (N, d) float32; adapters, if any, are off.
+def features(base, sequences: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int,
+             batch_size: int = 32) -> np.ndarray:
+    """Mean hidden state of the frozen base over each sequence from its start on, (N, d) float32; adapters are off.
 
-    Sequences are taken in order of length, so that a batch is hardly padded.
+    starts: index of each answer's first token, at least 1. Sequences are taken in order of length, so that a batch is
+    hardly padded.
     """
     order = np.argsort([len(s) for s in sequences], kind="stable")
     out = None
@@ -44,11 +50,12 @@ def features(base, sequences: Sequence[Sequence[int]], pad_id: int, batch_size: 
         rows = order[at:at + batch_size]
         width = bucket(max(len(sequences[i]) for i in rows))
         tokens = np.full((len(rows), width), pad_id, np.int32)
-        for row, i in zip(tokens, rows):
+        mask = np.zeros((len(rows), width - 1), np.float32)
+        for row, counted, i in zip(tokens, mask, rows):
             row[:len(sequences[i])] = sequences[i]
-        last = np.array([len(sequences[i]) - 1 for i in rows], np.int32)
+            counted[starts[i] - 1:len(sequences[i]) - 1] = 1
         # Padding lies to the right of every real token, where a causal model cannot see it.
-        batch = {"tokens": tokens, "start": np.int32(1), "last": last}
+        batch = {"tokens": tokens, "start": np.int32(1), "mask": mask}
         found = base.evaluate(batch, ("features",), adapters=False)["features"]
         out = np.empty((len(sequences), found.shape[1]), np.float32) if out is None else out
         out[rows] = found
@@ -110,7 +117,7 @@ def run(config: RewardConfig) -> dict:
     points = checkpoint.SavePoints(out)
     found = training.resume_from(points, config, print)
     base = backend.Model(model_config, folder=source, dtype=config.dtype)
-    cached = [features(base, [getattr(p, kind) for p in pairs], tokenizer.pad_id)
+    cached = [features(base, [getattr(p, kind) for p in pairs], [p.start for p in pairs], tokenizer.pad_id)
               for pairs in (train_pairs, val_pairs) for kind in ("chosen", "rejected")]
     head = backend.Head(model_config.hidden_size, seed=config.seed, weight_decay=config.weight_decay,
                         max_grad_norm=config.max_grad_norm)
@@ -185,7 +192,7 @@ def _pairs(config: RewardConfig, tokenizer) -> tuple[list[EncodedPair], list[Enc
     def encode(pair) -> EncodedPair:
         prompt = render_prompt([{"role": "user", "content": pair.prompt}], tokenizer)
         return EncodedPair(prompt + encode_answer(pair.chosen, tokenizer),
-                           prompt + encode_answer(pair.rejected, tokenizer), pair.criterion)
+                           prompt + encode_answer(pair.rejected, tokenizer), pair.criterion, len(prompt))
 
     train_pairs, val_pairs = ([encode(p) for p in side] for side in sides)
     return train_pairs, val_pairs, preferences.length_baseline(sides[1])

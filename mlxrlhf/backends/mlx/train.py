@@ -52,7 +52,9 @@ class Network(nn.Module):
         hidden = self.trunk(batch["tokens"], batch.get("segments"))
         out = {}
         if "features" in want:
-            out["features"] = mx.take_along_axis(hidden, batch["last"][:, None, None], axis=1)[:, 0].astype(mx.float32)
+            answer = batch["mask"][..., None]  # (B, T - start, 1)
+            pooled = (hidden[:, start:].astype(mx.float32) * answer).sum(axis=1)
+            out["features"] = pooled / answer.sum(axis=1)
         window = hidden[:, start - 1:-1]  # the state that predicts column `start` is one to its left
         rows, length, dims = window.shape
         if {"logp", "entropy", "kl"} & set(want):
