@@ -35,7 +35,8 @@ class Model(Protocol):
 
         batch: tokens, segments (B, T), start () the first column to predict, mask (B, T - start) for features.
         want: any of logp, entropy, value (B, T - start); hidden (B, T - start, d); features (B, d), the mean of the
-        last layer's hidden states over the tokens that mask counts: the answer, its end token included. `adapters=False` is the trunk as it was before LoRA: the reference.
+        last layer's hidden states over the tokens that mask counts: the answer, its end token included.
+        `adapters=False` is the trunk as it was before LoRA: the reference.
         """
 
     def step(self, objective: Objective, batches: Sequence[Batch], *, want: Sequence[str], learning_rate: float,
