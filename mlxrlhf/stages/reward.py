@@ -1,7 +1,8 @@
 """The reward model: a two-layer head on the features of a frozen base (Ziegler et al. 2019; Stiennon et al. 2020).
 
 The features are the mean hidden state over the answer. A frozen base that was never trained to summarise keeps little
-in its last token: at nano, held-out accuracy was 53% from the last token and 80% from the mean.
+in its last token: at nano, on pairs of six held-out tasks, accuracy was 53 to 63% from the last token and 78 to 80%
+from the mean.
 
 The base never changes, so it runs once over the pairs; every epoch after that trains the head on cached features.
 """
