@@ -146,6 +146,10 @@ class RewardConfig(RunConfig):
     data: str = option("", "JSONL of {prompt, chosen, rejected} instead of the prepared pairs")
     loss: str = option("margin", "margin ranking or Bradley-Terry", choices=("margin", "bradley-terry"))
     margin: float = option(1.0, "margin m of max(0, m - (r_chosen - r_rejected))", minimum=0)
+    samples: int = option(2, "answers of the base itself to each request, run and paired with a better one; 0 takes "
+                             "the prepared pairs alone", minimum=0)
+    max_tokens: int = option(160, "longest sampled answer, in tokens", minimum=1)
+    unsafe_exec: bool = option(False, "run sampled answers even where no operating-system jail is available")
     num_epochs: int = option(15, "passes over the pairs (the base runs once: features are cached)", minimum=1)
     batch_size: int = option(64, "pairs per optimizer step", minimum=1)
     learning_rate: float = option(1e-3, "learning rate of AdamW", minimum=0)
@@ -162,6 +166,8 @@ class PPOConfig(RunConfig):
     steps_per_epoch: int = option(40, "PPO updates (rollout and optimisation) per epoch", minimum=1)
     batch_size: int = option(32, "prompts per rollout", minimum=1)
     mini_batch_size: int = option(16, "responses per optimizer step", minimum=1)
+    micro_batch_size: int = option(8, "responses per forward, of similar length: it changes memory and speed, not the "
+                                      "result", minimum=1)
     ppo_epochs: int = option(4, "passes over each rollout", minimum=1)
     max_tokens: int = option(160, "longest response, in tokens", minimum=1)
     temp: float = option(1.0, "sampling temperature of rollouts", minimum=1e-3)

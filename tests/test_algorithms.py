@@ -89,5 +89,15 @@ def test_rollout_arrangement():
     assert batch["tokens"][0, 30:34].tolist() == [5, 6, 8, 1]
     assert batch["segments"][1, 30:34].tolist() == [0, 1, 1, 0]
     assert batch["mask"].sum(axis=1).tolist() == [2, 1]
-    assert batch["last"].tolist() == [33, 32]
     assert rollout.ends([[8, 1], [9]], [1]).tolist() == [True, False]
+
+
+def test_micro_batches_hold_every_row_once_without_empty_columns():
+    batch = rollout.arrange([[5]] * 4, [[8] * 70, [8], [8] * 40, [8] * 3], pad_id=0)
+    batch["old_logp"] = np.arange(4 * 96, dtype=np.float32).reshape(4, 96)
+    parts = rollout.by_length(batch["mask"], 2)
+    assert [p.tolist() for p in parts] == [[1, 3], [2, 0]]
+    short = rollout.cut(batch, parts[0])
+    assert short["tokens"].shape == (2, 64) and short["mask"].shape == short["old_logp"].shape == (2, 32)
+    assert short["old_logp"][1, 0] == 3 * 96 and int(short["start"]) == 32
+    assert rollout.cut(batch, parts[1])["mask"].shape == (2, 96)

@@ -36,7 +36,8 @@ def test_held_out_phrasings_and_tasks_are_never_trained_on():
     groups = tasks.prompts(BANK)
     held_out = {p["prompt"] for name in ("new phrasings", "new tasks") for p in groups[name]}
     assert not seen & held_out and not {p["prompt"] for p in groups["train"]} & held_out
-    assert seen == {p["prompt"] for p in groups["train"]}
+    assert len(seen) > 1.5 * len(groups["train"]), "requests are reworded"
+    assert tasks.reworded("Can you write a prime test?", rng) != tasks.reworded("Is n prime?", rng)
 
 
 def test_pairs_are_verified_split_by_task_and_balanced_in_length():
@@ -60,6 +61,16 @@ def test_a_wrong_label_is_dropped():
     pairs, report = preferences.build([doctored], 200, seed=0)
     assert report["dropped: correctness not borne out"] >= 1 and report["dropped: security not borne out"] == 1
     assert tasks.format_answer(task.naive) not in {p.rejected for p in pairs if p.criterion == "correctness"}
+
+
+def test_own_answers_are_paired_with_better_ones_by_running_them():
+    task = next(t for t in BANK if t.name == "is_prime")
+    request = (task, task.phrasings[0])
+    broken, bare, best = (tasks.format_answer(c) for c in ("def is_prime(n):", task.naive, task.solution))
+    pairs = preferences.from_samples([request] * 3, [broken, bare, best], seed=0)
+    assert [p.rejected for p in pairs] == [broken, bare], "nothing is better than the solution"
+    assert pairs[0].criterion == "correctness" and pairs[0].chosen in (bare, best)
+    assert pairs[1].criterion == "readability" and pairs[1].chosen == best
 
 
 def test_quality_by_hand():

@@ -16,14 +16,13 @@ def arrange(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     """Prompts padded on the left, responses on the right, so that responses start in one column.
 
     Returns tokens and segments (B, P + R) int32 (segment 0 is padding), mask (B, R) float32 over response tokens
-    (the end token included), last (B,) the column of each row's last real token, and start = P.
+    (the end token included), and start = P.
     """
     width, length = bucket(max(map(len, prompts))), bucket(max(map(len, responses)))
     rows = len(prompts)
     tokens = np.full((rows, width + length), pad_id, np.int32)
     segments = np.zeros((rows, width + length), np.int32)
     mask = np.zeros((rows, length), np.float32)
-    last = np.zeros(rows, np.int32)
     for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         if not len(response):
             raise ValueError(f"response {i} is empty: sampling must return at least one token")
@@ -32,8 +31,20 @@ def arrange(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
         tokens[i, width:end] = response
         segments[i, width - len(prompt):end] = 1
         mask[i, :len(response)] = 1
-        last[i] = end - 1
-    return {"tokens": tokens, "segments": segments, "mask": mask, "last": last, "start": np.int32(width)}
+    return {"tokens": tokens, "segments": segments, "mask": mask, "start": np.int32(width)}
+
+
+def by_length(mask: np.ndarray, size: int) -> list[np.ndarray]:
+    """Row numbers of micro-batches of at most `size` responses of similar length; mask (B, R)."""
+    order = np.argsort(mask.sum(axis=1), kind="stable")
+    return np.array_split(order, -(-len(order) // size))
+
+
+def cut(batch: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The chosen rows, without the last columns where those hold only padding."""
+    start, length = int(batch["start"]), bucket(int(batch["mask"][rows].sum(axis=1).max()))
+    widths = {"tokens": start + length, "segments": start + length}
+    return {k: v if np.ndim(v) == 0 else v[rows][:, :widths.get(k, length)] for k, v in batch.items()}
 
 
 def ends(responses: Sequence[Sequence[int]], end_ids: Sequence[int]) -> np.ndarray:

@@ -33,8 +33,9 @@ class Model(Protocol):
                  adapters: bool = True) -> dict[str, np.ndarray]:
         """One forward without gradient.
 
-        batch: tokens, segments (B, T), start () the first column to predict, mask (B, T - start) for features.
-        want: any of logp, entropy, value (B, T - start); hidden (B, T - start, d); features (B, d), the mean of the
+        batch: tokens, segments (B, T), start () the first column to predict, mask (B, T - start): needed for
+        features; with it logp, entropy and kl are computed where it counts and are 0 elsewhere.
+        want: any of logp, entropy, kl, value (B, T - start); hidden (B, T - start, d); features (B, d), the mean of the
         last layer's hidden states over the tokens that mask counts: the answer, its end token included.
         `adapters=False` is the trunk as it was before LoRA: the reference.
         """

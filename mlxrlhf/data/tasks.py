@@ -135,23 +135,48 @@ def operations(pairs: Sequence[tuple[str, str]], *, unsafe: bool = False) -> lis
 
 # --- what the code stage learns from -------------------------------------------------------------------------------
 
-def sft_dialogues(tasks: Sequence[Task], rng, *, per_phrasing: int = 8, held_out: bool = False) -> list[dict]:
+def sft_dialogues(tasks: Sequence[Task], rng, *, per_phrasing: int = 16, held_out: bool = False) -> list[dict]:
     """(request -> answer) dialogues of mixed quality, as code in the wild is: alignment must have something to change.
 
-    Of the answers 40% are naive, 25% the solution without its documentation, 25% the solution and 10% wrong. Only
-    training tasks are used, with their training phrasings, or with the others when `held_out` (for validation).
+    Of the answers 45% are the solution without its documentation, 20% naive, 25% the solution and 10% wrong. Only
+    training tasks are used: their training phrasings, each worded anew every time, or the other phrasings as they are
+    when `held_out` (for validation).
     """
     rows = []
     for task in tasks:
         if task.held_out:
             continue
         wrong = task.rejected.get("correctness") or (task.naive,)
-        answers = [task.naive] * 8 + [strip_documentation(task.solution)] * 5 + [task.solution] * 5 + list(wrong[:2])
+        answers = [strip_documentation(task.solution)] * 9 + [task.naive] * 4 + [task.solution] * 5 + list(wrong[:2])
         for phrasing in task.held_out_phrasings if held_out else task.train_phrasings:
             for i in rng.choice(len(answers), per_phrasing, replace=False):
-                rows.append({"messages": [{"role": "user", "content": phrasing},
+                request = phrasing if held_out else reworded(phrasing, rng)
+                if not held_out and request in task.held_out_phrasings:
+                    request = phrasing
+                rows.append({"messages": [{"role": "user", "content": request},
                                           {"role": "assistant", "content": format_answer(answers[i])}]})
     return [rows[i] for i in rng.permutation(len(rows))]
+
+
+_FILLERS = frozenset("a an the that which to of in is are i me my do does how can you please write give need want "
+                     "would like for this with".split())
+_OPENINGS = ("Please: ", "Hi! ", "Hello, ", "Quick question. ", "For my project: ", "In Python: ")
+_ENDINGS = (" Thanks!", " Thank you.", " Please.", " In Python.", " Keep it short.", " No explanation, please.")
+
+
+def reworded(phrasing: str, rng) -> str:
+    """The same request as it is, with a greeting or a thank-you around it, or as typed into a search box."""
+    choice = rng.integers(4)
+    if choice == 0:
+        return phrasing
+    if choice == 1:
+        words = [word.strip(".,?!") for word in phrasing.split()]
+        return " ".join(word for word in words if word.lower() not in _FILLERS) or phrasing
+    if choice == 2:
+        return phrasing.rstrip(".?!").lower()
+    if rng.integers(2):
+        return _OPENINGS[rng.integers(len(_OPENINGS))] + phrasing
+    return phrasing.rstrip(".") + ("" if phrasing[-1] in "?!" else ".") + _ENDINGS[rng.integers(len(_ENDINGS))]
 
 
 def prompts(tasks: Sequence[Task]) -> dict[str, list[dict]]:

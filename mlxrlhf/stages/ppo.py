@@ -61,9 +61,9 @@ class PPO:
                                          max_tokens=c.max_tokens, stop_ids=self.end_ids, pad_id=self.pad_id)
         batch = rollout.arrange(prompts, responses, self.pad_id)
         mask = batch["mask"]
-        old = self.policy.evaluate(batch, ("logp", "value", "entropy"), temperature=c.temp)
+        old = self._forward(self.policy, batch, ("logp", "value", "entropy"))
         wanted = ("logp", "features") + ("hidden",) * c.kl_in_loss
-        frozen = self.reference.evaluate(batch, wanted, temperature=c.temp, adapters=False)
+        frozen = self._forward(self.reference, batch, wanted, adapters=False)
 
         finished = rollout.ends(responses, self.end_ids)
         scores = self.score(prompts, responses, frozen["features"])
@@ -105,10 +105,10 @@ class PPO:
         for _ in range(c.ppo_epochs):
             order = rng.permutation(len(mask))
             for rows in np.array_split(order, -(-len(mask) // c.mini_batch_size)):
-                mini = {k: v if np.ndim(v) == 0 else v[rows] for k, v in batch.items() if k != "last"}
-                mini["total"] = np.float32(mini["mask"].sum())
-                mini["kl_coef"] = np.float32(self.controller.beta)
-                steps.append(self.policy.step(self.objective, [mini], want=self.want, learning_rate=learning_rate,
+                shared = {"total": np.float32(mask[rows].sum()), "kl_coef": np.float32(self.controller.beta)}
+                parts = [rollout.cut({**batch, **shared}, rows[part])
+                         for part in rollout.by_length(mask[rows], c.micro_batch_size)]
+                steps.append(self.policy.step(self.objective, parts, want=self.want, learning_rate=learning_rate,
                                               temperature=c.temp))
                 if len(steps) == 1:
                     self._check_first(steps[0])
@@ -116,6 +116,19 @@ class PPO:
             metrics[name] = float(np.mean([s[name] for s in steps]))
         self.controller.update(metrics["objective/kl"])
         return metrics
+
+    def _forward(self, model, batch: dict, want: Sequence[str], adapters: bool = True) -> dict[str, np.ndarray]:
+        """`model.evaluate` over the whole batch, in micro-batches of similar length; zero behind a response's end."""
+        mask, out = batch["mask"], {}
+        for rows in rollout.by_length(mask, self.config.micro_batch_size):
+            found = model.evaluate(rollout.cut(batch, rows), want, temperature=self.config.temp, adapters=adapters)
+            for name, value in found.items():
+                if name == "features":
+                    out.setdefault(name, np.zeros((len(mask), value.shape[1]), np.float32))[rows] = value
+                else:
+                    whole = out.setdefault(name, np.zeros((*mask.shape, *value.shape[2:]), np.float32))
+                    whole[rows, :value.shape[1]] = value
+        return out
 
     def _check_first(self, metrics: dict[str, float]) -> None:
         error = np.sqrt(metrics["val/ratio_error"])

@@ -20,12 +20,15 @@ import numpy as np
 from mlxrlhf import backends, checkpoint
 from mlxrlhf.algorithms.rollout import bucket
 from mlxrlhf.config import RewardConfig, to_json
-from mlxrlhf.data import preferences
+from mlxrlhf.data import preferences, tasks
 from mlxrlhf.data.batches import pick
 from mlxrlhf.data.dialogue import encode_answer, render_prompt
 from mlxrlhf.errors import UserError
 from mlxrlhf.runlog import RunLog
 from mlxrlhf.stages import folders, training
+
+#: prompts sampled in one batch
+SAMPLED_TOGETHER = 64
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,14 @@ def run(config: RewardConfig) -> dict:
     points = checkpoint.SavePoints(out)
     found = training.resume_from(points, config, print)
     base = backend.Model(model_config, folder=source, dtype=config.dtype)
-    cached = [features(base, [getattr(p, kind) for p in pairs], [p.start for p in pairs], tokenizer.pad_id)
-              for pairs in (train_pairs, val_pairs) for kind in ("chosen", "rejected")]
+    own_train, own_val = sampled_pairs(base, config, tokenizer) if config.samples and not config.data else ([], [])
+    train_pairs = train_pairs + own_train
+
+    def both(pairs: Sequence[EncodedPair]) -> list[np.ndarray]:
+        return [features(base, [getattr(p, kind) for p in pairs], [p.start for p in pairs], tokenizer.pad_id)
+                for kind in ("chosen", "rejected")]
+
+    train_features, val_features = both(train_pairs), both(val_pairs)
     head = backend.Head(model_config.hidden_size, seed=config.seed, weight_decay=config.weight_decay,
                         max_grad_norm=config.max_grad_norm)
     start = 0
@@ -133,7 +142,7 @@ def run(config: RewardConfig) -> dict:
             training.Interrupt() as interrupt:
         def on_step(step: int, metrics: dict) -> None:
             if step % steps_per_epoch == 0:
-                metrics["val_accuracy"] = float(accuracy(head, *cached[2:]).mean())
+                metrics["val_accuracy"] = float(accuracy(head, *val_features).mean())
             log.log(step, metrics)
             if step % config.save_every == 0 or step == total or interrupt.asked:
                 points.save(step, head.state(), {"config": to_json(config)})
@@ -141,13 +150,18 @@ def run(config: RewardConfig) -> dict:
                 raise training.Interrupted(f"stopped at step {step} of {total}; the same command with --resume "
                                            "continues")
 
-        train_head(head, *cached[:2], config, start=start, on_step=on_step)
-        correct = accuracy(head, *cached[2:])
-        normaliser = Normaliser.fit(np.concatenate([head.scores(cached[0]), head.scores(cached[1])]))
-        figures = {"train_accuracy": float(accuracy(head, *cached[:2]).mean()), "val_accuracy": float(correct.mean()),
-                   "val_accuracy_by_criterion": by_criterion(correct, val_pairs), "length_baseline": length_baseline,
-                   "pairs": len(train_pairs), "val_pairs": len(val_pairs), "score_mean": normaliser.mean,
-                   "score_std": normaliser.std}
+        train_head(head, *train_features, config, start=start, on_step=on_step)
+        correct = accuracy(head, *val_features)
+        # PPO starts from the base's own answers: their scores are the zero it measures from.
+        typical = train_features[1][-len(own_train):] if own_train else np.concatenate(train_features)
+        normaliser = Normaliser.fit(head.scores(typical))
+        figures = {"train_accuracy": float(accuracy(head, *train_features).mean()),
+                   "val_accuracy": float(correct.mean()), "val_accuracy_by_criterion": by_criterion(correct, val_pairs),
+                   "length_baseline": length_baseline, "pairs": len(train_pairs), "val_pairs": len(val_pairs),
+                   "score_mean": normaliser.mean, "score_std": normaliser.std}
+        if own_val:
+            figures["val_accuracy_own_samples"] = float(accuracy(head, *both(own_val)).mean())
+            figures["own_pairs"] = len(own_train)
         log.summary(figures)
     with checkpoint.atomic_folder(out) as folder:
         checkpoint.save_arrays(folder / "head.safetensors", {k: v for k, v in head.state().items()
@@ -190,10 +204,34 @@ def _pairs(config: RewardConfig, tokenizer) -> tuple[list[EncodedPair], list[Enc
         sides = tuple([preferences.Pair(**{k: v for k, v in row.items() if k != "split"})
                        for row in rows if row["split"] == side] for side in ("train", "val"))
 
-    def encode(pair) -> EncodedPair:
-        prompt = render_prompt([{"role": "user", "content": pair.prompt}], tokenizer)
-        return EncodedPair(prompt + encode_answer(pair.chosen, tokenizer),
-                           prompt + encode_answer(pair.rejected, tokenizer), pair.criterion, len(prompt))
-
-    train_pairs, val_pairs = ([encode(p) for p in side] for side in sides)
+    train_pairs, val_pairs = ([_encode(p, tokenizer) for p in side] for side in sides)
     return train_pairs, val_pairs, preferences.length_baseline(sides[1])
+
+
+def _encode(pair: preferences.Pair, tokenizer) -> EncodedPair:
+    prompt = render_prompt([{"role": "user", "content": pair.prompt}], tokenizer)
+    return EncodedPair(prompt + encode_answer(pair.chosen, tokenizer), prompt + encode_answer(pair.rejected, tokenizer),
+                       pair.criterion, len(prompt))
+
+
+def sampled_pairs(base, config: RewardConfig, tokenizer) -> tuple[list[EncodedPair], list[EncodedPair]]:
+    """Training and held-out pairs whose rejected answer is the base's own, by running what it samples."""
+    bank = tasks.load_tasks()
+    rng = np.random.default_rng(config.seed)
+    sides = []
+    for held_out in (False, True):
+        requests = [(task, phrasing) for task in bank if task.held_out == held_out
+                    for phrasing in task.train_phrasings for _ in range(config.samples)]
+        prompts = [render_prompt([{"role": "user", "content": phrasing}], tokenizer) for _, phrasing in requests]
+        answers = []
+        for at in range(0, len(prompts), SAMPLED_TOGETHER):
+            some = prompts[at:at + SAMPLED_TOGETHER]
+            responses = base.generate(some, uniforms=rng.random((len(some), config.max_tokens)), temperature=1.0,
+                                      max_tokens=config.max_tokens, stop_ids=[tokenizer.end_id],
+                                      pad_id=tokenizer.pad_id)
+            answers += [tokenizer.decode(r[:-1] if r[-1] == tokenizer.end_id else r) for r in responses]
+        pairs = preferences.from_samples(requests, answers, config.seed, unsafe=config.unsafe_exec)
+        print(f"reward: {len(pairs):,} pairs from {len(answers):,} answers of the base "
+              f"({'held-out' if held_out else 'training'} tasks)")
+        sides.append([_encode(p, tokenizer) for p in pairs])
+    return sides[0], sides[1]

@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from mlxrlhf import checkpoint
 from mlxrlhf.algorithms import losses
+from mlxrlhf.algorithms.rollout import bucket
 from mlxrlhf.backends.mlx import blas
 from mlxrlhf.backends.mlx.generate import generate
 from mlxrlhf.backends.mlx.model import Llama, LoRALinear, token_statistics
@@ -58,13 +59,20 @@ class Network(nn.Module):
         window = hidden[:, start - 1:-1]  # the state that predicts column `start` is one to its left
         rows, length, dims = window.shape
         if {"logp", "entropy", "kl"} & set(want):
-            reference = None
-            if "kl" in want:
-                reference = (batch["reference_hidden"].reshape(-1, dims).astype(window.dtype), reference_weight)
-            statistics = token_statistics(window.reshape(-1, dims), self.trunk.head_weight(),
-                                          batch["tokens"][:, start:].reshape(-1), temperature,
-                                          entropy="entropy" in want, reference=reference)
-            out.update({name: value.reshape(rows, length) for name, value in statistics.items()})
+            states, targets = window.reshape(-1, dims), batch["tokens"][:, start:].reshape(-1)
+            reference = batch["reference_hidden"].reshape(-1, dims).astype(window.dtype) if "kl" in want else None
+            counted = batch.get("counted")
+            if counted is not None:  # the (tokens, V) logits are most of a small model's work
+                places = mx.minimum(counted, rows * length - 1)
+                states, targets = states[places], targets[places]
+                reference = None if reference is None else reference[places]
+            statistics = token_statistics(states, self.trunk.head_weight(), targets, temperature,
+                                          entropy="entropy" in want,
+                                          reference=None if reference is None else (reference, reference_weight))
+            for name, value in statistics.items():
+                if counted is not None:
+                    value = mx.zeros(rows * length + 1).at[counted].add(value)[:-1]
+                out[name] = value.reshape(rows, length)
         if "value" in want:
             # Detached: a value head that starts ignorant must not pull at the policy's features.
             out["value"] = self.value_head(mx.stop_gradient(window))
@@ -274,8 +282,18 @@ def add_lora(trunk: Llama, rank: int, scale: float) -> list[LoRALinear]:
 
 
 def to_mlx(batch: dict) -> dict:
-    """NumPy batch to MLX arrays; `start` stays a Python int, for it decides shapes."""
-    return {k: int(v) if k == "start" else mx.array(v) for k, v in batch.items()}
+    """NumPy batch to MLX arrays; `start` stays a Python int, for it decides shapes.
+
+    counted: flat positions of the tokens that the mask counts, filled up with the position after the last one, so that
+    a compiled step meets a handful of shapes.
+    """
+    arrays = {k: int(v) if k == "start" else mx.array(v) for k, v in batch.items()}
+    if "mask" in batch:
+        positions = np.flatnonzero(batch["mask"])
+        counted = np.full(bucket(len(positions), 128), np.size(batch["mask"]), np.int32)
+        counted[:len(positions)] = positions
+        arrays["counted"] = mx.array(counted)
+    return arrays
 
 
 def _group(name: str, gradient: mx.array) -> str:
