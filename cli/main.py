@@ -36,7 +36,7 @@ def doctor() -> None:
     backend = backends.load("auto")
     for name, value in backend.describe_device().items():
         typer.echo(f"{name:10} {value}")
-    typer.echo(f"{'sandbox':10} {sandbox.level()}")
+    typer.echo(f"{'sandbox':10} {sandbox.describe()}")
     difference = backend.device_check()
     typer.echo(f"{'check':10} loss and gradients differ from the CPU's by at most {difference:.1e} (allowed: 1e-3)")
     slope = backend.gradient_check()

@@ -66,7 +66,9 @@ class RunConfig:
     checkpoint: str = option("", "folder to start from (default: the stage before, under weights/SIZE/)")
     out: str = option("", "folder to write (default: weights/SIZE/STAGE)")
     data_dir: str = option("data", "folder of prepared data; SIZE is appended")
-    backend: str = option("auto", "array library", choices=("auto", "mlx"))
+    backend: str = option("auto", "array library; auto is mlx where it has a GPU, otherwise torch where it is "
+                                  "installed, otherwise mlx", choices=("auto", "mlx", "torch"))
+    device: str = option("", "gpu or cpu for mlx; cuda, mps or cpu for torch (default: the best there is)")
     dtype: str = option("float32", "precision of the trunk (trained weights keep float32 masters)",
                         choices=("float32", "bfloat16"))
     seed: int = option(0, "seed of every random choice", minimum=0)
@@ -99,9 +101,11 @@ class ChatConfig:
     prompt: str = option("", "answer this one prompt and leave")
     system: str = option("", "system message")
     max_tokens: int = option(256, "longest answer, in tokens", minimum=1)
-    temp: float = option(0.7, "sampling temperature; 0 is greedy", minimum=0)
+    temp: float = option(0.2, "sampling temperature; 0 is greedy; 0.2 suits code (Chen et al. 2021)", minimum=0)
     seed: int = option(0, "seed of the sampling", minimum=0)
-    backend: str = option("auto", "array library", choices=("auto", "mlx"))
+    backend: str = option("auto", "array library; auto is mlx where it has a GPU, otherwise torch where it is "
+                                  "installed, otherwise mlx", choices=("auto", "mlx", "torch"))
+    device: str = option("", "gpu or cpu for mlx; cuda, mps or cpu for torch (default: the best there is)")
     dtype: str = option("float32", "precision", choices=("float32", "bfloat16"))
 
 
@@ -202,7 +206,7 @@ class EvaluateConfig(RunConfig):
     samples: int = option(1, "sampled answers per held-out prompt", minimum=1)
     prompts: int = option(0, "held-out prompts to use; 0 takes all", minimum=0)
     max_tokens: int = option(160, "longest answer, in tokens", minimum=1)
-    temp: float = option(0.7, "sampling temperature, as in chat", minimum=0)
+    temp: float = option(0.2, "sampling temperature, as in chat", minimum=0)
     unsafe_exec: bool = option(False, "run answers even where no operating-system jail is available")
 
 

@@ -34,7 +34,7 @@ def run(config: ChatConfig) -> None:
     """Answer --prompt, or talk until end of input (Ctrl-D)."""
     folder = find_model(config)
     model_config, tokenizer = read_config(folder), Tokenizer(folder)
-    backend = backends.load(config.backend)
+    backend = backends.load(config.backend, config.device)
     model = backend.Model(model_config, folder=folder, dtype=config.dtype)
     messages = [{"role": "system", "content": config.system}] if config.system else []
     if config.prompt:

@@ -160,23 +160,37 @@ def sft_dialogues(tasks: Sequence[Task], rng, *, per_phrasing: int = 16, held_ou
 
 _FILLERS = frozenset("a an the that which to of in is are i me my do does how can you please write give need want "
                      "would like for this with".split())
+_SYNONYMS = {word: group for group in (
+    "write implement create make build code give", "function method routine code snippet",
+    "checks tests tells verifies", "check test tell verify determine", "number integer value", "numbers integers values", "list array sequence",
+    "string text str", "word term", "words terms", "computes calculates returns finds", "compute calculate find get",
+    "largest biggest maximum greatest", "smallest minimum lowest", "remove delete drop", "removes deletes drops",
+    "count number total", "python python3 py", "character letter char", "characters letters chars", "sort order",
+    "two both", "how way", "whether if", "items elements entries values", "dictionary dict mapping", "every all each",
+) for group in [tuple(group.split())] for word in group}
 _OPENINGS = ("Please: ", "Hi! ", "Hello, ", "Quick question. ", "For my project: ", "In Python: ")
 _ENDINGS = (" Thanks!", " Thank you.", " Please.", " In Python.", " Keep it short.", " No explanation, please.")
 
 
 def reworded(phrasing: str, rng) -> str:
-    """The same request as it is, with a greeting or a thank-you around it, or as typed into a search box."""
+    """The same request as it is, as typed into a search box, or within a greeting; some words by their synonyms."""
     choice = rng.integers(4)
     if choice == 0:
         return phrasing
+    words = phrasing.split(" ")
+    for i, word in enumerate(words):
+        bare = word.strip(".,?!")
+        if bare.lower() in _SYNONYMS and rng.random() < 0.4:
+            words[i] = word.replace(bare, str(rng.choice(_SYNONYMS[bare.lower()])))
+    said = " ".join(words)
+    said = said[:1].upper() + said[1:] if phrasing[:1].isupper() else said
     if choice == 1:
-        words = [word.strip(".,?!") for word in phrasing.split()]
-        return " ".join(word for word in words if word.lower() not in _FILLERS) or phrasing
+        return " ".join(w for w in (w.strip(".,?!") for w in words) if w.lower() not in _FILLERS) or phrasing
     if choice == 2:
-        return phrasing.rstrip(".?!").lower()
+        return said.rstrip(".?!").lower()
     if rng.integers(2):
-        return _OPENINGS[rng.integers(len(_OPENINGS))] + phrasing
-    return phrasing.rstrip(".") + ("" if phrasing[-1] in "?!" else ".") + _ENDINGS[rng.integers(len(_ENDINGS))]
+        return _OPENINGS[rng.integers(len(_OPENINGS))] + said
+    return said.rstrip(".") + ("" if said[-1] in "?!" else ".") + _ENDINGS[rng.integers(len(_ENDINGS))]
 
 
 def prompts(tasks: Sequence[Task]) -> dict[str, list[dict]]:

@@ -26,7 +26,7 @@ def run(config: EvaluateConfig) -> dict:
     """Sample from both models, measure, write weights/SIZE/rlhf/evaluation. Returns the figures of summary.json."""
     after_folder, model_config, tokenizer = folders.open_checkpoint(config.checkpoint, config.size, "rlhf")
     before_folder, _, _ = folders.open_checkpoint(config.before, config.size, "tools")
-    backend = backends.load(config.backend)
+    backend = backends.load(config.backend, config.device)
     head, normalise = reward_stage.load(Path(config.reward_model) if config.reward_model
                                         else folders.weights(config.size, "reward"), backend, tokenizer)
     prompts = ppo.load_prompts(folders.data(config), GROUPS, config.size)

@@ -154,7 +154,7 @@ class PPO:
 def run(config: PPOConfig) -> dict:
     """Align the tools checkpoint and write weights/SIZE/rlhf. Returns the figures of summary.json."""
     source, model_config, tokenizer = folders.open_checkpoint(config.checkpoint, config.size, "tools")
-    backend = backends.load(config.backend)
+    backend = backends.load(config.backend, config.device)
     head, normalise = reward_stage.load(Path(config.reward_model) if config.reward_model
                                         else folders.weights(config.size, "reward"), backend, tokenizer)
     prompts = load_prompts(folders.data(config), ("train",), config.size)

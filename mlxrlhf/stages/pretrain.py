@@ -38,7 +38,7 @@ def fit(config: TrainConfig, stage: str, source: Path | None, model_config, toke
                         f"{model_config.max_positions}")
     if not (len(train_rows) and len(val_rows)):
         raise UserError(f"there is less text than one row of --sequence-length {config.sequence_length}; add sources")
-    backend = backends.load(config.backend)
+    backend = backends.load(config.backend, config.device)
     out = Path(config.out) if config.out else folders.weights(config.size, stage)
     points = checkpoint.SavePoints(out)
     found = training.resume_from(points, config, print)

@@ -116,7 +116,7 @@ def run(config: RewardConfig) -> dict:
     if too_long > model_config.max_positions:
         raise UserError(f"a pair has {too_long:,} tokens, more than the model's context of "
                         f"{model_config.max_positions:,}; shorten it")
-    backend = backends.load(config.backend)
+    backend = backends.load(config.backend, config.device)
     out = Path(config.out) if config.out else folders.weights(config.size, "reward")
     points = checkpoint.SavePoints(out)
     found = training.resume_from(points, config, print)

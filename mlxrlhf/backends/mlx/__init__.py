@@ -6,6 +6,12 @@ blas.preload()  # before mlx.core is imported: afterwards it has no effect
 
 from mlxrlhf.backends.mlx.train import MLXHead as Head  # noqa: E402
 from mlxrlhf.backends.mlx.train import MLXModel as Model  # noqa: E402
-from mlxrlhf.backends.mlx.train import describe_device, device_check, gradient_check, peak_memory  # noqa: E402
+from mlxrlhf.backends.mlx.train import (  # noqa: E402
+    describe_device,
+    device_check,
+    gradient_check,
+    peak_memory,
+    use_device,
+)
 
-__all__ = ["Head", "Model", "describe_device", "device_check", "gradient_check", "peak_memory"]
+__all__ = ["Head", "Model", "describe_device", "device_check", "gradient_check", "peak_memory", "use_device"]

@@ -20,6 +20,7 @@ from mlxrlhf.backends.mlx import blas
 from mlxrlhf.backends.mlx.generate import generate
 from mlxrlhf.backends.mlx.model import Llama, LoRALinear, token_statistics
 from mlxrlhf.config import ModelConfig
+from mlxrlhf.errors import UserError
 
 _ADAM = dict(betas=[0.9, 0.95], eps=1e-5, bias_correction=True)  # MLX's default leaves the bias correction out
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
@@ -294,6 +295,18 @@ def to_mlx(batch: dict) -> dict:
         counted[:len(positions)] = positions
         arrays["counted"] = mx.array(counted)
     return arrays
+
+
+def use_device(name: str = "") -> None:
+    """Run on gpu (Metal, CUDA) or cpu from now on; the best there is when empty.
+
+    Raises UserError for one that is not there.
+    """
+    if name not in ("", "cpu", "gpu") or (name == "gpu" and not mx.is_available(mx.gpu)):
+        there = "gpu, cpu" if mx.is_available(mx.gpu) else "cpu"
+        raise UserError(f"--device {name} is not available to MLX here; choose one of {there}")
+    if name:
+        mx.set_default_device(mx.gpu if name == "gpu" else mx.cpu)
 
 
 def _group(name: str, gradient: mx.array) -> str:
