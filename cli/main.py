@@ -25,7 +25,8 @@ def main(version: bool = typer.Option(False, "--version", help="Print the versio
 
 
 @app.command()
-def doctor() -> None:
+def doctor(backend: Annotated[str, typer.Option(help="auto, mlx or torch")] = "auto",
+           device: Annotated[str, typer.Option(help="device of the backend (default: the best)")] = "") -> None:
     """Check this machine: device, memory, MLX, BLAS, sandbox, and a small training step against the CPU.
 
     Example: mlxrlhf doctor
@@ -33,13 +34,13 @@ def doctor() -> None:
     from mlxrlhf import backends
     from mlxrlhf.agent import sandbox
 
-    backend = backends.load("auto")
-    for name, value in backend.describe_device().items():
+    library = backends.load(backend, device)
+    for name, value in library.describe_device().items():
         typer.echo(f"{name:10} {value}")
     typer.echo(f"{'sandbox':10} {sandbox.describe()}")
-    difference = backend.device_check()
+    difference = library.device_check()
     typer.echo(f"{'check':10} loss and gradients differ from the CPU's by at most {difference:.1e} (allowed: 1e-3)")
-    slope = backend.gradient_check()
+    slope = library.gradient_check()
     typer.echo(f"{'':10} the gradient differs from the loss's measured slope by {slope:.1e} (allowed: 1e-2)")
     if not (difference < 1e-3 and slope < 1e-2):
         raise UserError("this device computes wrong gradients; update macOS and MLX before you train")
@@ -163,6 +164,18 @@ def evaluate(settings: config.EvaluateConfig) -> None:
 
 
 @app.command()
+@options_of(config.FuseConfig)
+def fuse(settings: config.FuseConfig) -> None:
+    """Merge LoRA adapters into the checkpoint they were trained on.
+
+    Example: mlxrlhf fuse --model smollm2 --adapter weights/smollm2/rlhf/adapters --out fused
+    """
+    from mlxrlhf.stages import fuse as stage
+
+    typer.echo(f"wrote {stage.run(settings)}")
+
+
+@app.command()
 @options_of(config.ChatConfig)
 def chat(settings: config.ChatConfig) -> None:
     """Talk to a trained model.
@@ -175,7 +188,9 @@ def chat(settings: config.ChatConfig) -> None:
 
 
 @app.command()
-def demo(size: Annotated[str, typer.Option(help="nano or micro")] = "nano") -> None:
+def demo(size: Annotated[str, typer.Option(help="nano or micro")] = "nano",
+         backend: Annotated[str, typer.Option(help="mlx or torch")] = "mlx",
+         device: Annotated[str, typer.Option(help="device of the backend (default: the best)")] = "") -> None:
     """Run every stage on real input, print the before/after table and write runs/demo/report.html.
 
     Example: mlxrlhf demo
@@ -184,7 +199,7 @@ def demo(size: Annotated[str, typer.Option(help="nano or micro")] = "nano") -> N
 
     if size not in ("nano", "micro"):
         raise UserError(f"--size {size}: the demo is made for nano and micro")
-    stages.run(size, typer.echo)
+    stages.run(size, backend, device, typer.echo)
 
 
 def run() -> None:

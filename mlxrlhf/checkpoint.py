@@ -18,7 +18,7 @@ from mlxrlhf.config import ModelConfig
 from mlxrlhf.errors import UserError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-                   "chat_template.jinja", "generation_config.json")
+                   "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json")
 
 
 # --- atomic writes -------------------------------------------------------------------------------------------------
@@ -194,11 +194,11 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(Path(source) / name, Path(target) / name)
 
 
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def save_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Write named arrays as safetensors."""
     from safetensors.numpy import save
 
-    Path(path).write_bytes(save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
+    Path(path).write_bytes(save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=metadata))
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -207,6 +207,17 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
 
     _safetensors_shapes(Path(path))
     return load(Path(path).read_bytes())
+
+
+def save_adapters(folder: Path, weights: dict[str, np.ndarray], *, scale: float, num_layers: int) -> None:
+    """Write LoRA adapters as mlx-lm does, for `mlx_lm.generate --adapter-path`; names end in lora_a and lora_b."""
+    folder.mkdir()
+    save_arrays(folder / "adapters.safetensors", weights)
+    rank = next(v.shape[1] for k, v in weights.items() if k.endswith("lora_a"))
+    keys = sorted({".".join(name.split(".")[3:-1]) for name in weights})
+    described = {"fine_tune_type": "lora", "num_layers": num_layers,
+                 "lora_parameters": {"rank": rank, "scale": scale, "dropout": 0.0, "keys": keys}}
+    (folder / "adapter_config.json").write_text(json.dumps(described, indent=2) + "\n")
 
 
 # --- save points: what an interrupted run continues from -----------------------------------------------------------

@@ -59,18 +59,26 @@ SIZES: dict[str, ModelConfig] = {
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """What every training command takes."""
+class BackendConfig:
+    """What every command that runs a model takes."""
 
-    size: str = option("nano", "model size", choices=tuple(SIZES))
-    checkpoint: str = option("", "folder to start from (default: the stage before, under weights/SIZE/)")
-    out: str = option("", "folder to write (default: weights/SIZE/STAGE)")
-    data_dir: str = option("data", "folder of prepared data; SIZE is appended")
     backend: str = option("auto", "array library; auto is mlx where it has a GPU, otherwise torch where it is "
                                   "installed, otherwise mlx", choices=("auto", "mlx", "torch"))
     device: str = option("", "gpu or cpu for mlx; cuda, mps or cpu for torch (default: the best there is)")
     dtype: str = option("float32", "precision of the trunk (trained weights keep float32 masters)",
                         choices=("float32", "bfloat16"))
+
+
+@dataclass(frozen=True)
+class RunConfig(BackendConfig):
+    """What every training command takes."""
+
+    size: str = option("nano", "model size", choices=tuple(SIZES))
+    model: str = option("", "published Llama-family checkpoint instead of a size of ours: a folder, smollm2, or a hub "
+                            "name; its folders are named after it")
+    checkpoint: str = option("", "folder to start from (default: the stage before, under weights/SIZE/)")
+    out: str = option("", "folder to write (default: weights/SIZE/STAGE)")
+    data_dir: str = option("data", "folder of prepared data; SIZE is appended")
     seed: int = option(0, "seed of every random choice", minimum=0)
     resume: bool = option(False, "continue from the last save of the same command")
     save_every: int = option(100, "steps between saves", minimum=1)
@@ -81,6 +89,7 @@ class PrepareConfig:
     """Defaults of `mlxrlhf prepare`."""
 
     size: str = option("nano", "model size: it decides the vocabulary", choices=tuple(SIZES))
+    model: str = option("", "published model whose tokenizer to take instead: a folder, smollm2, or a hub name")
     data_dir: str = option("data", "folder to write; SIZE is appended")
     language_sources: str = option("python-docs", "comma-separated: python-docs, registry, hub:NAME, a file or folder")
     code_sources: str = option("stdlib", "comma-separated: stdlib, package:NAME, hub:NAME, a file or folder")
@@ -93,20 +102,25 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True)
-class ChatConfig:
+class ChatConfig(BackendConfig):
     """Defaults of `mlxrlhf chat`."""
 
     size: str = option("nano", "model size", choices=tuple(SIZES))
-    model: str = option("", "checkpoint folder (default: weights/SIZE/rlhf, or the last stage there is)")
+    model: str = option("", "checkpoint folder, smollm2 or a hub name (default: weights/SIZE/rlhf, or the last stage)")
     prompt: str = option("", "answer this one prompt and leave")
     system: str = option("", "system message")
     max_tokens: int = option(256, "longest answer, in tokens", minimum=1)
     temp: float = option(0.2, "sampling temperature; 0 is greedy; 0.2 suits code (Chen et al. 2021)", minimum=0)
     seed: int = option(0, "seed of the sampling", minimum=0)
-    backend: str = option("auto", "array library; auto is mlx where it has a GPU, otherwise torch where it is "
-                                  "installed, otherwise mlx", choices=("auto", "mlx", "torch"))
-    device: str = option("", "gpu or cpu for mlx; cuda, mps or cpu for torch (default: the best there is)")
-    dtype: str = option("float32", "precision", choices=("float32", "bfloat16"))
+
+
+@dataclass(frozen=True)
+class FuseConfig(BackendConfig):
+    """Defaults of `mlxrlhf fuse`."""
+
+    model: str = option("", "what the adapters were trained on: a folder, smollm2, or a hub name")
+    adapter: str = option("", "folder of adapters.safetensors and adapter_config.json")
+    out: str = option("", "folder to write")
 
 
 @dataclass(frozen=True)
@@ -125,6 +139,8 @@ class TrainConfig(RunConfig):
     eval_every: int = option(100, "steps between validations", minimum=1)
     eval_batches: int = option(8, "validation batches", minimum=1)
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: slower, smaller")
+    lora_rank: int = option(0, "rank of adapters to train instead of the weights; 0 trains every weight", minimum=0)
+    lora_scale: float = option(2.0, "factor on the adapters' output", minimum=0)
 
 
 @dataclass(frozen=True)
@@ -150,11 +166,11 @@ class RewardConfig(RunConfig):
     data: str = option("", "JSONL of {prompt, chosen, rejected} instead of the prepared pairs")
     loss: str = option("margin", "margin ranking or Bradley-Terry", choices=("margin", "bradley-terry"))
     margin: float = option(1.0, "margin m of max(0, m - (r_chosen - r_rejected))", minimum=0)
-    samples: int = option(2, "answers of the base itself to each request, run and paired with a better one; 0 takes "
+    samples: int = option(3, "answers of the base itself to each request, run and paired with a better one; 0 takes "
                              "the prepared pairs alone", minimum=0)
     max_tokens: int = option(160, "longest sampled answer, in tokens", minimum=1)
     unsafe_exec: bool = option(False, "run sampled answers even where no operating-system jail is available")
-    num_epochs: int = option(15, "passes over the pairs (the base runs once: features are cached)", minimum=1)
+    num_epochs: int = option(40, "passes over the pairs (the base runs once: features are cached)", minimum=1)
     batch_size: int = option(64, "pairs per optimizer step", minimum=1)
     learning_rate: float = option(1e-3, "learning rate of AdamW", minimum=0)
     weight_decay: float = option(0.1, "decoupled weight decay", minimum=0)

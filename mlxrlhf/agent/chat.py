@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import backends
+from mlxrlhf import backends, published
 from mlxrlhf.checkpoint import read_config
 from mlxrlhf.config import ChatConfig
-from mlxrlhf.data.dialogue import render_prompt
-from mlxrlhf.data.tokenizer import Tokenizer
+from mlxrlhf.data.dialogue import AnyTokenizer, render_prompt
+from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.stages import folders
 
@@ -22,7 +22,7 @@ LATEST_FIRST = ("rlhf", "tools", "code", "language")
 def find_model(config: ChatConfig) -> Path:
     """The folder asked for, or the last stage there is."""
     if config.model:
-        return folders.need(Path(config.model), "mlxrlhf demo, or name another folder with --model")
+        return published.fetch(config.model)
     for stage in LATEST_FIRST:
         folder = folders.weights(config.size, stage)
         if (folder / "config.json").is_file():
@@ -33,7 +33,7 @@ def find_model(config: ChatConfig) -> Path:
 def run(config: ChatConfig) -> None:
     """Answer --prompt, or talk until end of input (Ctrl-D)."""
     folder = find_model(config)
-    model_config, tokenizer = read_config(folder), Tokenizer(folder)
+    model_config, tokenizer = read_config(folder), open_tokenizer(folder)
     backend = backends.load(config.backend, config.device)
     model = backend.Model(model_config, folder=folder, dtype=config.dtype)
     messages = [{"role": "system", "content": config.system}] if config.system else []
@@ -62,7 +62,7 @@ def run(config: ChatConfig) -> None:
             turn += 1
 
 
-def _answer(model, backend, tokenizer: Tokenizer, messages: list[dict], config: ChatConfig, turn: int) -> str:
+def _answer(model, backend, tokenizer: AnyTokenizer, messages: list[dict], config: ChatConfig, turn: int) -> str:
     """Stream one answer and its footer; Ctrl-C keeps what was said so far."""
     prompt = render_prompt(messages, tokenizer)
     room = model.config.max_positions - len(prompt)

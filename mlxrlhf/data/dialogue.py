@@ -13,15 +13,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlxrlhf.data import tokenizer as names
-from mlxrlhf.data.tokenizer import Tokenizer
+from mlxrlhf.data.tokenizer import PublishedTokenizer, Tokenizer
 from mlxrlhf.errors import UserError
 
 ROLES = ("system", "user", "assistant", "tool")
 _CALLS = re.compile(f"{names.TOOL_CALL}(.*?){names.TOOL_CALL_END}", re.DOTALL)
 
 
-def render(messages: Sequence[dict], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+AnyTokenizer = Tokenizer | PublishedTokenizer
+
+
+def render(messages: Sequence[dict], tokenizer: AnyTokenizer) -> tuple[list[int], list[int]]:
     """Ids and mask (1: trained on) of a whole dialogue, the same ids as the chat template gives."""
+    if isinstance(tokenizer, PublishedTokenizer):
+        return _render_template(messages, tokenizer)
     ids: list[int] = []
     mask: list[int] = []
 
@@ -43,13 +48,17 @@ def render(messages: Sequence[dict], tokenizer: Tokenizer) -> tuple[list[int], l
     return ids, mask
 
 
-def render_prompt(messages: Sequence[dict], tokenizer: Tokenizer) -> list[int]:
+def render_prompt(messages: Sequence[dict], tokenizer: AnyTokenizer) -> list[int]:
     """Ids up to where the assistant answers."""
+    if isinstance(tokenizer, PublishedTokenizer):
+        return _template_ids(messages, tokenizer, generation=True)[0]
     return [*render(messages, tokenizer)[0], tokenizer.special(names.ASSISTANT)]
 
 
-def encode_answer(answer: str, tokenizer: Tokenizer) -> list[int]:
+def encode_answer(answer: str, tokenizer: AnyTokenizer) -> list[int]:
     """Ids of an assistant's turn, its tool calls and its closing end token included."""
+    if isinstance(tokenizer, PublishedTokenizer):
+        return [*tokenizer.encode(answer), tokenizer.end_id]
     return [*_assistant(answer, (), tokenizer), tokenizer.end_id]
 
 
@@ -68,6 +77,43 @@ def _assistant(content: str, tool_calls: Sequence[dict], tokenizer: Tokenizer) -
         elif part:
             ids += tokenizer.encode(part)
     return ids
+
+
+# --- published chat templates ---------------------------------------------------------------------------------------
+
+def _render_template(messages: Sequence[dict], tokenizer: PublishedTokenizer) -> tuple[list[int], list[int]]:
+    """Ids and mask by a model's own template: what it writes for an assistant's turn, up to the end token, counts."""
+    ids: list[int] = []
+    mask: list[int] = []
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        prompt, before = _template_ids(messages[:i], tokenizer, generation=True)
+        _, after = _template_ids(messages[:i + 1], tokenizer, generation=False)
+        if prompt[:len(ids)] != ids or not after.startswith(before):
+            raise UserError(f"the chat template of {tokenizer.folder} rewrites earlier turns, so their tokens cannot "
+                            "be told apart; train on dialogues with one answer each")
+        said = after[len(before):]
+        answer = said[:said.rindex(tokenizer.end)] if tokenizer.end in said else said
+        answer_ids = [*(tokenizer.encode(answer) if tokenizer.spells_special(message.get("content") or "")
+                        else tokenizer.encode_template(answer)), tokenizer.end_id]
+        mask += [0] * (len(prompt) - len(ids)) + [1] * len(answer_ids)
+        ids = [*prompt, *answer_ids]
+    return ids, mask
+
+
+def _template_ids(messages: Sequence[dict], tokenizer: PublishedTokenizer, *,
+                  generation: bool) -> tuple[list[int], str]:
+    """Ids and text of a dialogue. A turn that spells a special token is encoded apart, as the plain text it is."""
+    text = tokenizer.apply_template(messages, generation=generation)
+    spelled = [m["content"] for m in messages if tokenizer.spells_special(m.get("content") or "")]
+    if not spelled:
+        return tokenizer.encode_template(text), text
+    ids: list[int] = []
+    for part in re.split("(" + "|".join(re.escape(content.strip()) for content in spelled) + ")", text):
+        plain = any(part == content.strip() for content in spelled)
+        ids += tokenizer.encode(part) if plain else tokenizer.encode_template(part)
+    return ids, text
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -143,7 +189,7 @@ def _with_tools(messages: list[dict], tools: list) -> list[dict]:
     return [{"role": "system", "content": listing}, *messages]
 
 
-def encode_examples(rows: Sequence[dict], tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:
+def encode_examples(rows: Sequence[dict], tokenizer: AnyTokenizer) -> list[tuple[list[int], list[int]]]:
     """(ids, mask) of every row; plain text is trained on from its second token, with an end token."""
     examples = []
     for row in rows:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from mlxrlhf.agent import sandbox
 
 CRITERIA = ("correctness", "efficiency", "readability", "style", "security")
-MODULES = ("numbers", "text", "collections")
+MODULES = ("numbers", "arithmetic", "text", "collections")
 #: the last phrasings of every task are never trained on, in any stage
 HELD_OUT_PHRASINGS = 2
 
@@ -160,14 +160,15 @@ def sft_dialogues(tasks: Sequence[Task], rng, *, per_phrasing: int = 16, held_ou
 
 _FILLERS = frozenset("a an the that which to of in is are i me my do does how can you please write give need want "
                      "would like for this with".split())
-_SYNONYMS = {word: group for group in (
+_SYNONYMS = {word: tuple(group.split()) for group in (
     "write implement create make build code give", "function method routine code snippet",
-    "checks tests tells verifies", "check test tell verify determine", "number integer value", "numbers integers values", "list array sequence",
-    "string text str", "word term", "words terms", "computes calculates returns finds", "compute calculate find get",
-    "largest biggest maximum greatest", "smallest minimum lowest", "remove delete drop", "removes deletes drops",
-    "count number total", "python python3 py", "character letter char", "characters letters chars", "sort order",
-    "two both", "how way", "whether if", "items elements entries values", "dictionary dict mapping", "every all each",
-) for group in [tuple(group.split())] for word in group}
+    "checks tests tells verifies", "check test tell verify determine", "number integer value",
+    "numbers integers values", "list array sequence", "string text str", "word term", "words terms",
+    "computes calculates returns finds", "compute calculate find get", "largest biggest maximum greatest",
+    "smallest minimum lowest", "remove delete drop", "removes deletes drops", "count number total",
+    "python python3 py", "character letter char", "characters letters chars", "sort order", "two both", "how way",
+    "whether if", "items elements entries values", "dictionary dict mapping", "every all each",
+) for word in group.split()}
 _OPENINGS = ("Please: ", "Hi! ", "Hello, ", "Quick question. ", "For my project: ", "In Python: ")
 _ENDINGS = (" Thanks!", " Thank you.", " Please.", " In Python.", " Keep it short.", " No explanation, please.")
 

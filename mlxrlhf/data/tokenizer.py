@@ -119,8 +119,47 @@ def _fast_tokenizer(processor) -> dict:
     }
 
 
-class Tokenizer:
-    """The tokenizer of a folder (a checkpoint's, or prepared data's)."""
+def open_tokenizer(folder: Path) -> Tokenizer | PublishedTokenizer:
+    """The tokenizer of a folder: ours where it has our special tokens, otherwise a published model's own.
+
+    Raises UserError when there is none, or it cannot be read.
+    """
+    path = Path(folder) / "tokenizer.json"
+    if path.is_file():
+        try:
+            names = {token["content"] for token in json.loads(path.read_text(encoding="utf-8"))["added_tokens"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} cannot be read ({error}); restore it") from None
+        if names.issuperset(SPECIALS):
+            return Tokenizer(folder)
+    elif not (Path(folder) / "tokenizer_config.json").is_file():
+        raise UserError(f"{folder} has no tokenizer.json; run: mlxrlhf prepare tokenizer")
+    return PublishedTokenizer(folder)
+
+
+class _Decoding:
+    """What both kinds of tokenizer share: text that grows with every id."""
+
+    def stream_decoder(self) -> Callable[[int], str]:
+        """A function from the next id to the text it completes: characters split over tokens wait for their rest."""
+        ids: list[int] = []
+        written = waiting = 0
+
+        def push(token: int) -> str:
+            nonlocal written, waiting
+            ids.append(token)
+            text = self.decode(ids)
+            waiting += 1
+            if text.endswith("\ufffd") and waiting < 4:  # a character has at most four bytes
+                return ""
+            new, written, waiting = text[written:], len(text), 0
+            return new
+
+        return push
+
+
+class Tokenizer(_Decoding):
+    """The house tokenizer of a folder (a checkpoint's, or prepared data's)."""
 
     def __init__(self, folder: Path):
         import tokenizers
@@ -160,19 +199,62 @@ class Tokenizer:
         """Text of ids, special tokens spelled out; incomplete byte sequences become U+FFFD."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
-    def stream_decoder(self) -> Callable[[int], str]:
-        """A function from the next id to the text it completes: characters split over tokens wait for their rest."""
-        ids: list[int] = []
-        written = waiting = 0
 
-        def push(token: int) -> str:
-            nonlocal written, waiting
-            ids.append(token)
-            text = self.decode(ids)
-            waiting += 1
-            if text.endswith("\ufffd") and waiting < 4:  # a character has at most four bytes
-                return ""
-            new, written, waiting = text[written:], len(text), 0
-            return new
+class PublishedTokenizer(_Decoding):
+    """A published model's own tokenizer and chat template, read by transformers.
 
-        return push
+    Text never turns into a special token here either, except in `encode_template`.
+    """
+
+    def __init__(self, folder: Path):
+        from transformers import AutoTokenizer
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"the tokenizer of {folder} cannot be read ({str(error).splitlines()[0]}); copy the "
+                            "model's tokenizer files into it") from None
+        if self._tokenizer.eos_token_id is None:
+            raise UserError(f"the tokenizer of {folder} names no end token; set eos_token in tokenizer_config.json")
+        if not self._tokenizer.chat_template:
+            raise UserError(f"{folder} has no chat template; choose an instruction-tuned model, or add a "
+                            "chat_template.jinja")
+        self.folder = Path(folder)
+        self.vocab_size = len(self._tokenizer)
+        self.end_id, self.end = self._tokenizer.eos_token_id, self._tokenizer.eos_token
+        pad = self._tokenizer.pad_token_id
+        # Padding is masked by position, never by its id; it only must not be the end token.
+        self.pad_id = pad if pad not in (None, self.end_id) else int(self.end_id == 0)
+        vocabulary = sorted(self._tokenizer.get_vocab().items())
+        self.fingerprint = hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()[:16]
+        self._specials = tuple(self._tokenizer.all_special_tokens)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; never a special token."""
+        return self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` for many texts, on every core."""
+        return self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def encode_template(self, text: str) -> list[int]:
+        """Ids of text that a chat template wrote: special tokens count as such."""
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens spelled out; incomplete byte sequences become U+FFFD."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def spells_special(self, text: str) -> bool:
+        """Whether a text spells one of the special tokens."""
+        return any(special in text for special in self._specials)
+
+    def apply_template(self, messages: Sequence[dict], *, generation: bool) -> str:
+        """The dialogue as the model's chat template writes it. Raises UserError when the template refuses it."""
+        from jinja2 import TemplateError
+
+        try:
+            return self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation)
+        except (TemplateError, TypeError, KeyError) as error:
+            raise UserError(f"the chat template of {self.folder} refuses this dialogue ({error}); some models take no "
+                            "system turn, or no tool turns") from None

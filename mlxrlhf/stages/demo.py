@@ -21,7 +21,7 @@ from mlxrlhf.config import (
 from mlxrlhf.stages import evaluate, finetune, folders, ppo, prepare, pretrain, reward
 
 
-def run(size: str = "nano", say=print) -> dict:
+def run(size: str = "nano", backend: str = "mlx", device: str = "", say=print) -> dict:
     """Run all stages, write runs/demo/summary.json and report.html, and return the summary."""
     began = time.monotonic()
     summary: dict = {}
@@ -36,7 +36,7 @@ def run(size: str = "nano", say=print) -> dict:
     for name, _, stage, config in steps:
         started = time.monotonic()
         say(f"— {name}")
-        figures = stage(replace(config, size=size, **DEMO[name]))
+        figures = stage(replace(config, size=size, backend=backend, device=device, **DEMO[name]))
         summary[name] = {**figures, "seconds": time.monotonic() - started}
     summary = {"seconds": time.monotonic() - began, **summary}
     folder = Path("runs") / "demo"

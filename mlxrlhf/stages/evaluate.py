@@ -24,12 +24,11 @@ SHOWN = "Write a function to check if a number is prime"
 
 def run(config: EvaluateConfig) -> dict:
     """Sample from both models, measure, write weights/SIZE/rlhf/evaluation. Returns the figures of summary.json."""
-    after_folder, model_config, tokenizer = folders.open_checkpoint(config.checkpoint, config.size, "rlhf")
-    before_folder, _, _ = folders.open_checkpoint(config.before, config.size, "tools")
+    after_folder, model_config, tokenizer = folders.open_checkpoint(config, "rlhf", config.checkpoint)
+    before_folder, _, _ = folders.open_checkpoint(config, "tools", config.before)
     backend = backends.load(config.backend, config.device)
-    head, normalise = reward_stage.load(Path(config.reward_model) if config.reward_model
-                                        else folders.weights(config.size, "reward"), backend, tokenizer)
-    prompts = ppo.load_prompts(folders.data(config), GROUPS, config.size)
+    head, normalise = reward_stage.load(folders.reward_model(config), backend, tokenizer)
+    prompts = ppo.load_prompts(config, GROUPS)
     if config.prompts:
         order = np.random.default_rng(config.seed).permutation(len(prompts))
         prompts = [prompts[i] for i in sorted(order[:config.prompts])]

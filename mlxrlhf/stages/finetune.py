@@ -7,8 +7,7 @@ from pathlib import Path
 from mlxrlhf.config import FinetuneConfig
 from mlxrlhf.data import corpora
 from mlxrlhf.data.batches import Mixture, Rows, Stream, packed_rows
-from mlxrlhf.data.dialogue import encode_examples, load_dialogues
-from mlxrlhf.data.tokenizer import Tokenizer
+from mlxrlhf.data.dialogue import AnyTokenizer, encode_examples, load_dialogues
 from mlxrlhf.errors import UserError
 from mlxrlhf.stages import folders
 from mlxrlhf.stages.pretrain import fit
@@ -17,7 +16,7 @@ from mlxrlhf.stages.pretrain import fit
 def run(config: FinetuneConfig) -> dict:
     """Train on the stage before and write weights/SIZE/code or weights/SIZE/tools. Returns summary.json's figures."""
     before = {"code": "language", "tools": "code"}[config.stage]
-    source, model_config, tokenizer = folders.open_checkpoint(config.checkpoint, config.size, before)
+    source, model_config, tokenizer = folders.open_checkpoint(config, before, config.checkpoint)
     if config.data:
         rows = load_dialogues(Path(config.data))
         if len(rows) < 2:
@@ -26,14 +25,14 @@ def run(config: FinetuneConfig) -> dict:
         train_rows, val_rows = (_pack(part, tokenizer, config, config.data) for part in (rows[held:], rows[:held]))
     else:
         folder = folders.data(config)
-        command = f"mlxrlhf prepare all --size {config.size}"
+        command = f"mlxrlhf prepare all {folders.flag(config)}"
         folders.need(folder / "tokenizer", command)
         folders.same_tokenizer(tokenizer, folder)
         train_rows, val_rows = (_mixture(folder, side, tokenizer, config, command) for side in ("train", "val"))
     return fit(config, config.stage, source, model_config, tokenizer, train_rows, val_rows)
 
 
-def _mixture(folder: Path, side: str, tokenizer: Tokenizer, config: FinetuneConfig, command: str) -> Mixture:
+def _mixture(folder: Path, side: str, tokenizer: AnyTokenizer, config: FinetuneConfig, command: str) -> Mixture:
     path = folders.need(folder / f"code_dialogues_{side}.jsonl", command)
     solutions = _pack(load_dialogues(path), tokenizer, config, str(path))
     if config.stage == "code":
@@ -45,7 +44,7 @@ def _mixture(folder: Path, side: str, tokenizer: Tokenizer, config: FinetuneConf
     return Mixture(solutions, other, config.dialogue_share)
 
 
-def _pack(rows: list[dict], tokenizer: Tokenizer, config: FinetuneConfig, name: str) -> Rows:
+def _pack(rows: list[dict], tokenizer: AnyTokenizer, config: FinetuneConfig, name: str) -> Rows:
     packed, left_out = packed_rows(encode_examples(rows, tokenizer), config.sequence_length, tokenizer.pad_id)
     if left_out:
         print(f"{name}: {left_out:,} of {len(rows):,} examples are longer than --sequence-length "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlxrlhf import checkpoint
-from mlxrlhf.config import SIZES, ModelConfig
-from mlxrlhf.data.tokenizer import Tokenizer
+from mlxrlhf import checkpoint, published
+from mlxrlhf.config import SIZES, STAGES, ModelConfig
+from mlxrlhf.data.dialogue import AnyTokenizer
+from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
 
 #: the command that writes each stage's folder
@@ -14,14 +15,34 @@ COMMANDS = {"language": "mlxrlhf pretrain", "code": "mlxrlhf finetune --stage co
             "tools": "mlxrlhf finetune --stage tools", "reward": "mlxrlhf reward", "rlhf": "mlxrlhf ppo"}
 
 
-def weights(size: str, stage: str) -> Path:
-    """weights/SIZE/STAGE"""
-    return Path("weights") / size / stage
+def label(config) -> str:
+    """What a run's folders are called: its size, or the published model's name."""
+    return published.label(config.model) if config.model else config.size
+
+
+def flag(config) -> str:
+    """The flag that chose `label`, for messages."""
+    return f"--model {config.model}" if config.model else f"--size {config.size}"
+
+
+def weights(name: str, stage: str) -> Path:
+    """weights/NAME/STAGE; NAME is a size or a published model's label."""
+    return Path("weights") / name / stage
+
+
+def output(config, stage: str) -> Path:
+    """Where a stage writes: --out, or its folder under weights/."""
+    return Path(config.out) if config.out else weights(label(config), stage)
+
+
+def reward_model(config) -> Path:
+    """--reward-model, or the reward stage's folder."""
+    return Path(config.reward_model) if config.reward_model else weights(label(config), "reward")
 
 
 def data(config) -> Path:
-    """The prepared data of a size."""
-    return Path(config.data_dir) / config.size
+    """The prepared data of a size or a published model."""
+    return Path(config.data_dir) / label(config)
 
 
 def need(path: Path, command: str) -> Path:
@@ -31,34 +52,50 @@ def need(path: Path, command: str) -> Path:
     return path
 
 
-def open_checkpoint(given: str, size: str, stage: str) -> tuple[Path, ModelConfig, Tokenizer]:
-    """A checkpoint by its folder, or the one of `stage`; its shape must be that of `size` and fit its tokenizer."""
-    folder = Path(given) if given else weights(size, stage)
+def open_checkpoint(config, stage: str, given: str = "") -> tuple[Path, ModelConfig, AnyTokenizer]:
+    """A checkpoint: the one given by its folder, or that of `stage`, or the published model where training starts.
+
+    Its tokenizer must fit, and a checkpoint of ours must have the shape of its size.
+    """
+    folder = Path(given) if given else weights(label(config), stage)
+    if not given and config.model and stage != "rlhf":
+        # A published model may skip stages: the latest one there is, or the model itself.
+        earlier = STAGES[:STAGES.index(stage) + 1][::-1]
+        folder = next((f for f in (weights(label(config), s) for s in earlier) if (f / "config.json").is_file()), None)
+        folder = folder or published.fetch(config.model)
     if not (folder / "config.json").is_file():
-        remedy = "name a checkpoint folder" if given else f"run: {COMMANDS[stage]} --size {size}"
+        remedy = "name a checkpoint folder" if given else f"run: {COMMANDS[stage]} {flag(config)}"
         raise UserError(f"{folder} holds no checkpoint; {remedy}")
-    config = checkpoint.read_config(folder)
-    expected = SIZES[size]
-    for name in ("hidden_size", "num_layers", "num_heads"):
-        if getattr(config, name) != getattr(expected, name):
-            raise UserError(f"{folder} has {name} {getattr(config, name)}, but --size {size} has "
-                            f"{getattr(expected, name)}; give the --size it was made with")
-    tokenizer = Tokenizer(folder)
-    if tokenizer.vocab_size != config.vocab_size:
+    shape = checkpoint.read_config(folder)
+    if not config.model:
+        expected = SIZES[config.size]
+        for name in ("hidden_size", "num_layers", "num_heads"):
+            if getattr(shape, name) != getattr(expected, name):
+                raise UserError(f"{folder} has {name} {getattr(shape, name)}, but --size {config.size} has "
+                                f"{getattr(expected, name)}; give the --size it was made with, or --model {folder}")
+    tokenizer = open_tokenizer(folder)
+    # Published models may round their embedding up.
+    if tokenizer.vocab_size > shape.vocab_size or (not config.model and tokenizer.vocab_size != shape.vocab_size):
         raise UserError(f"{folder}: its tokenizer has {tokenizer.vocab_size:,} pieces and its model "
-                        f"{config.vocab_size:,}; copy the tokenizer it was trained with")
-    return folder, config, tokenizer
+                        f"{shape.vocab_size:,}; copy the tokenizer it was trained with")
+    return folder, shape, tokenizer
 
 
-def same_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+def same_tokenizer(tokenizer: AnyTokenizer, folder: Path) -> None:
     """Prepared data must have been encoded with the checkpoint's tokenizer."""
-    other = Tokenizer(folder / "tokenizer")
+    other = open_tokenizer(folder / "tokenizer")
     if other.fingerprint != tokenizer.fingerprint:
         raise UserError(f"{folder} was encoded with another tokenizer than {tokenizer.folder} has; run: "
                         "mlxrlhf prepare all, and train from pretrain on")
 
 
-def save_checkpoint(model, folder: Path, tokenizer: Tokenizer) -> None:
-    """Weights, config and tokenizer: a folder that stands on its own."""
+def save_checkpoint(model, folder: Path, tokenizer: AnyTokenizer) -> None:
+    """Weights, config and tokenizer: a folder that stands on its own. Adapters are merged, and kept beside it too."""
     model.save(folder, pad_id=tokenizer.pad_id, end_id=tokenizer.end_id)
     checkpoint.copy_tokenizer(tokenizer.folder, folder)
+    if model.adapters:
+        prefix = "weights/trunk."
+        weights = {k.removeprefix(prefix): v for k, v in model.state().items()
+                   if k.startswith(prefix) and "lora_" in k}
+        checkpoint.save_adapters(folder / "adapters", weights, scale=model.adapters[0].scale,
+                                 num_layers=model.config.num_layers)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -153,14 +152,13 @@ class PPO:
 
 def run(config: PPOConfig) -> dict:
     """Align the tools checkpoint and write weights/SIZE/rlhf. Returns the figures of summary.json."""
-    source, model_config, tokenizer = folders.open_checkpoint(config.checkpoint, config.size, "tools")
+    source, model_config, tokenizer = folders.open_checkpoint(config, "tools", config.checkpoint)
     backend = backends.load(config.backend, config.device)
-    head, normalise = reward_stage.load(Path(config.reward_model) if config.reward_model
-                                        else folders.weights(config.size, "reward"), backend, tokenizer)
-    prompts = load_prompts(folders.data(config), ("train",), config.size)
+    head, normalise = reward_stage.load(folders.reward_model(config), backend, tokenizer)
+    prompts = load_prompts(config, ("train",))
     encoded = [render_prompt([{"role": "user", "content": p["prompt"]}], tokenizer) for p in prompts]
     check_context(encoded, config.max_tokens, model_config.max_positions)
-    out = Path(config.out) if config.out else folders.weights(config.size, "rlhf")
+    out = folders.output(config, "rlhf")
     points = checkpoint.SavePoints(out)
     found = training.resume_from(points, config, print)
     settings = dict(folder=source, seed=config.seed, dtype=config.dtype)
@@ -203,9 +201,9 @@ def run(config: PPOConfig) -> dict:
     return figures
 
 
-def load_prompts(folder: Path, groups: Sequence[str], size: str) -> list[dict]:
+def load_prompts(config, groups: Sequence[str]) -> list[dict]:
     """Requests {task, prompt, group} of the prepared data."""
-    path = folders.need(folder / "prompts.json", f"mlxrlhf prepare all --size {size}")
+    path = folders.need(folders.data(config) / "prompts.json", f"mlxrlhf prepare all {folders.flag(config)}")
     content = json.loads(path.read_text(encoding="utf-8"))
     return [{**row, "group": group} for group in groups for row in content[group]]
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf.checkpoint import atomic_text
+from mlxrlhf import published
+from mlxrlhf.checkpoint import atomic_folder, atomic_text, copy_tokenizer
 from mlxrlhf.config import SIZES, PrepareConfig
 from mlxrlhf.data import corpora, preferences, tasks, tools
 from mlxrlhf.data import tokenizer as tokenizers
-from mlxrlhf.data.dialogue import encode_answer, render_prompt
+from mlxrlhf.data.dialogue import AnyTokenizer, encode_answer, render_prompt
 from mlxrlhf.errors import UserError
 from mlxrlhf.stages import folders
 
@@ -37,6 +38,13 @@ def _sources(text: str) -> list[str]:
 
 
 def _tokenizer(config: PrepareConfig, folder: Path, say) -> None:
+    if config.model:
+        source = published.fetch(config.model, say)
+        with atomic_folder(folder / "tokenizer") as target:
+            copy_tokenizer(source, target)
+        say(f"tokenizer: that of {source}, in {folder / 'tokenizer'}")
+        return
+
     def texts():
         for listed in (config.language_sources, config.code_sources):
             taken = 0
@@ -54,8 +62,8 @@ def _tokenizer(config: PrepareConfig, folder: Path, say) -> None:
     say(f"tokenizer: {size:,} pieces in {folder / 'tokenizer'}")
 
 
-def _load_tokenizer(folder: Path) -> tokenizers.Tokenizer:
-    return tokenizers.Tokenizer(folders.need(folder / "tokenizer", "mlxrlhf prepare tokenizer"))
+def _load_tokenizer(folder: Path) -> AnyTokenizer:
+    return tokenizers.open_tokenizer(folders.need(folder / "tokenizer", "mlxrlhf prepare tokenizer"))
 
 
 def _language(config: PrepareConfig, folder: Path, say) -> None:

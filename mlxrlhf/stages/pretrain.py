@@ -1,4 +1,4 @@
-"""Pretraining: next-token prediction on plain text, from random weights."""
+"""Pretraining: next-token prediction on plain text, from random weights or a published model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from mlxrlhf import backends, checkpoint
 from mlxrlhf.config import SIZES, PretrainConfig, TrainConfig, to_json
 from mlxrlhf.data import corpora
 from mlxrlhf.data.batches import Mixture, Rows, Stream
+from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.data.tokenizer import Tokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.runlog import RunLog
@@ -19,10 +20,10 @@ def run(config: PretrainConfig) -> dict:
     folder = folders.data(config)
     rows = []
     for side in ("train", "val"):
-        tokens = corpora.load_tokens(folder, "language", side, f"mlxrlhf prepare all --size {config.size}")
+        tokens = corpora.load_tokens(folder, "language", side, f"mlxrlhf prepare all {folders.flag(config)}")
         rows.append((tokens, side))
-    if config.checkpoint:
-        source, model_config, tokenizer = folders.open_checkpoint(config.checkpoint, config.size, "language")
+    if config.checkpoint or config.model:
+        source, model_config, tokenizer = folders.open_checkpoint(config, "language", config.checkpoint)
         folders.same_tokenizer(tokenizer, folder)
     else:
         source, model_config, tokenizer = None, SIZES[config.size], Tokenizer(folder / "tokenizer")
@@ -30,7 +31,7 @@ def run(config: PretrainConfig) -> dict:
     return fit(config, "language", source, model_config, tokenizer, train_rows, val_rows)
 
 
-def fit(config: TrainConfig, stage: str, source: Path | None, model_config, tokenizer: Tokenizer,
+def fit(config: TrainConfig, stage: str, source: Path | None, model_config, tokenizer: AnyTokenizer,
         train_rows: Rows | Stream | Mixture, val_rows: Rows | Stream | Mixture) -> dict:
     """What pretraining and fine-tuning share once the rows are there: model, log, save points, loop."""
     if config.sequence_length > model_config.max_positions:
@@ -39,12 +40,13 @@ def fit(config: TrainConfig, stage: str, source: Path | None, model_config, toke
     if not (len(train_rows) and len(val_rows)):
         raise UserError(f"there is less text than one row of --sequence-length {config.sequence_length}; add sources")
     backend = backends.load(config.backend, config.device)
-    out = Path(config.out) if config.out else folders.weights(config.size, stage)
+    out = folders.output(config, stage)
     points = checkpoint.SavePoints(out)
     found = training.resume_from(points, config, print)
     model = backend.Model(model_config, folder=source, seed=config.seed, dtype=config.dtype,
                           weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
-                          gradient_checkpointing=config.gradient_checkpointing)
+                          gradient_checkpointing=config.gradient_checkpointing, lora_rank=config.lora_rank,
+                          lora_scale=config.lora_scale)
     total = config.num_epochs * config.steps_per_epoch
     start = found[1]["step"] if found else 0
     with RunLog(out / "run", stage, total, to_json(config), start=start, memory=backend.peak_memory) as log:

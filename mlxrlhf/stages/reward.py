@@ -110,14 +110,14 @@ class Normaliser:
 
 def run(config: RewardConfig) -> dict:
     """Train the head on the tools checkpoint and write weights/SIZE/reward. Returns the figures of summary.json."""
-    source, model_config, tokenizer = folders.open_checkpoint(config.checkpoint, config.size, "tools")
+    source, model_config, tokenizer = folders.open_checkpoint(config, "tools", config.checkpoint)
     train_pairs, val_pairs, length_baseline = _pairs(config, tokenizer)
     too_long = max(len(p.chosen) for p in train_pairs + val_pairs)
     if too_long > model_config.max_positions:
         raise UserError(f"a pair has {too_long:,} tokens, more than the model's context of "
                         f"{model_config.max_positions:,}; shorten it")
     backend = backends.load(config.backend, config.device)
-    out = Path(config.out) if config.out else folders.weights(config.size, "reward")
+    out = folders.output(config, "reward")
     points = checkpoint.SavePoints(out)
     found = training.resume_from(points, config, print)
     base = backend.Model(model_config, folder=source, dtype=config.dtype)
@@ -198,7 +198,7 @@ def _pairs(config: RewardConfig, tokenizer) -> tuple[list[EncodedPair], list[Enc
             raise UserError(f"{config.data} has one pair; one is needed to train on and one to validate with")
     else:
         folder = folders.data(config)
-        path = folders.need(folder / "rlhf_preferences.json", f"mlxrlhf prepare preferences --size {config.size}")
+        path = folders.need(folder / "rlhf_preferences.json", f"mlxrlhf prepare preferences {folders.flag(config)}")
         folders.same_tokenizer(tokenizer, folder)
         rows = json.loads(path.read_text(encoding="utf-8"))
         sides = tuple([preferences.Pair(**{k: v for k, v in row.items() if k != "split"})
