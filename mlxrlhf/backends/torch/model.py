@@ -1,0 +1,276 @@
+"""The Llama decoder in PyTorch, in plain operations. Parameter names are Hugging Face's."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mlxrlhf.config import ModelConfig
+
+#: float32 logits held at once, in elements: 32M is 128 MB
+LOGITS_CHUNK = 2**25
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer plus a trained low-rank update (Hu et al. 2021): y = W x + scale * (x A) B.
+
+    A (in, r) and B (r, out) have mlx-lm's names and layout; B starts at zero, so training starts at the base.
+    """
+
+    def __init__(self, base: nn.Linear, rank: int, scale: float):
+        super().__init__()
+        out_dims, in_dims = base.weight.shape
+        self.linear = base
+        bound = 1 / math.sqrt(in_dims)
+        self.lora_a = nn.Parameter(torch.empty(in_dims, rank).uniform_(-bound, bound))
+        self.lora_b = nn.Parameter(torch.zeros(rank, out_dims))
+        self.scale = scale
+        self.enabled = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        if not self.enabled:
+            return y
+        return y + (self.scale * ((x.float() @ self.lora_a) @ self.lora_b)).to(y.dtype)
+
+    def merged(self) -> Tensor:
+        """The weight (out, in) with the update added, float32."""
+        return self.linear.weight.float() + self.scale * (self.lora_a @ self.lora_b).T
+
+
+class KVCache:
+    """Keys and values of one layer, (B, kv heads, positions, head dim), grown 64 positions at a time."""
+
+    def __init__(self):
+        self.keys = self.values = None
+        self.length = 0
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        end = self.length + keys.shape[2]
+        if self.keys is None or end > self.keys.shape[2]:
+            room = list(keys.shape)
+            room[2] = -(-(end - self.length) // 64) * 64
+            if self.keys is None:
+                self.keys, self.values = keys.new_zeros(room), values.new_zeros(room)
+            else:
+                self.keys = torch.cat([self.keys[:, :, :self.length], keys.new_zeros(room)], dim=2)
+                self.values = torch.cat([self.values[:, :, :self.length], values.new_zeros(room)], dim=2)
+        self.keys[:, :, self.length:end] = keys
+        self.values[:, :, self.length:end] = values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def keep(self, rows: Tensor) -> None:
+        """Finished rows leave the batch."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
+
+class Attention(nn.Module):
+    def __init__(self, c: ModelConfig):
+        super().__init__()
+        self.c = c
+        self.q_proj = nn.Linear(c.hidden_size, c.num_heads * c.head_dim, bias=c.attention_bias)
+        self.k_proj = nn.Linear(c.hidden_size, c.num_kv_heads * c.head_dim, bias=c.attention_bias)
+        self.v_proj = nn.Linear(c.hidden_size, c.num_kv_heads * c.head_dim, bias=c.attention_bias)
+        self.o_proj = nn.Linear(c.num_heads * c.head_dim, c.hidden_size, bias=c.attention_bias)
+
+    def forward(self, x: Tensor, mask: Tensor | str, rotation: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
+        c, (rows, length, _) = self.c, x.shape
+        q = rotate(self.q_proj(x).view(rows, length, c.num_heads, c.head_dim), *rotation).transpose(1, 2)
+        k = rotate(self.k_proj(x).view(rows, length, c.num_kv_heads, c.head_dim), *rotation).transpose(1, 2)
+        v = self.v_proj(x).view(rows, length, c.num_kv_heads, c.head_dim).transpose(1, 2)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        # is_causal lines queries up with the first keys, so it serves only where there are as many of both; the one
+        # query of a decoding step sees every key.
+        causal = isinstance(mask, str)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if causal else mask,
+                                           is_causal=causal and length > 1, scale=c.head_dim**-0.5,
+                                           enable_gqa=c.num_heads != c.num_kv_heads)
+        return self.o_proj(y.transpose(1, 2).reshape(rows, length, -1))
+
+
+def rope_frequencies(c: ModelConfig) -> Tensor:
+    """Positions per radian for each pair of dimensions, (head_dim / 2,) float32, scaled as config.json asks.
+
+    Raises ValueError for a scaling other than linear and llama3 (Llama 3.1's config).
+    """
+    freqs = c.rope_theta ** (torch.arange(0, c.head_dim, 2) / c.head_dim)
+    s = c.rope_scaling
+    if not s:
+        return freqs
+    kind = s.get("rope_type", s.get("type"))
+    if kind == "linear":
+        return freqs * s["factor"]
+    if kind != "llama3":
+        raise ValueError(f"rope scaling {kind!r} is not supported")
+    low, high, context = s["low_freq_factor"], s["high_freq_factor"], s["original_max_position_embeddings"]
+    wavelengths = 2 * math.pi * freqs
+    smooth = (context / wavelengths - low) / (high - low)
+    middle = freqs / ((1 - smooth) / s["factor"] + smooth)
+    scaled = torch.where(wavelengths > context / low, freqs * s["factor"], middle)
+    return torch.where(wavelengths < context / high, freqs, scaled)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE (Su et al. 2021) on pairs (i, i + head_dim / 2), in float32, returned in x's precision.
+
+    x (B, T, heads, head_dim), cos and sin (T, 1, head_dim / 2).
+    """
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+
+
+class MLP(nn.Module):
+    def __init__(self, c: ModelConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=c.mlp_bias)
+        self.up_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=c.mlp_bias)
+        self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size, bias=c.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019); only the last product is in x's precision."""
+
+    def __init__(self, dims: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dims))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
+
+
+class Block(nn.Module):
+    def __init__(self, c: ModelConfig):
+        super().__init__()
+        self.self_attn = Attention(c)
+        self.mlp = MLP(c)
+        self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+
+    def forward(self, x: Tensor, mask: Tensor | str, rotation: tuple[Tensor, Tensor],
+                cache: KVCache | None = None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), mask, rotation, cache)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    def __init__(self, c: ModelConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
+        self.layers = nn.ModuleList(Block(c) for _ in range(c.num_layers))
+        self.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+
+
+class Llama(nn.Module):
+    """Token ids to hidden states, and hidden states to log-probabilities."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.gradient_checkpointing = False
+        self._table: tuple[Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Normal(0, 0.02), residual outputs scaled by 1/sqrt(2 layers) (Radford et al. 2019); norms at 1."""
+        generator = torch.Generator().manual_seed(seed)
+        scaled = 0.02 / math.sqrt(2 * self.config.num_layers)
+        for path, module in self.named_modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                std = scaled if path.endswith(("o_proj", "down_proj")) else 0.02
+                module.weight.normal_(std=std, generator=generator)
+                if getattr(module, "bias", None) is not None:
+                    module.bias.zero_()
+            elif isinstance(module, RMSNorm):
+                module.weight.fill_(1.0)
+
+    def head_weight(self) -> Tensor:
+        """(V, d)"""
+        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+
+    def rotation(self, offset: int, length: int) -> tuple[Tensor, Tensor]:
+        """cos and sin of positions offset to offset + length, each (length, 1, head_dim / 2) float32."""
+        end, device = offset + length, self.head_weight().device
+        if self._table is None or len(self._table[0]) < end or self._table[0].device != device:
+            # A tensor made in inference mode could not take part in a later gradient.
+            with torch.inference_mode(False):
+                angles = torch.arange(-(-end // 256) * 256)[:, None, None] / rope_frequencies(self.config)
+                self._table = angles.cos().to(device), angles.sin().to(device)
+        cos, sin = self._table
+        return cos[offset:end], sin[offset:end]
+
+    def forward(self, tokens: Tensor, segments: Tensor | None = None, *, mask: Tensor | str | None = None,
+                offset: int = 0, caches: list[KVCache] | None = None) -> Tensor:
+        """Hidden states (B, T, d) of tokens (B, T).
+
+        segments (B, T) number the documents of a packed row (0: padding): attention never crosses them. RoPE depends
+        on distances only, so positions need not restart at a segment or after left padding.
+        mask: "causal", or boolean and broadcastable to (B, 1, T, keys), True where a query sees a key.
+        """
+        if mask is None:
+            mask = "causal" if segments is None else segment_mask(segments)
+        rotation = self.rotation(offset, tokens.shape[1])
+        x = self.model.embed_tokens(tokens)
+        for i, block in enumerate(self.model.layers):
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, mask, rotation, use_reentrant=False)
+            else:
+                x = block(x, mask, rotation, caches[i] if caches else None)
+        return self.model.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., d) to (..., V), in the trunk's precision."""
+        return hidden @ self.head_weight().T
+
+
+def segment_mask(segments: Tensor) -> Tensor:
+    """Boolean (B, 1, T, T): causal, within one segment. Padding attends to padding, so that no row is empty."""
+    positions = torch.arange(segments.shape[1], device=segments.device)
+    causal = positions[:, None] >= positions[None, :]
+    return (causal & (segments[:, :, None] == segments[:, None, :]))[:, None]
+
+
+def token_statistics(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, *, entropy: bool = False,
+                     reference: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
+    """Log-probability of each target and, where asked, entropy and KL from a reference, in chunks of tokens.
+
+    hidden (N, d), weight (V, d), targets (N,); reference = (hidden (N, d), weight (V, d)). Each output is (N,)
+    float32. More than one chunk is recomputed in the backward pass, so that (N, V) logits never exist at once.
+    """
+
+    def chunk(h, w, t, *ref):
+        logprobs = F.log_softmax((h @ w.T).float() / temperature, dim=-1)
+        outputs = [logprobs.gather(-1, t[:, None])[:, 0]]
+        if entropy or ref:
+            probs = logprobs.exp()
+        if entropy:
+            outputs.append(-(probs * logprobs).sum(dim=-1))
+        if ref:
+            ref_logprobs = F.log_softmax((ref[0] @ ref[1].T).float() / temperature, dim=-1)
+            outputs.append((probs * (logprobs - ref_logprobs)).sum(dim=-1))
+        return tuple(outputs)
+
+    def run(*arguments):
+        return chunk(*arguments) if whole else checkpoint(chunk, *arguments, use_reentrant=False)
+
+    size = max(1, LOGITS_CHUNK // weight.shape[0])
+    whole = hidden.shape[0] <= size
+    parts = []
+    for i in range(0, max(1, hidden.shape[0]), size):  # at least one chunk, though no token may be counted
+        ref = (reference[0][i:i + size], reference[1]) if reference is not None else ()
+        parts.append(run(hidden[i:i + size], weight, targets[i:i + size], *ref))
+    columns = [torch.cat(column) for column in zip(*parts)]
+    names = ["logp"] + ["entropy"] * entropy + ["kl"] * (reference is not None)
+    return dict(zip(names, columns))
