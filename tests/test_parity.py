@@ -225,6 +225,25 @@ def test_chunked_logits_change_nothing_in_torch(monkeypatch):
         close("gradient", parts[name], whole[name], relative=True)
 
 
+def test_adapters_merge_alike():
+    a, b = twins(lora_rank=4)
+    saved = []
+    for model in (a, b):
+        with tempfile.TemporaryDirectory() as folder:
+            model.save(Path(folder), pad_id=0, end_id=1)
+            saved.append(torch.Model(a.config, folder=Path(folder)).logits(ids(a.config)))
+    close("logits", saved[0], saved[1])
+    close("logits", saved[1], a.logits(ids(a.config)))
+    assert np.abs(b.logits(ids(a.config)) - _without_adapters(b, ids(a.config))).max() > 0.1
+
+
+def _without_adapters(model, tokens):
+    model._enable(False)
+    logits = model.logits(tokens)
+    model._enable(True)
+    return logits
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_checkpoints_and_save_points_move_both_ways(tmp_path, dtype):
     config = SHAPES["untied, biases"]
