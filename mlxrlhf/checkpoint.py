@@ -198,7 +198,7 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, s
     """Write named arrays as safetensors."""
     from safetensors.numpy import save
 
-    Path(path).write_bytes(save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=metadata))
+    Path(path).write_bytes(save({k: np.asarray(v, order="C") for k, v in arrays.items()}, metadata=metadata))
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -233,7 +233,7 @@ class SavePoints:
         from safetensors.numpy import save
 
         with atomic_folder(self.folder / f"step-{step:08d}") as folder:
-            content = save({k: np.ascontiguousarray(v) for k, v in arrays.items()})
+            content = save({k: np.asarray(v, order="C") for k, v in arrays.items()})
             (folder / "arrays.safetensors").write_bytes(content)
             state = {"step": step, "sha256": hashlib.sha256(content).hexdigest(), **state}
             (folder / "state.json").write_text(json.dumps(state))

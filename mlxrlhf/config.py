@@ -169,6 +169,7 @@ class RewardConfig(RunConfig):
     samples: int = option(3, "answers of the base itself to each request, run and paired with a better one; 0 takes "
                              "the prepared pairs alone", minimum=0)
     max_tokens: int = option(160, "longest sampled answer, in tokens", minimum=1)
+    temp: float = option(1.0, "sampling temperature of those answers: that of PPO's rollouts", minimum=1e-3)
     unsafe_exec: bool = option(False, "run sampled answers even where no operating-system jail is available")
     num_epochs: int = option(40, "passes over the pairs (the base runs once: features are cached)", minimum=1)
     batch_size: int = option(64, "pairs per optimizer step", minimum=1)
@@ -236,10 +237,10 @@ DEMO: dict[str, dict[str, Any]] = {
                  dialogue_share=0.9, eval_every=325, eval_batches=4),
     "tools": dict(steps_per_epoch=60, batch_size=8, sequence_length=224, warmup_steps=5, learning_rate=6e-4,
                   dialogue_share=0.7, eval_every=60, eval_batches=4),
-    "reward": {},
+    "reward": dict(temp=0.7),
     # One decision early in an answer (type hints or none) earns a score 40 tokens later: nothing may discount it.
-    "ppo": dict(steps_per_epoch=30, ppo_epochs=2, max_tokens=128, gamma=1.0, lam=1.0, kl_coef=0.1, kl_target=3.0,
-                learning_rate=4e-4),
+    "ppo": dict(steps_per_epoch=30, ppo_epochs=2, max_tokens=128, temp=0.7, gamma=1.0, lam=1.0, kl_coef=0.1,
+                kl_target=3.0, learning_rate=4e-4),
     "evaluate": {},
 }
 

@@ -11,14 +11,15 @@ import pytest
 
 from mlxrlhf.runlog import read_metrics
 
-SMALL = ["--batch-size", "4", "--sequence-length", "128", "--eval-batches", "1", "--warmup-steps", "2"]
+MLX = ["--backend", "mlx"]
+SMALL = ["--batch-size", "4", "--sequence-length", "128", "--eval-batches", "1", "--warmup-steps", "2", *MLX]
 STAGES = {
     "language": ["pretrain", "--steps-per-epoch", "6", *SMALL],
     "code": ["finetune", "--stage", "code", "--steps-per-epoch", "6", *SMALL],
     "tools": ["finetune", "--stage", "tools", "--steps-per-epoch", "4", *SMALL],
-    "reward": ["reward", "--num-epochs", "3", "--batch-size", "32"],
+    "reward": ["reward", "--num-epochs", "3", "--batch-size", "32", "--samples", "1", "--max-tokens", "8", *MLX],
     "rlhf": ["ppo", "--steps-per-epoch", "4", "--batch-size", "4", "--mini-batch-size", "2", "--max-tokens", "12",
-             "--learning-rate", "1e-3"],
+             "--learning-rate", "1e-3", *MLX],
 }
 
 
@@ -65,21 +66,51 @@ def test_every_stage_leaves_what_it_promises(project):
     assert "val_accuracy_by_criterion" in json.loads((weights / "reward" / "run" / "summary.json").read_text())
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_killed_run_resumes_to_the_same_metrics(project, tmp_path, stage):
-    out = tmp_path / "out"
-    arguments = [*STAGES[stage], "--out", str(out), "--save-every", "1"]
-    process = start(project, *arguments)
+def kill_in_the_middle(project, out, arguments):
+    """SIGKILL once two steps are logged."""
+    process = start(project, *arguments, "--out", str(out), "--save-every", "1")
     deadline = time.monotonic() + 120
     while len(read_metrics(out / "run" / "metrics.jsonl")) < 2 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    killed_at = len(read_metrics(out / "run" / "metrics.jsonl"))
-    mlxrlhf(project, *arguments, "--resume")
-    resumed, whole = metrics(out, None), metrics(project, stage)
-    assert killed_at >= 2 and resumed == whole
+    assert len(read_metrics(out / "run" / "metrics.jsonl")) >= 2
+    return out
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_run_resumes_to_the_same_metrics(project, tmp_path, stage):
+    out = kill_in_the_middle(project, tmp_path / "out", STAGES[stage])
+    mlxrlhf(project, *STAGES[stage], "--out", str(out), "--save-every", "1", "--resume")
+    assert metrics(out, None) == metrics(project, stage)
+
+
+@pytest.mark.parametrize("stage", ["code", "tools", "reward", "rlhf"])
+def test_torch_runs_the_same_stage_to_the_same_first_step(project, tmp_path, stage):
+    """Same checkpoint, same data, same random stream: only the array library differs."""
+    out = tmp_path / "out"
+    arguments = [a for a in STAGES[stage] if a not in MLX] + ["--backend", "torch"]
+    mlxrlhf(project, *arguments, "--out", str(out))
+    ours, other = metrics(out, None), metrics(project, stage)
+    assert len(ours) == len(other)
+    key = "objective/scores" if stage == "rlhf" else "loss"
+    if stage == "reward":  # the head's first weights are each library's own draw
+        assert ours[-1]["loss"] < ours[0]["loss"]
+        return
+    assert ours[0][key] == pytest.approx(other[0][key], abs=1e-3)
+    if stage == "rlhf":
+        assert ours[0]["response/length"] == other[0]["response/length"]
+        said = mlxrlhf(project, "chat", "--model", str(out), "--prompt", "Hello", "--max-tokens", "4", *MLX)
+        assert "tok/s" in said, "what one backend writes the other reads"
+
+
+def test_a_killed_torch_run_resumes_to_the_same_metrics(project, tmp_path):
+    arguments = [a for a in STAGES["rlhf"] if a not in MLX] + ["--backend", "torch"]
+    mlxrlhf(project, *arguments, "--out", str(tmp_path / "whole"))
+    out = kill_in_the_middle(project, tmp_path / "out", arguments)
+    mlxrlhf(project, *arguments, "--out", str(out), "--save-every", "1", "--resume")
+    assert metrics(out, None) == metrics(tmp_path / "whole", None)
 
 
 def test_ctrl_c_saves_and_says_how_to_continue(project, tmp_path):
@@ -111,12 +142,12 @@ def test_mlx_lm_loads_and_answers(project):
     model, tokenizer = load(str(project / "weights" / "nano" / "rlhf"))
     prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], add_generation_prompt=True)
     stock = generate(model, tokenizer, prompt, max_tokens=8)
-    ours = mlxrlhf(project, "chat", "--prompt", "Hello", "--max-tokens", "8", "--temp", "0")
+    ours = mlxrlhf(project, "chat", "--prompt", "Hello", "--max-tokens", "8", "--temp", "0", *MLX)
     assert ours.split("[")[0].strip() == stock.strip()
 
 
 def test_evaluate_compares_before_and_after(project):
-    out = mlxrlhf(project, "evaluate", "--prompts", "6", "--max-tokens", "16")
+    out = mlxrlhf(project, "evaluate", "--prompts", "6", "--max-tokens", "16", *MLX)
     assert "win rate" in out and "no insecure pattern" in out
     figures = json.loads((project / "weights/nano/rlhf/evaluation/summary.json").read_text())
     assert figures["before"]["win_rate"] == 0.5 and abs(figures["before"]["kl"]) < 1e-3

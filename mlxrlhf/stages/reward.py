@@ -226,7 +226,8 @@ def sampled_pairs(base, config: RewardConfig, tokenizer) -> tuple[list[EncodedPa
         answers = []
         for at in range(0, len(prompts), SAMPLED_TOGETHER):
             some = prompts[at:at + SAMPLED_TOGETHER]
-            responses = base.generate(some, uniforms=rng.random((len(some), config.max_tokens)), temperature=1.0,
+            responses = base.generate(some, uniforms=rng.random((len(some), config.max_tokens)),
+                                      temperature=config.temp,
                                       max_tokens=config.max_tokens, stop_ids=[tokenizer.end_id],
                                       pad_id=tokenizer.pad_id)
             answers += [tokenizer.decode(r[:-1] if r[-1] == tokenizer.end_id else r) for r in responses]

@@ -1,0 +1,192 @@
+"""Checkpoints of other makers: their tokenizer, their template, both backends, adapters; transformers is the oracle."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from mlxrlhf import backends, published
+from mlxrlhf.checkpoint import read_config
+from mlxrlhf.data.dialogue import encode_answer, render, render_prompt
+from mlxrlhf.data.tokenizer import open_tokenizer
+from mlxrlhf.errors import UserError
+
+TEMPLATE = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+ASKED = [{"role": "user", "content": "Write a Python function that sums the even numbers in a list"}]
+
+
+def mlxrlhf(folder, *arguments, code=0):
+    done = subprocess.run([sys.executable, "-m", "mlxrlhf_cli.main", *arguments], cwd=folder, capture_output=True,
+                          text=True, timeout=300)
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def maker(tmp_path_factory):
+    """A folder as another maker publishes it: sharded bfloat16 weights, untied, byte-level BPE, ChatML."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("maker") / "tiny-instruct"
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer, trained.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trained.train_from_iterator([TEMPLATE, ASKED[0]["content"], "def f(x):\n    return x\n" * 9], trainers.BpeTrainer(
+        vocab_size=420, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained, eos_token="<|im_end|>", pad_token="<|endoftext|>",
+                                        additional_special_tokens=["<|im_start|>"], chat_template=TEMPLATE)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=448, hidden_size=64, intermediate_size=96, num_hidden_layers=2, eos_token_id=2,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024,
+                         tie_word_embeddings=False, rope_theta=5e4, initializer_range=0.2)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder, max_shard_size="100KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    return folder
+
+
+def transformers_model(folder):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("name", ["mlx", "torch"])
+def test_logits_and_greedy_text_equal_transformers(maker, name):
+    tokenizer, reference = open_tokenizer(maker), transformers_model(maker)
+    ids = render_prompt(ASKED, tokenizer)
+    model = backends.load(name).Model(read_config(maker), folder=maker)
+    with torch.no_grad():
+        expected = reference(torch.tensor([ids])).logits.numpy()
+    assert expected.std() > 0.5
+    np.testing.assert_allclose(model.logits(np.array([ids], np.int32)), expected, atol=1e-4)
+    greedy = model.generate([ids], uniforms=None, max_tokens=24, temperature=0, stop_ids=[tokenizer.end_id],
+                            pad_id=tokenizer.pad_id)[0]
+    with torch.no_grad():
+        other = reference.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0, len(ids):].tolist()
+    assert greedy == other
+    said = mlxrlhf(maker.parent, "chat", "--model", str(maker), "--backend", name, "--temp", "0", "--max-tokens", "24",
+                   "--prompt", ASKED[0]["content"])
+    assert tokenizer.decode(other).replace("<|im_end|>", "").strip() in said
+
+
+def test_its_own_template_is_kept_and_text_is_never_a_special_token(maker):
+    tokenizer = open_tokenizer(maker)
+    turns = [*ASKED, {"role": "assistant", "content": "def f(x):"}, {"role": "user", "content": "<|im_end|> ok?"},
+             {"role": "assistant", "content": "yes"}]
+    ids, mask = render(turns, tokenizer)
+    assert tokenizer.decode([i for i, m in zip(ids, mask) if m]) == "def f(x):<|im_end|>yes<|im_end|>"
+    assert ids.count(tokenizer.end_id) == 4, "one for each turn, none from the user's text"
+    stock = tokenizer._tokenizer.apply_chat_template(turns[:2], return_dict=False)
+    assert render(turns[:2], tokenizer)[0] == stock[:-1]  # without the line break behind the last end token
+    assert render_prompt(ASKED, tokenizer) == tokenizer._tokenizer.apply_chat_template(
+        ASKED, add_generation_prompt=True, return_dict=False)
+    assert encode_answer("def f(x):", tokenizer)[-1] == tokenizer.end_id
+
+
+@pytest.fixture(scope="module")
+def aligned(maker):
+    """Every stage from that folder, adapters only, as a user types it."""
+    folder = maker.parent
+    model = ["--model", str(maker), "--backend", "mlx"]
+    for part in ("tokenizer", "code", "preferences"):
+        mlxrlhf(folder, "prepare", part, "--model", str(maker), "--max-characters", "300000", "--pairs", "60")
+    mlxrlhf(folder, "finetune", "--stage", "code", *model, "--steps-per-epoch", "2", "--batch-size", "2",
+            "--sequence-length", "768", "--eval-batches", "1", "--lora-rank", "4")
+    mlxrlhf(folder, "reward", *model, "--num-epochs", "2", "--samples", "0")
+    mlxrlhf(folder, "ppo", *model, "--steps-per-epoch", "2", "--batch-size", "4", "--mini-batch-size", "2",
+            "--max-tokens", "8", "--learning-rate", "1e-2", "--lora-rank", "4")
+    return folder / "weights" / maker.name
+
+
+def test_every_stage_takes_it_and_writes_beside_it(maker, aligned):
+    for stage in ("code", "reward", "rlhf"):
+        assert (aligned / stage / "run" / "summary.json").is_file()
+    assert open_tokenizer(aligned / "rlhf").fingerprint == open_tokenizer(maker).fingerprint
+    out = mlxrlhf(maker.parent, "evaluate", "--model", str(maker), "--prompts", "2", "--max-tokens", "8")
+    assert "win rate" in out
+
+
+def test_a_ppo_step_is_the_same_on_both_backends(maker, aligned, tmp_path):
+    arguments = ["ppo", "--model", str(maker), "--steps-per-epoch", "1", "--batch-size", "4", "--max-tokens", "8",
+                 "--ppo-epochs", "1", "--mini-batch-size", "4"]
+    rows = []
+    for name in ("mlx", "torch"):
+        mlxrlhf(maker.parent, *arguments, "--backend", name, "--out", str(tmp_path / name))
+        rows.append(json.loads((tmp_path / name / "run" / "metrics.jsonl").read_text().splitlines()[0]))
+    for key in ("loss/policy_avg", "objective/scores", "objective/entropy", "response/length", "val/ratio"):
+        assert rows[0][key] == pytest.approx(rows[1][key], abs=2e-4), key
+    assert all(row["grad_norm"] > 1e-3 for row in rows)
+
+
+def test_adapters_run_in_mlx_lm_and_fuse_to_the_aligned_checkpoint(maker, aligned, tmp_path):
+    from mlx_lm import load
+
+    tokens = np.array([render_prompt(ASKED, open_tokenizer(maker))], np.int32)
+    expected = backends.load("mlx").Model(read_config(aligned / "rlhf"), folder=aligned / "rlhf").logits(tokens)
+    base = aligned / "code"
+    stock, _ = load(str(base), adapter_path=str(aligned / "rlhf" / "adapters"))
+    import mlx.core as mx
+    np.testing.assert_allclose(np.array(stock(mx.array(tokens)).astype(mx.float32)), expected, atol=1e-3)
+    out = mlxrlhf(maker.parent, "fuse", "--model", str(base), "--adapter", str(aligned / "rlhf" / "adapters"),
+                  "--out", str(tmp_path / "fused"), "--backend", "torch")
+    assert "wrote" in out
+    fused = backends.load("torch").Model(read_config(tmp_path / "fused"), folder=tmp_path / "fused").logits(tokens)
+    np.testing.assert_allclose(fused, expected, atol=1e-4)
+    plain = backends.load("torch").Model(read_config(base), folder=base).logits(tokens)
+    assert np.abs(fused - plain).max() > 1e-2, "adapters that change nothing would pass unnoticed"
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["chat", "--model", "nowhere", "--prompt", "x"], "there is no such folder"),
+    (["fuse", "--model", "smollm2"], "fuse needs --model"),
+    (["fuse", "--model", "{maker}", "--adapter", "{maker}", "--out", "x"], "no readable adapter_config.json"),
+    (["ppo", "--model", "{maker}", "--device", "tpu", "--backend", "torch"], "--device tpu is not available"),
+])
+def test_wrong_input_is_one_sentence(maker, aligned, arguments, message):
+    said = mlxrlhf(maker.parent, *(a.format(maker=maker) for a in arguments), code=2)
+    assert message in said and "Traceback" not in said
+
+
+def test_other_families_are_refused_by_name(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    with pytest.raises(UserError, match="qwen3"):
+        read_config(tmp_path)
+
+
+# --- the real 135M model -------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory):
+    os.environ["XDG_CACHE_HOME"], before = str(tmp_path_factory.mktemp("cache")), os.environ.get("XDG_CACHE_HOME")
+    try:
+        yield published.fetch("smollm2", lambda line: None)
+    except UserError as error:
+        pytest.skip(str(error))  # no network
+    finally:
+        os.environ.pop("XDG_CACHE_HOME")
+        if before:
+            os.environ["XDG_CACHE_HOME"] = before
+
+
+def test_smollm2_equals_transformers_on_both_backends(smollm2):
+    tokenizer, reference = open_tokenizer(smollm2), transformers_model(smollm2)
+    ids = render_prompt(ASKED, tokenizer)
+    assert ids == tokenizer._tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False)
+    assert "helpful AI assistant named SmolLM" in tokenizer.decode(ids)
+    with torch.no_grad():
+        expected = reference(torch.tensor([ids])).logits.numpy()
+        text = reference.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0, len(ids):].tolist()
+    for name in ("mlx", "torch"):
+        model = backends.load(name).Model(read_config(smollm2), folder=smollm2)
+        np.testing.assert_allclose(model.logits(np.array([ids], np.int32)), expected, rtol=1e-5, atol=1e-4)
+        greedy = model.generate([ids], uniforms=None, max_tokens=24, temperature=0, stop_ids=[tokenizer.end_id],
+                                pad_id=tokenizer.pad_id)[0]
+        assert greedy == text
+    assert "def " in tokenizer.decode(text)
