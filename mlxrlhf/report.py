@@ -16,8 +16,8 @@ CURVES = (
                                     "falls means memorising."),
     ("val_accuracy", "Held-out accuracy", "Share of held-out pairs whose preferred answer scores higher; 0.5 is "
                                           "chance."),
-    ("objective/scores", "Reward", "Mean normalised score of sampled answers; 0 is the average of the preference "
-                                   "data. It should rise and then level off."),
+    ("objective/scores", "Reward", "Mean normalised score of sampled answers; 0 is the average of the "
+                                   "base's own answers. It should rise and then level off."),
     ("objective/kl", "KL from the reference", "Nats per answer by which the policy has moved. It should stay near "
                                               "its target, not run away."),
     ("objective/entropy", "Entropy", "Nats per token of the policy's distribution. A slow fall is normal; zero is a "

@@ -44,5 +44,6 @@ def test_cosine_with_warmup_by_hand():
     settings = dict(peak=1.0, warmup=2, total=12)
     assert cosine_with_warmup(0, **settings) == 0.5
     assert cosine_with_warmup(1, **settings) == 1.0
-    assert cosine_with_warmup(7, **settings) == pytest.approx(0.55)  # half of the cosine: (1 + 0.1) / 2
-    assert cosine_with_warmup(12, **settings) == pytest.approx(0.1)
+    assert cosine_with_warmup(7, **settings) == pytest.approx(0.5)  # half of the cosine
+    assert cosine_with_warmup(12, **settings) == pytest.approx(0.0)
+    assert cosine_with_warmup(12, **settings, floor=0.1) == pytest.approx(0.1)

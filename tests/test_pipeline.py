@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,14 +154,22 @@ def test_evaluate_compares_before_and_after(project):
     assert figures["before"]["win_rate"] == 0.5 and abs(figures["before"]["kl"]) < 1e-3
 
 
-def test_tiny_takes_one_step(project):
-    mlxrlhf(project, "prepare", "language", "--max-characters", "400000")
-    import shutil
-
-    shutil.copytree(project / "data" / "nano", project / "data" / "tiny")  # its ids fit the larger vocabulary
-    out = mlxrlhf(project, "pretrain", "--size", "tiny", "--steps-per-epoch", "1", "--batch-size", "1",
-                  "--sequence-length", "16", "--eval-batches", "1")
-    assert "val_loss" in out
+def test_tiny_takes_one_step_of_every_stage(project):
+    for part in ("tokenizer", "language", "code"):
+        mlxrlhf(project, "prepare", part, "--size", "tiny", "--max-characters", "1500000")
+    for name in ("tools_train.jsonl", "tools_val.jsonl"):
+        shutil.copy(project / "data" / "nano" / name, project / "data" / "tiny")
+    pairs = [{"prompt": f"Add {i}.", "chosen": "def add(a, b):\n    return a + b", "rejected": "no"} for i in range(3)]
+    (project / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    tiny = ["--size", "tiny", *MLX]
+    once = [*tiny, "--steps-per-epoch", "1", "--batch-size", "1", "--eval-batches", "1"]
+    assert "val_loss" in mlxrlhf(project, "pretrain", *once, "--sequence-length", "16")
+    for stage in ("code", "tools"):
+        assert "val_loss" in mlxrlhf(project, "finetune", "--stage", stage, *once, "--sequence-length", "192")
+    mlxrlhf(project, "reward", *tiny, "--data", "pairs.jsonl", "--num-epochs", "1")
+    out = mlxrlhf(project, "ppo", *tiny, "--steps-per-epoch", "1", "--batch-size", "2", "--mini-batch-size", "2",
+                  "--ppo-epochs", "1", "--max-tokens", "4")
+    assert "kl_last" in out
 
 
 @pytest.mark.parametrize("arguments,message", [
@@ -183,8 +192,6 @@ def test_tiny_takes_one_step(project):
     (["reward", "--checkpoint", "vocabulary"], "pieces and its model"),
 ])
 def test_wrong_input_is_one_sentence_and_exit_code_2(project, arguments, message):
-    import shutil
-
     (project / "empty.jsonl").write_text("")
     (project / "bad.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": \n')
     for name in ("corrupt", "vocabulary"):

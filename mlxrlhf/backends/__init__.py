@@ -22,7 +22,8 @@ def load(name: str = "auto", device: str = ""):
     if name not in _INSTALL:
         raise UserError(f"--backend is {name!r}; choose auto, mlx or torch")
     if importlib.util.find_spec(name) is None:
-        raise UserError(f"--backend {name} is not installed; run: {_INSTALL[name]}")
+        library = {"mlx": "MLX", "torch": "PyTorch"}[name]
+        raise UserError(f"{library} is not installed; run: {_INSTALL[name]}")
     backend = importlib.import_module(f"mlxrlhf.backends.{name}")
     backend.use_device(device)
     return backend

@@ -17,7 +17,7 @@ from mlxrlhf.data.batches import Mixture, Rows, Stream
 from mlxrlhf.errors import UserError
 
 
-def cosine_with_warmup(step: int, *, peak: float, warmup: int, total: int, floor: float = 0.1) -> float:
+def cosine_with_warmup(step: int, *, peak: float, warmup: int, total: int, floor: float = 0.0) -> float:
     """Learning rate of update `step` (from 0): linear to `peak`, then a cosine to floor * peak (Loshchilov 2017)."""
     if step < warmup:
         return peak * (step + 1) / warmup

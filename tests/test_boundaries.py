@@ -1,0 +1,65 @@
+"""Who may import what, read from the source; and a command line that runs where a library is missing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "mlxrlhf"
+HEAVY = {"mlx", "mlx_lm", "torch"}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def test_only_its_backend_imports_a_library():
+    for path in PACKAGE.rglob("*.py"):
+        place = path.relative_to(PACKAGE).parts
+        allowed = {place[1]} if place[0] == "backends" and len(place) > 2 else set()
+        assert set(imported(path)) & HEAVY <= allowed, path
+
+
+def test_objectives_stay_inside_the_names_both_libraries_spell_alike():
+    shared = {"abs", "exp", "minimum", "maximum", "clip", "where", "square", "sum", "mean", "logsumexp", "logaddexp"}
+    tree = ast.parse((PACKAGE / "algorithms" / "losses.py").read_text())
+    used = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == "xp"}
+    assert used and used <= shared
+
+
+def test_the_backends_mirror_each_other():
+    for name in ("__init__", "model", "generate", "train"):
+        trees = [ast.parse((PACKAGE / "backends" / kind / f"{name}.py").read_text()) for kind in ("mlx", "torch")]
+        ours, other = ({n.name.removeprefix("MLX").removeprefix("Torch") for n in tree.body
+                        if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_")
+                        and not n.name.startswith("to_")} for tree in trees)
+        assert ours - other == set(), f"backends/torch/{name}.py lacks {ours - other}"
+
+
+BLOCKED = """
+import sys
+sys.modules.update({{name: None for name in {names}}})
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in {names} else found(name, package)
+from mlxrlhf import backends
+{code}
+"""
+
+
+@pytest.mark.parametrize("missing,code,said", [
+    (["mlx"], "print(backends.load('auto').__name__)", "mlxrlhf.backends.torch"),
+    (["torch"], "print(backends.load('auto').__name__)", "mlxrlhf.backends.mlx"),
+    (["torch"], "backends.load('torch')", "pip install 'mlxrlhf[torch]'"),
+    (["mlx", "torch"], "backends.load('auto')", "MLX is not installed"),
+])
+def test_a_missing_library_is_not_needed_or_named(missing, code, said):
+    done = subprocess.run([sys.executable, "-c", BLOCKED.format(names=missing, code=code)], capture_output=True,
+                          text=True)
+    assert said in done.stdout + done.stderr
