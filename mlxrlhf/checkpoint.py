@@ -96,9 +96,9 @@ def write_config(folder: Path, config: ModelConfig, *, dtype: str, pad_id: int, 
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """Read any Llama-family config.json.
+    """Read a config.json: all of it for the Llama family, what our stages ask of a model for any other.
 
-    Raises UserError when the folder is not a checkpoint or the family is not Llama.
+    Raises UserError when the folder is not a checkpoint or says too little.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
@@ -107,8 +107,12 @@ def read_config(folder: Path) -> ModelConfig:
         c = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); restore it or train the checkpoint again") from None
-    if c.get("model_type") != "llama":
-        raise UserError(f"{path} describes a {c.get('model_type')!r} model; this command reads the Llama family")
+    family = c.get("model_type")
+    if family != "llama":
+        c = {**c, **c.get("text_config", {})}  # a model that also sees images keeps its language part there
+    needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    if missing := [name for name in needed if name not in c]:
+        raise UserError(f"{path} describes a {family!r} model and lacks {missing[0]}; only language models are read")
     rope = c.get("rope_parameters") or {}
     scaling = c.get("rope_scaling") or {k: v for k, v in rope.items() if k != "rope_theta"}
     if scaling.get("rope_type", scaling.get("type", "default")) == "default":
@@ -120,7 +124,23 @@ def read_config(folder: Path) -> ModelConfig:
         head_dim=c.get("head_dim") or c["hidden_size"] // heads, max_positions=c.get("max_position_embeddings", 2048),
         rope_theta=rope.get("rope_theta") or c.get("rope_theta") or 10_000.0, rope_scaling=scaling,
         rms_norm_eps=c.get("rms_norm_eps", 1e-5), tie_word_embeddings=c.get("tie_word_embeddings", False),
-        attention_bias=c.get("attention_bias", False), mlp_bias=c.get("mlp_bias", False))
+        attention_bias=c.get("attention_bias", False), mlp_bias=c.get("mlp_bias", False), family=family)
+
+
+def copy_config(source: Path, target: Path, *, dtype: str) -> None:
+    """The config.json of a family that is not ours, as it is but for the precision."""
+    content = json.loads((Path(source) / "config.json").read_text())
+    content["torch_dtype"] = content["dtype"] = dtype
+    (Path(target) / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def check_safetensors(folder: Path) -> None:
+    """Raises UserError for a missing, truncated or corrupt safetensors file of a folder."""
+    files = sorted(Path(folder).glob("model*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} holds no model*.safetensors; the checkpoint is incomplete")
+    for file in files:
+        _safetensors_shapes(file)
 
 
 def expected_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:

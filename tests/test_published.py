@@ -154,10 +154,81 @@ def test_wrong_input_is_one_sentence(maker, aligned, arguments, message):
     assert message in said and "Traceback" not in said
 
 
-def test_other_families_are_refused_by_name(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
-    with pytest.raises(UserError, match="qwen3"):
-        read_config(tmp_path)
+# --- families that mlx-lm loads ------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module", params=["qwen3", "gemma3_text"])
+def family(request, maker, tmp_path_factory):
+    """A small random model of another family with the same tokenizer."""
+    import shutil
+
+    from transformers import AutoModelForCausalLM, Gemma3TextConfig, Qwen3Config
+
+    shape = dict(vocab_size=448, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+                 num_key_value_heads=2, head_dim=16, max_position_embeddings=512, eos_token_id=2, pad_token_id=0,
+                 bos_token_id=1, initializer_range=0.2)
+    torch.manual_seed(1)
+    config = Qwen3Config(**shape) if request.param == "qwen3" else Gemma3TextConfig(
+        **shape, query_pre_attn_scalar=16, sliding_window=32)
+    folder = tmp_path_factory.mktemp("families") / request.param
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"):
+        if (maker / name).is_file():
+            shutil.copy(maker / name, folder)
+    return folder
+
+
+def test_another_family_runs_through_mlx_lm(family):
+    model, tokenizer = backends.load("mlx").Model(read_config(family), folder=family), open_tokenizer(family)
+    ids = render_prompt(ASKED, tokenizer)
+    with torch.no_grad():
+        expected = transformers_model(family)(torch.tensor([ids])).logits.numpy()
+    assert expected.std() > 0.2
+    np.testing.assert_allclose(model.logits(np.array([ids], np.int32)), expected, atol=2e-4)
+    # Packing and left padding change nothing.
+    tokens = np.random.default_rng(0).integers(3, 400, (2, 12), dtype=np.int32)
+    alone = model.evaluate({"tokens": tokens, "start": 1}, ("logp",))["logp"]
+    packed = {"tokens": tokens.reshape(1, -1), "segments": np.repeat([[1, 2]], 12, axis=1).astype(np.int32), "start": 1}
+    together = model.evaluate(packed, ("logp",))["logp"][0]
+    np.testing.assert_allclose(together[:11], alone[0], atol=2e-5)
+    np.testing.assert_allclose(together[12:], alone[1], atol=2e-5)
+    padded = {"tokens": np.pad(tokens, ((0, 0), (5, 0))), "start": 6,
+              "segments": np.pad(np.ones_like(tokens), ((0, 0), (5, 0)))}
+    np.testing.assert_allclose(model.evaluate(padded, ("logp",))["logp"], alone, atol=2e-5)
+    # Batched sampling equals one row at a time, and greedy text the full forward.
+    prompts, uniforms = [[5, 6, 7], [8], [9, 10, 11, 12]], np.random.default_rng(0).random((3, 10))
+    settings = dict(max_tokens=10, temperature=1.0, stop_ids=[2], pad_id=0)
+    batched = model.generate(prompts, uniforms=uniforms, **settings)
+    assert batched == [model.generate([p], uniforms=u[None], **settings)[0] for p, u in zip(prompts, uniforms)]
+    greedy = model.generate([prompts[0]], uniforms=None, **{**settings, "temperature": 0})[0]
+    context = list(prompts[0])
+    for token in greedy:
+        assert token == model.logits(np.array([context], np.int32))[0, -1].argmax()
+        context.append(token)
+
+
+def test_another_family_is_aligned_and_stays_what_it_was(family, maker, aligned, tmp_path):
+    """Reward and PPO on the data prepared above: the tokenizer is the same."""
+    from mlx_lm import load
+
+    common = ["--model", str(family), "--backend", "mlx"]
+    data = maker.parent / "data" / family.name
+    if not data.exists():
+        data.symlink_to(maker.parent / "data" / maker.name)
+    mlxrlhf(maker.parent, "reward", *common, "--num-epochs", "2", "--samples", "0")
+    mlxrlhf(maker.parent, "ppo", *common, "--steps-per-epoch", "2", "--batch-size", "4", "--mini-batch-size", "2",
+            "--max-tokens", "8", "--learning-rate", "1e-2", "--lora-rank", "4", "--out", str(tmp_path / "out"))
+    rows = [json.loads(line) for line in (tmp_path / "out" / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["grad_norm"] > 1e-4 for row in rows)
+    assert rows[0]["objective/kl"] == pytest.approx(0, abs=1e-3)  # adapters off is the reference
+    stock, _ = load(str(tmp_path / "out"))
+    tokens = np.array([render_prompt(ASKED, open_tokenizer(family))], np.int32)
+    import mlx.core as mx
+    ours = backends.load("mlx").Model(read_config(tmp_path / "out"), folder=tmp_path / "out").logits(tokens)
+    np.testing.assert_allclose(np.array(stock(mx.array(tokens)).astype(mx.float32)), ours, atol=1e-4)
+    before = backends.load("mlx").Model(read_config(family), folder=family).logits(tokens)
+    assert np.abs(ours - before).max() > 1e-2
+    said = mlxrlhf(maker.parent, "chat", "--model", str(family), "--backend", "torch", "--prompt", "x", code=2)
+    assert "run on --backend mlx" in said
 
 
 # --- the real 135M model -------------------------------------------------------------------------------------------

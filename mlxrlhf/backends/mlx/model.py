@@ -168,6 +168,11 @@ class Llama(nn.Module):
 
         self.apply_to_modules(draw)
 
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks that adapters go into."""
+        return self.model.layers
+
     def head_weight(self) -> mx.array:
         """(V, d)"""
         return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight

@@ -16,7 +16,8 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mlxrlhf import checkpoint
 from mlxrlhf.algorithms import losses
 from mlxrlhf.algorithms.rollout import bucket
-from mlxrlhf.backends.mlx import blas
+from mlxrlhf.backends.mlx import blas, foreign
+from mlxrlhf.backends.mlx.foreign import Foreign
 from mlxrlhf.backends.mlx.generate import generate
 from mlxrlhf.backends.mlx.model import Llama, LoRALinear, token_statistics
 from mlxrlhf.config import ModelConfig
@@ -43,11 +44,11 @@ class ValueHead(nn.Module):
 class Network(nn.Module):
     """A trunk and, for PPO, a value head."""
 
-    def __init__(self, config: ModelConfig, value_head: bool):
+    def __init__(self, trunk: Llama | Foreign, dims: int, value_head: bool):
         super().__init__()
-        self.trunk = Llama(config)
+        self.trunk = trunk
         if value_head:
-            self.value_head = ValueHead(config.hidden_size)
+            self.value_head = ValueHead(dims)
 
     def __call__(self, batch: dict, want: Sequence[str], temperature: float, reference_weight=None) -> dict:
         start = batch["start"]
@@ -91,11 +92,12 @@ class MLXModel:
                  gradient_checkpointing: bool = False, keep_reference_head: bool = False):
         self.config, self.dtype = config, dtype
         mx.random.seed(seed)
-        self.network = Network(config, value_head)
-        trunk = self.network.trunk
+        self.folder = folder
+        trunk = Foreign(folder) if config.family != "llama" else Llama(config)
+        self.network = Network(trunk, config.hidden_size, value_head)
         if folder is None:
             trunk.initialise(seed)
-        else:
+        elif config.family == "llama":
             for file in checkpoint.weight_files(folder, config):
                 trunk.load_weights([(k, v) for k, v in mx.load(str(file)).items() if "rotary_emb" not in k
                                     and not (k == "lm_head.weight" and config.tie_word_embeddings)], strict=False)
@@ -116,12 +118,13 @@ class MLXModel:
 
     def generate(self, prompts, *, uniforms, max_tokens, temperature, stop_ids, pad_id, on_token=None, adapters=True):
         self._enable(adapters)
-        return generate(self.network.trunk, prompts, uniforms=uniforms, max_tokens=max_tokens, temperature=temperature,
+        sample = foreign.generate if isinstance(self.network.trunk, Foreign) else generate
+        return sample(self.network.trunk, prompts, uniforms=uniforms, max_tokens=max_tokens, temperature=temperature,
                         stop_ids=stop_ids, pad_id=pad_id, on_token=on_token)
 
     def evaluate(self, batch, want, *, temperature=1.0, adapters=True):
         self._enable(adapters)
-        out = self.network(to_mlx(batch), want, temperature, self.reference_weight)
+        out = self.network(self._arrays(batch), want, temperature, self.reference_weight)
         mx.eval(out)
         return {name: np.array(value) for name, value in out.items()}
 
@@ -153,7 +156,7 @@ class MLXModel:
 
     def _gradient(self, objective, batch, want, temperature):
         start = int(batch["start"])
-        arrays = {k: v for k, v in to_mlx(batch).items() if k != "start"}
+        arrays = {k: v for k, v in self._arrays(batch).items() if k != "start"}
         key = (objective, want, temperature, start)
         if key not in self._compiled:
             def loss_fn(arrays):
@@ -185,6 +188,13 @@ class MLXModel:
         keeps = ("value_head", "lora_")
         self.network.update(tree_unflatten([(k, v if any(s in k for s in keeps) else v.astype(dtype))
                                             for k, v in self._masters.items()]))
+
+    def _arrays(self, batch: dict) -> dict:
+        """The batch as MLX arrays; mlx-lm's models take the layout of segments in their place."""
+        arrays = to_mlx(batch)
+        if "segments" in batch and isinstance(self.network.trunk, Foreign):
+            arrays["segments"] = tuple(map(mx.array, foreign.lay_out(np.asarray(batch["segments"]))))
+        return arrays
 
     def _enable(self, adapters: bool) -> None:
         for layer in self.adapters:
@@ -219,7 +229,10 @@ class MLXModel:
             if "lora_" not in name and not name.endswith(".linear.weight"):
                 weights[name.replace(".linear.bias", ".bias")] = value
         mx.save_safetensors(str(Path(folder) / "model.safetensors"), weights, metadata={"format": "pt"})
-        checkpoint.write_config(folder, self.config, dtype=self.dtype, pad_id=pad_id, end_id=end_id)
+        if self.config.family == "llama":
+            checkpoint.write_config(folder, self.config, dtype=self.dtype, pad_id=pad_id, end_id=end_id)
+        else:
+            checkpoint.copy_config(self.folder, folder, dtype=self.dtype)
 
 
 class MLXHead:
@@ -267,18 +280,17 @@ class MLXHead:
             self.optimizer._initialized = True
 
 
-def add_lora(trunk: Llama, rank: int, scale: float) -> list[LoRALinear]:
+def add_lora(trunk: Llama | Foreign, rank: int, scale: float) -> list[LoRALinear]:
     """Freeze the trunk and put an adapter on every linear layer of its blocks."""
     trunk.freeze()
     layers = []
-    for block in trunk.model.layers:
-        for parent in (block.self_attn, block.mlp):
-            for name, child in list(parent.children().items()):
-                if isinstance(child, nn.Linear):
-                    layer = LoRALinear(child, rank, scale)
-                    layer.linear.freeze()
-                    setattr(parent, name, layer)
-                    layers.append(layer)
+    for block in trunk.layers:
+        adapted = [(path, LoRALinear(child, rank, scale)) for path, child in block.named_modules()
+                   if isinstance(child, nn.Linear)]
+        for _, layer in adapted:
+            layer.linear.freeze()
+        block.update_modules(tree_unflatten(adapted))
+        layers += [layer for _, layer in adapted]
     return layers
 
 

@@ -90,6 +90,8 @@ class TorchModel:
                  lora_rank: int = 0, lora_scale: float = 2.0, value_head: bool = False, weight_decay: float = 0.0,
                  max_grad_norm: float = 1.0, head_learning_rate: float | None = None,
                  gradient_checkpointing: bool = False, keep_reference_head: bool = False):
+        if config.family != "llama":
+            raise UserError(f"{folder} is a {config.family} model; other families than Llama run on --backend mlx")
         self.config, self.dtype, self.device = config, dtype, _device
         torch.manual_seed(seed)
         self.network = Network(config, value_head)

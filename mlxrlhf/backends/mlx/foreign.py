@@ -1,0 +1,134 @@
+"""Families that mlx-lm knows and we do not (Qwen 3, Gemma 3, ...), behind the interface of `model.Llama`.
+
+mlx-lm's modules build their own causal mask, so rows with several documents or left padding are taken apart first:
+every document runs alone from the left edge, and its hidden states are put back where it stood. Positions restart at
+every document, which changes nothing: rotary embeddings depend on distances only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx_lm.generate import BatchGenerator
+from mlx_lm.tuner.trainer import grad_checkpoint
+from mlx_lm.utils import load_model
+
+from mlxrlhf import checkpoint
+from mlxrlhf.algorithms.rollout import bucket
+from mlxrlhf.backends.mlx.generate import pick
+from mlxrlhf.errors import UserError
+
+
+class Foreign(nn.Module):
+    """A model of mlx-lm, its parameters under mlx-lm's names."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        checkpoint.check_safetensors(folder)
+        try:
+            model, _ = load_model(Path(folder))
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            raise UserError(f"mlx-lm cannot load {folder} ({str(error).splitlines()[0]}); take a model that "
+                            "`mlx_lm.generate` runs") from None
+        self._whole = model  # a leading underscore keeps it out of the parameters
+        self._text = getattr(model, "language_model", model)
+        for name, child in model.children().items():
+            self[name] = child
+        self._check_projection(folder)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The blocks that adapters go into."""
+        return self._text.model.layers
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        return False
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, wanted: bool) -> None:
+        if wanted:
+            grad_checkpoint(self.layers[0])  # it patches the class, so one block stands for all
+
+    def head_weight(self) -> mx.array:
+        """(V, d)"""
+        text = self._text
+        return text.lm_head.weight if "lm_head" in text else text.model.embed_tokens.weight
+
+    def __call__(self, tokens: mx.array, layout: tuple[mx.array, mx.array] | None = None) -> mx.array:
+        """Hidden states (B, T, d) of tokens (B, T); layout is what `lay_out` made of the segments, if any."""
+        if layout is None:
+            return self._text.model(tokens)
+        gather, scatter = layout
+        hidden = self._text.model(tokens.reshape(-1)[gather])
+        return hidden.reshape(-1, hidden.shape[-1])[scatter]
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """(..., d) to (..., V), in the trunk's precision."""
+        return hidden @ self.head_weight().T
+
+    def _check_projection(self, folder: Path) -> None:
+        """Log-probabilities are computed from hidden states in chunks: the head must be a plain matrix."""
+        tokens = mx.array([[1, 2, 3, 4]])
+        expected = self._whole(tokens).astype(mx.float32)
+        try:
+            difference = mx.abs(self.logits(self(tokens)).astype(mx.float32) - expected).max().item()
+        except ValueError:
+            difference = float("inf")  # a quantised embedding has another shape
+        if not difference <= 2e-2 * (1 + mx.abs(expected).max().item()):
+            raise UserError(f"{folder}: its output is no plain projection of its hidden states (it is quantised, or "
+                            "scales its logits), so it cannot be trained here; take an unquantised checkpoint")
+
+
+def lay_out(segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each document of rows with segments (B, T) goes, and where its states come back to.
+
+    Returns gather (N, L), flat positions of the tokens of each of N documents, and scatter (B, T), flat positions
+    among the N * L states; padding (segment 0) reads state 0, which nothing counts.
+    """
+    rows, width = segments.shape
+    pieces = []
+    for row in range(rows):
+        edges = np.flatnonzero(np.diff(segments[row])) + 1
+        for start, end in zip([0, *edges], [*edges, width]):
+            if segments[row, start]:
+                pieces.append((row, start, end))
+    length = bucket(max(end - start for _, start, end in pieces))
+    gather, scatter = np.zeros((len(pieces), length), np.int32), np.zeros((rows, width), np.int32)
+    for n, (row, start, end) in enumerate(pieces):
+        gather[n, :end - start] = row * width + np.arange(start, end)
+        scatter[row, start:end] = n * length + np.arange(end - start)
+    return gather, scatter
+
+
+def generate(trunk: Foreign, prompts: Sequence[Sequence[int]], *, uniforms: np.ndarray | None, max_tokens: int,
+             temperature: float, stop_ids: Sequence[int], pad_id: int,
+             on_token: Callable[[int], None] | None = None) -> list[list[int]]:
+    """See `protocol.Model.generate`; batching, padding and caches are mlx-lm's."""
+    def sampler(row: int) -> Callable[[mx.array], mx.array]:
+        position = -1
+
+        def sample(logprobs: mx.array) -> mx.array:
+            nonlocal position
+            position = min(position + 1, max_tokens - 1)  # mlx-lm works one token ahead of a row's end
+            return pick(logprobs, temperature, None if uniforms is None else uniforms[row:row + 1, position])
+
+        return sample
+
+    generator = BatchGenerator(trunk._whole, max_tokens=max_tokens, stop_tokens=[[s] for s in stop_ids],
+                               completion_batch_size=len(prompts), prefill_batch_size=len(prompts))
+    try:
+        uids = generator.insert([list(p) for p in prompts], samplers=[sampler(i) for i in range(len(prompts))])
+        places, responses = {uid: i for i, uid in enumerate(uids)}, [[] for _ in prompts]
+        while found := generator.next_generated():
+            for response in found:
+                responses[places[response.uid]].append(int(response.token))
+                if on_token and places[response.uid] == 0:
+                    on_token(int(response.token))
+    finally:
+        generator.close()
+    return responses
