@@ -97,7 +97,7 @@ class PrepareConfig:
     max_characters: int = option(20_000_000, "characters to take from each source", minimum=1_000)
     dialogues: int = option(2_000, "tool dialogues to make", minimum=10)
     bfcl: str = option("", "folder of bfcl-eval's data, to add its tool calls")
-    pairs: int = option(2_000, "preference pairs to make", minimum=10)
+    pairs: int = option(2_000, "preference pairs to make", minimum=40)
     seed: int = option(0, "seed of every random choice", minimum=0)
     unsafe_exec: bool = option(False, "run code even where no operating-system jail is available")
 

@@ -16,6 +16,8 @@ from mlxrlhf.algorithms import losses
 from mlxrlhf.config import SIZES, ModelConfig
 
 mlx, torch = (importlib.import_module(f"mlxrlhf.backends.{name}") for name in ("mlx", "torch"))
+mlx_generate, torch_generate = (importlib.import_module(f"mlxrlhf.backends.{name}.generate")
+                                for name in ("mlx", "torch"))
 torch.use_device("cpu")
 if mlx.describe_device()["device"].endswith("cpu, 0)"):
     mlx.use_device("cpu")
@@ -192,6 +194,25 @@ def test_generation():
     for token in greedy[1][1]:
         assert token == b.logits(np.array([context], np.int32))[0, -1].argmax()
         context.append(token)
+
+
+def test_sampling_finds_the_token_in_a_flat_tail():
+    """A vocabulary of 49,152: most of the mass on one token, the rest spread thin."""
+    import mlx.core as mx
+    import torch as library
+
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(64, 49152)).astype(np.float32)
+    logits[:, 7] = 10
+    uniforms = rng.uniform(0.3, 1, 64)
+    exact = np.exp(logits.astype(np.float64))
+    exact = (exact / exact.sum(-1, keepdims=True)).cumsum(-1)
+    expected = (exact <= uniforms[:, None]).sum(-1)
+    ours = np.array(mlx_generate.pick(mx.array(logits), 1.0, uniforms))
+    other = torch_generate.pick(library.from_numpy(logits), 1.0, uniforms).numpy()
+    assert len(set(expected)) > 32, "most draws must fall into the tail"
+    for picked in (ours, other):
+        assert (picked == expected).mean() > 0.9 and np.abs(picked - expected).max() <= 1
 
 
 def test_padding_packing_and_checkpointing_change_nothing_in_torch():

@@ -231,11 +231,12 @@ class PublishedTokenizer(_Decoding):
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; never a special token."""
-        return self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts, on every core."""
-        return self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True,
+                               verbose=False)["input_ids"]
 
     def encode_template(self, text: str) -> list[int]:
         """Ids of text that a chat template wrote: special tokens count as such."""
