@@ -242,7 +242,7 @@ DEMO: dict[str, dict[str, Any]] = {
     # One decision early in an answer (type hints or none) earns a score 40 tokens later: nothing may discount it.
     # Small adapters and a firm penalty: with larger ones the score rose as far, but fewer answers passed their tests.
     "ppo": dict(steps_per_epoch=24, ppo_epochs=2, max_tokens=128, temp=0.7, gamma=1.0, lam=1.0, kl_coef=0.2,
-                lora_rank=4, learning_rate=6e-4),
+                lora_rank=4, learning_rate=4e-4),
     "evaluate": {},
 }
 
