@@ -28,6 +28,7 @@ class Pair:
     criterion: str = "preference"
     rationale: str = ""
     task: str = ""
+    weight: float = 1.0  # how much the pair counts in the reward model's loss
 
 
 def build(bank: Sequence[Task], count: int, seed: int, unsafe: bool = False) -> tuple[list[Pair], dict[str, int]]:
@@ -158,7 +159,8 @@ def to_json(pair: Pair) -> dict:
 # --- a user's own pairs --------------------------------------------------------------------------------------------
 
 def load_pairs(path: Path) -> list[Pair]:
-    """JSONL of {prompt, chosen, rejected[, criterion, rationale, task]}; answers may be text or lists of messages.
+    """JSONL of {prompt, chosen, rejected[, criterion, rationale, task, weight]}; answers may be text or lists of
+    messages.
 
     Raises UserError naming file and line.
     """
@@ -178,7 +180,11 @@ def _pair(row: dict, place: str) -> Pair:
             raise UserError(f"{place}: {name} must be text, or messages with content")
     if texts["chosen"] == texts["rejected"]:
         raise UserError(f"{place}: chosen and rejected are the same; a pair must differ")
-    return Pair(**texts, **{k: str(row[k]) for k in ("criterion", "rationale", "task") if row.get(k)})
+    weight = row.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
+        raise UserError(f"{place}: weight is {weight!r}; it must be a number above 0")
+    return Pair(**texts, **{k: str(row[k]) for k in ("criterion", "rationale", "task") if row.get(k)},
+                weight=float(weight))
 
 
 def _text(value) -> str | None:
