@@ -48,6 +48,18 @@ def test_the_head_learns_a_preference_it_has_not_seen(loss):
     assert all(np.array_equal(before[k], v) for k, v in base.state().items()), "the base is frozen"
 
 
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+@pytest.mark.parametrize("loss", ["margin", "bradley-terry"])
+def test_the_heavier_of_two_contradicting_pairs_wins(backend, loss):
+    one, other = np.random.default_rng(0).normal(size=(2, 1, 32)).astype(np.float32)
+    chosen, rejected = np.concatenate([one, other]), np.concatenate([other, one])
+    for weights in ([0.9, 0.3], [0.3, 0.9]):
+        head = backends.load(backend).Head(32, seed=0)
+        train_head(head, chosen, rejected, RewardConfig(loss=loss, num_epochs=30), weights=np.float32(weights))
+        expected = [1, 0] if weights[0] > weights[1] else [0, 1]
+        np.testing.assert_array_equal(accuracy(head, chosen, rejected), expected)
+
+
 def test_accuracy_by_criterion_counts_ties_as_half():
     pairs = [EncodedPair([], [], c) for c in ("style", "style", "correctness")]
     assert by_criterion(np.array([1.0, 0.5, 0.0]), pairs) == {"correctness": 0.0, "style": 0.75}

@@ -52,7 +52,7 @@ def listen(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise UserError(f"--host {host} is not an address ({error.strerror}); give an address of this machine") from None
+        raise UserError(f"--host {host} is not an address ({error.strerror}); give one of this machine") from None
     if os.name == "posix":
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -60,7 +60,8 @@ def listen(host: str, port: int) -> socket.socket:
         listening.listen(128)
     except OSError as error:
         listening.close()
-        raise UserError(f"port {port} on {host} cannot be used ({error.strerror}); choose another with --port") from None
+        raise UserError(f"port {port} on {host} cannot be used ({error.strerror}); choose another with --port"
+                        ) from None
     return listening
 
 

@@ -114,7 +114,7 @@ class Store:
                                     for name in ("user_version", "application_id"))
             empty = not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             if not empty and (version, application) != (_VERSION, _APPLICATION):
-                raise UserError(f"{self.path} is not a file of this version of mlxrlhf annotate; name another with --db")
+                raise UserError(f"{self.path} was not made by this version of mlxrlhf annotate; name another with --db")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # a commit waits for the disk
             self._db.execute("PRAGMA fullfsync = 1")  # on macOS, for the disk's own cache too
@@ -152,8 +152,8 @@ class Store:
         with self._transaction() as db:
             before = db.total_changes
             db.executemany(
-                "INSERT OR IGNORE INTO items (key, place, prompt, a, b, label_a, label_b, source, criterion, task, tests)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO items (key, place, prompt, a, b, label_a, label_b, source, criterion, task, "
+                "tests) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [(i.key, hashlib.sha256(f"{self.seed} {i.key}".encode()).hexdigest(), i.prompt, i.a, i.b, i.label_a,
                   i.label_b, i.source, i.criterion, i.task, json.dumps(i.tests)) for i in items])
             return db.total_changes - before
@@ -248,12 +248,13 @@ class Store:
                 return
             informed = db.execute("SELECT count(*) FROM assignments WHERE annotator = ? AND item = ? AND revealed IS "
                                   "NOT NULL", (shown["annotator"], shown["item"])).fetchone()[0] > 0
-            db.execute("INSERT INTO votes (assignment, choice, strength, reasons, rationale, seconds, informed, created)"
-                       " VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (assignment, *new, seconds, informed, time.time()))
+            db.execute("INSERT INTO votes (assignment, choice, strength, reasons, rationale, seconds, informed, "
+                       "created) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                       (assignment, *new, seconds, informed, time.time()))
 
     def _shown(self, db: sqlite3.Connection, name: str, assignment: int) -> sqlite3.Row:
-        row = db.execute("SELECT s.* FROM shown s JOIN annotators p ON p.id = s.annotator WHERE s.id = ? AND p.name = ?",
-                         (assignment, name)).fetchone()
+        row = db.execute("SELECT s.* FROM shown s JOIN annotators p ON p.id = s.annotator WHERE s.id = ? AND "
+                         "p.name = ?", (assignment, name)).fetchone()
         if row is None:
             raise Conflict("this item was not shown to you")
         return row
@@ -308,8 +309,8 @@ class Store:
             seconds = [r[0] for r in self._db.execute(
                 "SELECT v.seconds FROM votes v JOIN assignments s ON s.id = v.assignment WHERE s.annotator = ? AND "
                 "v.undone IS NULL AND v.choice != 'skip'", (who,))]
-            done, pending = self._db.execute("SELECT count(vote), count(*) - count(vote) FROM shown WHERE annotator = ?",
-                                             (who,)).fetchone()
+            done, pending = self._db.execute("SELECT count(vote), count(*) - count(vote) FROM shown WHERE "
+                                             "annotator = ?", (who,)).fetchone()
             free = self._db.execute(f"SELECT count(*) FROM ({_FREE})", self._free(who)).fetchone()[0]
         return {"done": done, "left": pending + free, "seconds": float(np.median(seconds)) if seconds else None}
 

@@ -39,6 +39,7 @@ class EncodedPair:
     rejected: list[int]
     criterion: str
     start: int = 1  # where the answers begin
+    weight: float = 1.0
 
 
 def features(base, sequences: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int,
@@ -81,14 +82,19 @@ def by_criterion(correct: np.ndarray, pairs: Sequence[EncodedPair]) -> dict[str,
 
 
 def train_head(head, chosen: np.ndarray, rejected: np.ndarray, config: RewardConfig, *, start: int = 0,
-               on_step=lambda step, metrics: None) -> None:
-    """`num_epochs` passes of the chosen loss over cached features (N, d), from optimizer step `start`."""
+               weights: np.ndarray | None = None, on_step=lambda step, metrics: None) -> None:
+    """`num_epochs` passes of the chosen loss over cached features (N, d), from optimizer step `start`.
+
+    weights (N,): how much each pair counts beside the others; None counts all alike.
+    """
+    weights = None if weights is None else weights / weights.mean()
     size = min(config.batch_size, len(chosen))
     total = config.num_epochs * -(-len(chosen) // size)
     for step in range(start, total):
         rows = pick(len(chosen), size, config.seed, step)
         rate = config.learning_rate * (1 - step / total)
-        on_step(step + 1, {**head.step(config.loss, config.margin, chosen[rows], rejected[rows], rate), "lr": rate})
+        on_step(step + 1, {**head.step(config.loss, config.margin, chosen[rows], rejected[rows], rate,
+                                       None if weights is None else weights[rows]), "lr": rate})
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,9 @@ def run(config: RewardConfig) -> dict:
                 raise training.Interrupted(f"stopped at step {step} of {total}; the same command with --resume "
                                            "continues")
 
-        train_head(head, *train_features, config, start=start, on_step=on_step)
+        weights = np.array([p.weight for p in train_pairs], np.float32)
+        train_head(head, *train_features, config, start=start, on_step=on_step,
+                   weights=weights if (weights != 1).any() else None)
         correct = accuracy(head, *val_features)
         # PPO starts from the base's own answers: their scores are the zero it measures from.
         typical = train_features[1][-len(own_train):] if own_train else np.concatenate(train_features)
@@ -211,7 +219,7 @@ def _pairs(config: RewardConfig, tokenizer) -> tuple[list[EncodedPair], list[Enc
 def _encode(pair: preferences.Pair, tokenizer) -> EncodedPair:
     prompt = render_prompt([{"role": "user", "content": pair.prompt}], tokenizer)
     return EncodedPair(prompt + encode_answer(pair.chosen, tokenizer), prompt + encode_answer(pair.rejected, tokenizer),
-                       pair.criterion, len(prompt))
+                       pair.criterion, len(prompt), pair.weight)
 
 
 def sampled_pairs(base, config: RewardConfig, tokenizer) -> tuple[list[EncodedPair], list[EncodedPair]]:
