@@ -118,7 +118,6 @@ def test_figures_by_hand():
     lines = agreement.describe(f)
     assert "Cohen's kappa                0.333   ann and bob, 2 items" in lines
     assert "reason                       2 style" in lines
-    assert agreement.live(votes)["items"] == 2
     assert agreement.live([]) == {"alpha": None, "items": 0}
 
 
@@ -183,6 +182,10 @@ def test_overlap_is_filled_least_annotated_first_and_never_exceeded(make):
         else:
             answer(store, who)
     pairs = [(v.annotator, v.item) for v in store.votes()]
+    # The figure on the page is that of --stats.
+    figures = agreement.figures(store.votes(), {i: ("x", "y") for i in range(1, 7)})
+    live = agreement.live(store.tallies())
+    assert live["alpha"] == pytest.approx(figures["alpha_nominal"][0]) and live["items"] == figures["shared_items"] == 6
     assert len(set(pairs)) == len(pairs) == 12 and set(Counter(i for _, i in pairs).values()) == {2}
     assert store.progress("ann")["left"] == 0
 
@@ -272,6 +275,19 @@ def test_votes_are_on_disk_at_once_and_the_file_is_in_wal_mode(make, tmp_path):
     assert other.execute("SELECT count(*) FROM votes").fetchone() == (1,)
     assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     other.close()
+
+
+def test_a_full_disk_is_said_and_passes(make):
+    store = make(1)
+    shown = store.current("ann")
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(UserError, match="nothing was saved"):
+        store.vote("ann", shown["assignment"], "left", 1, [], "x" * 8_000, 1.0)
+    assert store.votes() == []
+    store._db.execute(f"PRAGMA max_page_count = {pages + 100}")
+    store.vote("ann", shown["assignment"], "left", 1, [], "x" * 8_000, 1.0)
+    assert len(store.votes()) == 1
 
 
 def test_adding_a_file_twice_or_reversed_adds_nothing(make):
@@ -501,6 +517,7 @@ def test_another_host_asks_for_the_token(served):
     assert status == 303 and headers["Location"] == "/" and "HttpOnly" in headers["Set-Cookie"]
     cookie = headers["Set-Cookie"].split(";")[0]
     assert server.ask("POST", "/api/next", {"annotator": "ann"}, Cookie=cookie)[0] == 200
+    assert server.ask("GET", f"/?token={token}", Origin=None, Cookie=cookie)[0] == 303
     assert server.ask("POST", "/api/next", {"annotator": "ann"}, Cookie=cookie[:-1])[0] == 403
     assert server.ask("POST", "/api/next", {"annotator": "ann"}, Cookie=cookie, Host="evil.example",
                       Origin="http://evil.example")[0] == 421

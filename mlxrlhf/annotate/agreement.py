@@ -109,11 +109,17 @@ def table(votes: Sequence[Vote], *, ordinal: bool) -> np.ndarray:
     return counts
 
 
-def live(votes: Sequence[Vote]) -> dict:
-    """What the page shows: nominal alpha (None without a shared item) and on how many items it rests."""
-    counts = table(counted(votes), ordinal=False)
+def live(tallies: Sequence[tuple[int, str, int]]) -> dict:
+    """What the page shows: nominal alpha (None without a shared item) and on how many items it rests.
+
+    tallies: (item, choice, votes), skips and repeats left out.
+    """
+    rows = {item: i for i, item in enumerate(dict.fromkeys(item for item, _, _ in tallies))}
+    counts = np.zeros((len(rows), len(CHOICES)))
+    for item, choice, votes in tallies:
+        counts[rows[item], CHOICES.index(choice)] = votes
     shared = counts[counts.sum(axis=1) > 1]
-    alpha = alpha_of(coincidences(shared.astype(float)).sum(axis=0), False)
+    alpha = alpha_of(coincidences(shared).sum(axis=0), False)
     return {"alpha": float(alpha) if len(shared) else None, "items": len(shared)}
 
 

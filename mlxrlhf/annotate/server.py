@@ -139,14 +139,16 @@ class Guard:
         if (request.method not in ("GET", "HEAD") or origin is not None) and \
                 (origin is None or urlsplit(origin).netloc != given[0]):
             return _refuse("requests from other pages are refused", 403)
-        if self.token and not _same(request.cookies.get(self.cookie, ""), self.token):
-            asked = parse_qs(request.url.query).get("token", [""])[0]
-            if request.method != "GET" or request.url.path != "/" or not _same(asked, self.token):
-                return _refuse("open the link with the token that mlxrlhf annotate printed when it started", 403)
+        if not self.token:
+            return None
+        asked = parse_qs(request.url.query).get("token", [""])[0]
+        if request.method == "GET" and request.url.path == "/" and _same(asked, self.token):
             # Out of the address bar and the history. Lax, because a link from a message is another site's.
             answer = RedirectResponse("/", 303, headers=HEADERS)
             answer.set_cookie(self.cookie, self.token, httponly=True, samesite="lax")
             return answer
+        if not _same(request.cookies.get(self.cookie, ""), self.token):
+            return _refuse("open the link with the token that mlxrlhf annotate printed when it started", 403)
         return None
 
     def _known(self, host: str) -> bool:
@@ -198,7 +200,7 @@ def application(store: Store, config: AnnotateConfig) -> Starlette:
     running = threading.Lock()
 
     def state(name: str, item: dict | None) -> dict:
-        return {"item": item, "progress": store.progress(name), "agreement": agreement.live(store.votes())}
+        return {"item": item, "progress": store.progress(name), "agreement": agreement.live(store.tallies())}
 
     def next_item(body: dict) -> dict:
         name = _name(body)
@@ -217,7 +219,7 @@ def application(store: Store, config: AnnotateConfig) -> Starlette:
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
             raise _Bad("seconds must be a number")
         store.vote(name, _assignment(body), answer, strength, reasons, rationale.strip(), min(seconds, 86_400))
-        return {"saved": True, "progress": store.progress(name), "agreement": agreement.live(store.votes())}
+        return {"saved": True, "progress": store.progress(name), "agreement": agreement.live(store.tallies())}
 
     def undo(body: dict) -> dict:
         name = _name(body)

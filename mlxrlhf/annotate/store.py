@@ -131,15 +131,20 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """One writer at a time, between threads and between processes; committed when the block ends well."""
+        """One writer at a time, between threads and between processes; committed when the block ends well.
+
+        Raises UserError when the file cannot be written, a full disk for one; nothing of the block is kept then.
+        """
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise UserError(f"{self.path} cannot be written ({error}), so nothing was saved") from None
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
 
     def _all(self, query: str, *values) -> list[sqlite3.Row]:
         with self._lock:
@@ -300,6 +305,11 @@ class Store:
         return [Vote(r["name"], r["item"], r["choice"], r["strength"], tuple(json.loads(r["reasons"])), r["rationale"],
                      r["seconds"], bool(r["swapped"]), bool(r["repeat"]), bool(r["informed"]), r["created"])
                 for r in rows]
+
+    def tallies(self) -> list[tuple[int, str, int]]:
+        """(item, choice, number of votes), skips and repeats left out."""
+        return [tuple(row) for row in self._all("SELECT item, choice, count(*) FROM shown WHERE choice != 'skip' AND "
+                                                "NOT repeat GROUP BY item, choice")]
 
     def progress(self, name: str) -> dict:
         """This person's items done and still to do, and their seconds per item."""
