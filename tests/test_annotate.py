@@ -231,6 +231,15 @@ def test_undo_goes_back_step_by_step_and_keeps_what_was_open(make):
     assert [r[0] for r in store._all("SELECT count(*) FROM votes WHERE undone IS NOT NULL")] == [2], "kept on record"
 
 
+def test_after_undo_a_reload_shows_the_item_that_was_undone(make):
+    store = make(5)
+    answer(store, "ann")
+    waiting = store.current("ann")
+    store.undo("ann")
+    store.vote("ann", waiting["assignment"], "left", 1, [], "", 1.0)  # from another tab that still shows it
+    assert store.undo("ann")["assignment"] == waiting["assignment"] == store.current("ann")["assignment"]
+
+
 def test_a_skipped_item_goes_to_someone_else(make):
     store = make(1, overlap=1)
     skipped = answer(store, "ann", "skip")
@@ -388,6 +397,7 @@ def test_the_helpsteer3_export_has_its_fields_and_signs(judged, tmp_path):
         assert [p["score"] for p in row["individual_preference"]] == [sign * s for s in scores]
         assert row["overall_preference"] == sign * overall
         assert {row["response1"][0], row["response2"][0]} == {"a", "b"}
+    assert {row["response1"][0] for row in rows} == {"a", "b"}, "neither comes first always"
     assert set(rows[0]["individual_preference"][0]) == {"score", "reasoning", "feedback1", "feedback2"}
 
 
