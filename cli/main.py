@@ -79,6 +79,8 @@ def options_of(kind: type, *leading: inspect.Parameter):
 
 def _report(figures: dict) -> None:
     for name, value in figures.items():
+        if name == "verdict":
+            continue  # said at the end of the run
         typer.echo(f"{name:28} {value:.4g}" if isinstance(value, float) else f"{name:28} {value}")
 
 
@@ -139,11 +141,35 @@ def reward(settings: config.RewardConfig) -> None:
 @app.command()
 @options_of(config.PPOConfig)
 def ppo(settings: config.PPOConfig) -> None:
-    """Align the model to the reward model with proximal policy optimisation.
+    """Align the model to a reward (a reward model, tests, lint, your own) with proximal policy optimisation.
 
     Example: mlxrlhf ppo --size nano --steps-per-epoch 40
     """
     from mlxrlhf.stages import ppo as stage
+
+    _report(stage.run(settings))
+
+
+@app.command()
+@options_of(config.GRPOConfig)
+def grpo(settings: config.GRPOConfig) -> None:
+    """Align without a critic: each response is judged against the others to its prompt.
+
+    Example: mlxrlhf grpo --size nano --reward tests:1,lint:0.5
+    """
+    from mlxrlhf.stages import grpo as stage
+
+    _report(stage.run(settings))
+
+
+@app.command()
+@options_of(config.DPOConfig)
+def dpo(settings: config.DPOConfig) -> None:
+    """Align on preference pairs directly: no reward model and no sampling.
+
+    Example: mlxrlhf dpo --size nano --data pairs.jsonl
+    """
+    from mlxrlhf.stages import dpo as stage
 
     _report(stage.run(settings))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mlxrlhf.errors import UserError
 
@@ -180,39 +180,99 @@ class RewardConfig(RunConfig):
 
 
 @dataclass(frozen=True)
-class PPOConfig(RunConfig):
-    """Defaults of `mlxrlhf ppo` (Schulman et al. 2017; Ziegler et al. 2019)."""
+class AlignConfig(RunConfig):
+    """What the alignment stages share: ppo, grpo and dpo."""
 
+    learning_rate: float = option(0.0, "learning rate of AdamW; 0 takes the stage's own, larger with LoRA than without",
+                                  minimum=0)
+    max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
+    lora_rank: int = option(16, "rank of the adapters; 0 trains every weight", minimum=0)
+    lora_scale: float = option(2.0, "factor on the adapters' output", minimum=0)
+
+    #: learning rate of full fine-tuning and of LoRA: adapters start at zero and want larger steps than a trained matrix
+    rates: ClassVar[tuple[float, float]] = (1e-6, 3e-4)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate in use."""
+        return self.learning_rate or self.rates[self.lora_rank > 0]
+
+
+@dataclass(frozen=True)
+class PolicyConfig(AlignConfig):
+    """What ppo and grpo share: rollouts, their rewards and clipped updates."""
+
+    reward: str = option("model", "what is optimised: model, tests (share of the task's tests passed), lint, or "
+                                  "FILE.py:function; several with weights as model:1,tests:2")
     reward_model: str = option("", "reward head to optimise (default: weights/SIZE/reward)")
+    prompts: str = option("", "JSONL of {prompt[, task][, tests]} instead of the prepared prompts; tests is a list of "
+                              "assert statements")
+    no_pass_rate: bool = option(False, "do not run answers merely to report how many pass their tests")
+    unsafe_exec: bool = option(False, "run answers even where no operating-system jail is available")
     num_epochs: int = option(1, "passes over the steps below", minimum=1)
-    steps_per_epoch: int = option(40, "PPO updates (rollout and optimisation) per epoch", minimum=1)
+    steps_per_epoch: int = option(40, "updates (rollout and optimisation) per epoch", minimum=1)
     batch_size: int = option(32, "prompts per rollout", minimum=1)
+    responses_per_prompt: int = option(1, "responses to each prompt", minimum=1)
     mini_batch_size: int = option(16, "responses per optimizer step", minimum=1)
     micro_batch_size: int = option(8, "responses per forward, of similar length: it changes memory and speed, not the "
                                       "result", minimum=1)
     ppo_epochs: int = option(4, "passes over each rollout", minimum=1)
     max_tokens: int = option(160, "longest response, in tokens", minimum=1)
     temp: float = option(1.0, "sampling temperature of rollouts", minimum=1e-3)
-    learning_rate: float = option(0.0, "learning rate; 0 takes 1e-6 for full fine-tuning, 3e-4 with LoRA", minimum=0)
-    value_learning_rate: float = option(1e-3, "learning rate of the value head", minimum=0)
     warmup_steps: int = option(2, "updates of linear warm-up", minimum=0)
-    max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
-    lora_rank: int = option(16, "rank of the adapters; 0 trains every weight", minimum=0)
-    lora_scale: float = option(2.0, "factor on the adapters' output", minimum=0)
     clip: float = option(0.2, "policy ratio clip range", minimum=0)
+    entropy_coef: float = option(0.0, "weight of the entropy bonus", minimum=0)
+    kl_coef: float = option(0.05, "weight beta of the KL penalty, per nat", minimum=0)
+    kl_target: float = option(0.0, "nats per response the adaptive controller aims at; 0 keeps beta fixed", minimum=0)
+    kl_limit: float = option(60.0, "nats per response at which the run is stopped as a runaway", minimum=0)
+    missing_end_penalty: float = option(1.0, "subtracted from the score of a response without an end token", minimum=0)
+    save_every: int = option(10, "updates between saves", minimum=1)
+
+
+@dataclass(frozen=True)
+class PPOConfig(PolicyConfig):
+    """Defaults of `mlxrlhf ppo` (Schulman et al. 2017; Ziegler et al. 2019)."""
+
+    value_learning_rate: float = option(1e-3, "learning rate of the value head", minimum=0)
     value_clip: float = option(0.2, "value clip range", minimum=0)
     vf_coef: float = option(0.1, "weight of the value loss", minimum=0)
-    entropy_coef: float = option(0.0, "weight of the entropy bonus", minimum=0)
     gamma: float = option(0.99, "discount; published RLHF work uses 1.0, because a response is one decision whose "
                                 "score comes at its end and should not shrink with length", minimum=0)
     lam: float = option(0.95, "lambda of generalised advantage estimation", minimum=0)
-    kl_coef: float = option(0.05, "weight beta of the KL penalty, per nat", minimum=0)
-    kl_target: float = option(0.0, "nats per response the adaptive controller aims at; 0 keeps beta fixed", minimum=0)
     kl_in_loss: bool = option(False, "put the full KL over the vocabulary in the loss instead of the reward")
-    kl_limit: float = option(60.0, "nats per response at which the run is stopped as a runaway", minimum=0)
     whiten_rewards: bool = option(False, "divide rewards by their deviation (the mean is kept)")
-    missing_end_penalty: float = option(1.0, "subtracted from the score of a response without an end token", minimum=0)
-    save_every: int = option(10, "updates between saves", minimum=1)
+
+
+@dataclass(frozen=True)
+class GRPOConfig(PolicyConfig):
+    """Defaults of `mlxrlhf grpo` (Shao et al. 2024); names and choices as in TRL."""
+
+    batch_size: int = option(8, "prompts per rollout", minimum=1)
+    responses_per_prompt: int = option(8, "responses to each prompt: the group whose scores are compared", minimum=2)
+    ppo_epochs: int = option(2, "passes over each rollout", minimum=1)
+    kl_coef: float = option(0.04, "weight beta of the KL penalty in the loss, per nat", minimum=0)
+    scale_rewards: str = option("group", "group divides advantages by the deviation of their group; none does not, so "
+                                         "that easy and hard prompts are not favoured (Liu et al. 2025)",
+                                choices=("group", "none"))
+    loss_type: str = option("grpo", "what a token weighs: grpo by its response's length, dapo all the same, dr_grpo by "
+                                    "--max-tokens", choices=("grpo", "dapo", "dr_grpo"))
+
+
+@dataclass(frozen=True)
+class DPOConfig(AlignConfig):
+    """Defaults of `mlxrlhf dpo` (Rafailov et al. 2023)."""
+
+    data: str = option("", "JSONL of {prompt, chosen, rejected} instead of the prepared pairs")
+    num_epochs: int = option(1, "passes over the pairs", minimum=1)
+    batch_size: int = option(16, "pairs per optimizer step", minimum=1)
+    micro_batch_size: int = option(8, "pairs per forward, of similar length: it changes memory and speed, not the "
+                                      "result", minimum=1)
+    warmup_steps: int = option(10, "steps of linear warm-up before the cosine decay", minimum=0)
+    beta: float = option(0.1, "weight of the implicit KL penalty: larger stays closer to the reference", minimum=0)
+    label_smoothing: float = option(0.0, "chance that a label is wrong (conservative DPO)", minimum=0, maximum=0.5)
+    eval_every: int = option(50, "steps between validations", minimum=1)
+
+    rates: ClassVar[tuple[float, float]] = (1e-6, 1e-4)
 
 
 @dataclass(frozen=True)

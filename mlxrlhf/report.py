@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from mlxrlhf.checkpoint import atomic_text
+from mlxrlhf.diagnosis import Finding
 from mlxrlhf.runlog import read_metrics
 
 #: metric, its title, and what a reader should see
@@ -18,6 +20,8 @@ CURVES = (
                                           "chance."),
     ("objective/scores", "Reward", "Mean normalised score of sampled answers; 0 is the average of the "
                                    "base's own answers. It should rise and then level off."),
+    ("objective/pass_rate", "Pass rate", "Share of sampled answers whose code passes its task's tests. A fall while "
+                                         "the reward rises means that the reward is being gamed."),
     ("objective/kl", "KL from the reference", "Nats per answer by which the policy has moved. It should stay near "
                                               "its target, not run away."),
     ("objective/entropy", "Entropy", "Nats per token of the policy's distribution. A slow fall is normal; zero is a "
@@ -27,6 +31,12 @@ CURVES = (
                                                        "climb above 0."),
     ("response/length", "Answer length", "Tokens per answer. A steady climb can mean that length is being paid for."),
     ("response/truncated", "Truncated", "Share of answers without an end."),
+    ("rewards/margins", "Margin", "Implicit reward of chosen over rejected answers, of the pairs trained on. It should "
+                                  "rise."),
+    ("rewards/accuracies", "Accuracy", "Share of the pairs trained on whose chosen answer has the higher implicit "
+                                       "reward."),
+    ("rewards/chosen", "Chosen", "Implicit reward of the chosen answers. Far below 0 means that they became less "
+                                 "likely too."),
 )
 _STYLE = """
 :root{color-scheme:light dark;--fg:#1b1f24;--bg:#fff;--soft:#6b7280;--line:#d8dce2;--a:#2563eb;--card:#f6f7f9}
@@ -41,7 +51,7 @@ td:first-child,th:first-child{text-align:left}
 .grid>div{background:var(--card);padding:.8rem;border-radius:8px;min-width:0}
 pre{background:var(--card);padding:.7rem;border-radius:8px;overflow-x:auto;font-size:.82rem;white-space:pre-wrap}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:1rem}@media(max-width:40rem){.pair{grid-template-columns:1fr}}
-.pair>div{min-width:0}svg{width:100%;height:auto}svg text{fill:var(--soft);font-size:11px}
+li.warning{font-weight:600}.pair>div{min-width:0}svg{width:100%;height:auto}svg text{fill:var(--soft);font-size:11px}
 """
 
 
@@ -70,14 +80,30 @@ def chart(points: Sequence[tuple[float, float]], title: str) -> str:
 
 
 def stage_section(title: str, folder: Path) -> str:
-    """The curves of one run folder."""
+    """The verdict and the curves of one run folder."""
     rows, cards = read_metrics(folder / "metrics.jsonl"), ""
-    for key, name, note in CURVES:
+    parts = sorted({key for row in rows for key in row if key.startswith("objective/reward/")})
+    curves = [*CURVES, *((key, f"Reward: {key.removeprefix('objective/reward/')}", "This part of the reward, before "
+                          "its weight.") for key in parts)]
+    for key, name, note in curves:
         points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
         if points:
             cards += (f"<div><b>{html.escape(name)}</b>{chart(points, name)}"
                       f"<p class='note'>{html.escape(note)}</p></div>")
-    return f"<h2>{html.escape(title)}</h2><div class='grid'>{cards}</div>"
+    return f"<h2>{html.escape(title)}</h2>{_verdict(folder)}<div class='grid'>{cards}</div>"
+
+
+def _verdict(folder: Path) -> str:
+    """The findings that a run left in its summary.json, where it left any."""
+    path = folder / "summary.json"
+    findings = json.loads(path.read_text(encoding="utf-8")).get("verdict", []) if path.is_file() else []
+    lines = "".join(f"<li class='{html.escape(f['severity'])}'>{html.escape(str(Finding(**f)))}</li>" for f in findings)
+    return f"<ul>{lines}</ul>" if lines else ""
+
+
+def run_report(folder: Path, title: str) -> Path:
+    """Write FOLDER/report.html: one run's verdict and curves."""
+    return _write(folder, f"mlxrlhf {title}", stage_section(title, folder))
 
 
 #: measures that are shares of the answers
@@ -124,7 +150,12 @@ def demo_report(folder: Path, runs: Sequence[tuple[str, Path]], summary: dict, s
             + samples_section("Answers side by side", ranked[::-1][:4])
             + (samples_section("Where it got worse", worse) if worse else "")
             + "".join(stage_section(title, run) for title, run in runs))
+    return _write(folder, "mlxrlhf", body)
+
+
+def _write(folder: Path, title: str, body: str) -> Path:
     path = folder / "report.html"
     atomic_text(path, f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' "
-                      f"content='width=device-width'><title>mlxrlhf</title><style>{_STYLE}</style>{body}</html>\n")
+                      f"content='width=device-width'><title>{html.escape(title)}</title><style>{_STYLE}</style>{body}"
+                      "</html>\n")
     return path
