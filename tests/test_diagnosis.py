@@ -87,7 +87,8 @@ def test_skipped_updates_tell_no_signal_from_a_broken_gradient():
 
 @pytest.mark.parametrize("changes,said", [
     ({"rewards/margins": line(0, 0)}, "did not rise"), ({"val_accuracy": line(0.5, 0.5, 0.001)}, "chance is 50%"),
-    ({"rewards/accuracies": line(0.5, 1), "val_accuracy": line(0.5, 0.65)}, "memorises"), ({"rewards/chosen": line(0, -3)}, "less likely too"),
+    ({"rewards/accuracies": line(0.5, 1), "val_accuracy": line(0.5, 0.65)}, "memorises"),
+    ({"rewards/chosen": line(0, -3)}, "less likely too"),
     ({"grad_norm": np.zeros(LENGTH)}, "every gradient was zero"),
 ])
 def test_dpo_causes(changes, said):

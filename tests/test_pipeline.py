@@ -21,7 +21,16 @@ STAGES = {
     "reward": ["reward", "--num-epochs", "3", "--batch-size", "32", "--samples", "1", "--max-tokens", "8", *MLX],
     "rlhf": ["ppo", "--steps-per-epoch", "4", "--batch-size", "4", "--mini-batch-size", "2", "--max-tokens", "12",
              "--learning-rate", "1e-3", *MLX],
+    "grpo": ["grpo", "--steps-per-epoch", "4", "--batch-size", "2", "--responses-per-prompt", "3", "--max-tokens", "12",
+             "--mini-batch-size", "3", "--learning-rate", "1e-3", "--reward", "mine.py:letters,lint:0.5", *MLX],
+    "dpo": ["dpo", "--data", "own_pairs.jsonl", "--batch-size", "4", "--learning-rate", "1e-3", "--eval-every", "2",
+            *MLX],
 }
+OWN_REWARD = """
+def letters(prompts, responses, task, **rows):
+    assert len(task) == len(prompts) == len(responses)
+    return [sum(map(str.isalpha, response)) / 20 for response in responses]
+"""
 
 
 def start(folder, *arguments):
@@ -43,6 +52,9 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     said = mlxrlhf(folder, "prepare", "all", "--max-characters", "400000", "--dialogues", "60", "--pairs", "200")
     assert "left out" in said and "held-out pairs" in said
+    (folder / "mine.py").write_text(OWN_REWARD)
+    (folder / "own_pairs.jsonl").write_text("".join(json.dumps(
+        {"prompt": f"Add {i}.", "chosen": f"return x + {i}", "rejected": f"print({i})"}) + "\n" for i in range(24)))
     for arguments in STAGES.values():
         mlxrlhf(folder, *arguments)
     return folder
@@ -59,11 +71,19 @@ def test_every_stage_leaves_what_it_promises(project):
     for name in ("rlhf_train_chosen.npy", "rlhf_train_rejected.npy", "rlhf_val_chosen.npy", "rlhf_val_rejected.npy",
                  "rlhf_preferences.json", "language_train.npy", "code_val.npy", "tools_train.jsonl", "prompts.json"):
         assert (data / name).stat().st_size > 0
-    for stage in ("language", "code", "tools", "rlhf"):
-        for name in ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "run/summary.json"):
+    for stage in ("language", "code", "tools", "rlhf", "grpo", "dpo"):
+        for name in ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "run/summary.json",
+                     "run/report.html"):
             assert (weights / stage / name).is_file()
+    for stage in ("rlhf", "grpo", "dpo"):
+        assert (weights / stage / "adapters" / "adapters.safetensors").is_file()
+        assert json.loads((weights / stage / "run" / "summary.json").read_text())["verdict"][0]["sentence"]
     assert metrics(project, "language")[-1]["loss"] < metrics(project, "language")[0]["loss"]
-    assert all(row["grad_norm"] > 0 for row in metrics(project, "rlhf"))
+    assert all(row["grad_norm"] > 0 for stage in ("rlhf", "grpo", "dpo") for row in metrics(project, stage))
+    assert all(0 <= row["objective/pass_rate"] <= 1 for row in metrics(project, "rlhf"))
+    row = metrics(project, "grpo")[0]
+    assert row["objective/scores"] == pytest.approx(
+        row["objective/reward/letters"] + 0.5 * row["objective/reward/lint"])
     assert "val_accuracy_by_criterion" in json.loads((weights / "reward" / "run" / "summary.json").read_text())
 
 
@@ -87,7 +107,7 @@ def test_a_killed_run_resumes_to_the_same_metrics(project, tmp_path, stage):
     assert metrics(out, None) == metrics(project, stage)
 
 
-@pytest.mark.parametrize("stage", ["code", "tools", "reward", "rlhf"])
+@pytest.mark.parametrize("stage", ["code", "tools", "reward", "rlhf", "grpo", "dpo"])
 def test_torch_runs_the_same_stage_to_the_same_first_step(project, tmp_path, stage):
     """Same checkpoint, same data, same random stream: only the array library differs."""
     out = tmp_path / "out"
@@ -95,7 +115,7 @@ def test_torch_runs_the_same_stage_to_the_same_first_step(project, tmp_path, sta
     mlxrlhf(project, *arguments, "--out", str(out))
     ours, other = metrics(out, None), metrics(project, stage)
     assert len(ours) == len(other)
-    key = "objective/scores" if stage == "rlhf" else "loss"
+    key = "objective/scores" if stage in ("rlhf", "grpo") else "loss"
     if stage == "reward":  # the head's first weights are each library's own draw
         assert ours[-1]["loss"] < ours[0]["loss"]
         return
@@ -154,6 +174,22 @@ def test_evaluate_compares_before_and_after(project):
     assert figures["before"]["win_rate"] == 0.5 and abs(figures["before"]["kl"]) < 1e-3
 
 
+def test_dpo_is_evaluated_and_talks(project):
+    mlxrlhf(project, "evaluate", "--checkpoint", "weights/nano/dpo", "--prompts", "2", "--max-tokens", "8", *MLX)
+    assert (project / "weights/nano/dpo/evaluation/summary.json").is_file()
+    said = mlxrlhf(project, "chat", "--model", "weights/nano/dpo", "--prompt", "Hello", "--max-tokens", "4", *MLX)
+    assert "tok/s" in said
+
+
+def test_own_prompts_and_tests_need_no_reward_model(project, tmp_path):
+    row = {"prompt": "Write one.", "tests": ["assert one() == 1", "assert one() != 2"]}
+    (tmp_path / "own.jsonl").write_text(json.dumps(row) + "\n")
+    said = mlxrlhf(project, *STAGES["rlhf"], "--steps-per-epoch", "1", "--reward", "tests", "--reward-model", "nowhere",
+                   "--prompts", str(tmp_path / "own.jsonl"), "--out", str(tmp_path / "out"))
+    assert "note: 1 steps are too few" in said
+    assert metrics(tmp_path / "out", None)[0]["objective/reward/tests"] == 0
+
+
 def test_tiny_takes_one_step_of_every_stage(project):
     for part in ("tokenizer", "language", "code"):
         mlxrlhf(project, "prepare", part, "--size", "tiny", "--max-characters", "1500000")
@@ -190,6 +226,12 @@ def test_tiny_takes_one_step_of_every_stage(project):
     (["prepare", "everything"], "choose one of tokenizer"),
     (["prepare", "language", "--language-sources", "nowhere"], "does not exist"),
     (["reward", "--checkpoint", "vocabulary"], "pieces and its model"),
+    (["ppo", "--reward", "modle"], "choose model, tests, lint or FILE.py:function"),
+    (["grpo", "--reward", "nowhere.py:f"], "there is no file nowhere.py"),
+    (["grpo", "--reward", "mine.py:missing"], "defines no function missing"),
+    (["grpo", "--responses-per-prompt", "1"], "it must be at least 2"),
+    (["ppo", "--reward", "tests", "--prompts", "bad.jsonl"], "prompt 1 ('a') has no tests"),
+    (["dpo", "--data", "bad.jsonl"], "bad.jsonl:1 has no \"chosen\""),
 ])
 def test_wrong_input_is_one_sentence_and_exit_code_2(project, arguments, message):
     (project / "empty.jsonl").write_text("")
@@ -200,6 +242,8 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(project, arguments, message
     os.truncate(project / "corrupt" / "model.safetensors", 1_000)
     config = json.loads((project / "vocabulary" / "config.json").read_text())
     (project / "vocabulary" / "config.json").write_text(json.dumps({**config, "vocab_size": 5_000}))
+    if "tests" in arguments:
+        (project / "bad.jsonl").write_text('{"prompt": "a"}\n')
     if message.startswith("bad.jsonl:2") and arguments[0] == "reward":
         (project / "bad.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": \n')
     assert message in mlxrlhf(project, *arguments, code=2)
