@@ -179,18 +179,21 @@ class RewardConfig(RunConfig):
     max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
 
 
+def _rate_option(full: float, lora: float) -> Any:
+    """The option of a learning rate whose default depends on what is trained."""
+    return option(0.0, f"learning rate of AdamW; 0 takes {full:g} for full fine-tuning, {lora:g} with LoRA", minimum=0)
+
+
 @dataclass(frozen=True)
 class AlignConfig(RunConfig):
     """What the alignment stages share: ppo, grpo and dpo."""
 
-    learning_rate: float = option(0.0, "learning rate of AdamW; 0 takes the stage's own, larger with LoRA than without",
-                                  minimum=0)
+    #: learning rate of full fine-tuning and of LoRA: adapters start at zero and want larger steps than a trained matrix
+    rates: ClassVar[tuple[float, float]] = (1e-6, 3e-4)
+    learning_rate: float = _rate_option(*rates)
     max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
     lora_rank: int = option(16, "rank of the adapters; 0 trains every weight", minimum=0)
     lora_scale: float = option(2.0, "factor on the adapters' output", minimum=0)
-
-    #: learning rate of full fine-tuning and of LoRA: adapters start at zero and want larger steps than a trained matrix
-    rates: ClassVar[tuple[float, float]] = (1e-6, 3e-4)
 
     @property
     def rate(self) -> float:
@@ -262,6 +265,8 @@ class GRPOConfig(PolicyConfig):
 class DPOConfig(AlignConfig):
     """Defaults of `mlxrlhf dpo` (Rafailov et al. 2023)."""
 
+    rates: ClassVar[tuple[float, float]] = (1e-6, 1e-4)
+    learning_rate: float = _rate_option(*rates)
     data: str = option("", "JSONL of {prompt, chosen, rejected} instead of the prepared pairs")
     num_epochs: int = option(1, "passes over the pairs", minimum=1)
     batch_size: int = option(16, "pairs per optimizer step", minimum=1)
@@ -271,8 +276,6 @@ class DPOConfig(AlignConfig):
     beta: float = option(0.1, "weight of the implicit KL penalty: larger stays closer to the reference", minimum=0)
     label_smoothing: float = option(0.0, "chance that a label is wrong (conservative DPO)", minimum=0, maximum=0.5)
     eval_every: int = option(50, "steps between validations", minimum=1)
-
-    rates: ClassVar[tuple[float, float]] = (1e-6, 1e-4)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ advantage of a response is its score among the responses to its prompt.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -77,7 +78,9 @@ class PPO:
         frozen = self._forward(self.reference, batch, wanted, adapters=False)
 
         finished = rollout.ends(responses, self.end_ids)
+        began = time.monotonic()
         measures = self.score(rows, responses, frozen["features"])
+        scoring = time.monotonic() - began
         scores = measures["scores"]
         penalised = scores - c.missing_end_penalty * ~finished
         kl = advantages.kl_estimate(old["logp"], frozen["logp"]) * mask
@@ -89,7 +92,7 @@ class PPO:
             "objective/non_score_reward": -beta * kl_sum,
             "objective/rlhf_reward": float(penalised.mean()) - beta * kl_sum,
             "response/length": float(mask.sum(axis=1).mean()), "response/truncated": float(1 - finished.mean()),
-            "kl_coef": beta,
+            "kl_coef": beta, "time/scoring": scoring,
         }
         batch["old_logp"] = old["logp"]
         estimate = self._gae if self.critic else self._among_group
