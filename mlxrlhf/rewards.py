@@ -62,6 +62,8 @@ def parse(text: str) -> list[Component]:
                             "is one of several, as in model:1,tests:2")
         if not (math.isfinite(component.weight) and component.weight):
             raise UserError(f"--reward {part}: a weight must be a number other than 0")
+        if component.function and component.name in MEASURES:
+            raise UserError(f"--reward {part}: {component.name} is a measure of ours; give the function another name")
         if component.name in [c.name for c in components]:
             raise UserError(f"--reward {text}: {component.name} is named twice; give it one weight")
         components.append(component)

@@ -117,6 +117,9 @@ def nothing(prompt, response):
 def short(prompts, responses):
     return [1.0]
 
+def lint(prompt, response):
+    return 1
+
 class Thing: pass
 '''
 
@@ -158,7 +161,7 @@ def test_a_file_that_does_not_load_is_named_by_line(file):
     ("", "is empty"), ("modle", "choose model, tests, lint"), ("model:x", "choose model, tests, lint"),
     ("tests:0", "other than 0"), ("tests:nan", "other than 0"), ("tests,tests:2", "named twice"),
     ("nowhere.py:f", "there is no file nowhere.py"), ("FILE:Thing", "defines no function Thing"),
-    ("FILE:missing:2", "defines no function missing"),
+    ("FILE:missing:2", "defines no function missing"), ("FILE:lint", "another name"),
 ])
 def test_a_reward_that_makes_no_sense_is_one_sentence(file, text, message):
     with pytest.raises(UserError) as found:
