@@ -6,6 +6,7 @@ import inspect
 import sys
 import typing
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -48,12 +49,17 @@ def doctor(backend: Annotated[str, typer.Option(help="auto, mlx or torch")] = "a
 
 # --- commands whose flags are the fields of a config dataclass -------------------------------------------------------
 
+_context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+_file = inspect.Parameter("config_file", inspect.Parameter.KEYWORD_ONLY, default="", annotation=Annotated[
+    str, typer.Option("-c", "--config", help="YAML file of these flags by name; the command line wins")])
+
+
 def options_of(kind: type, *leading: inspect.Parameter):
     """Give a command(config) the flags of a config dataclass: name, default, help, bounds and choices come from it."""
 
     def decorate(command):
         hints = typing.get_type_hints(kind)
-        parameters = [*leading]
+        parameters = [_context, *leading, _file]
         for f in fields(kind):
             flag = "--" + f.name.replace("_", "-")
             text = f.metadata["help"]
@@ -65,6 +71,11 @@ def options_of(kind: type, *leading: inspect.Parameter):
 
         def wrapper(**values):
             first = {p.name: values.pop(p.name) for p in leading}
+            context, path = values.pop("context"), values.pop("config_file")
+            if path:
+                written = config.read_yaml(Path(path), kind)
+                values.update({name: value for name, value in written.items()
+                               if context.get_parameter_source(name).name != "COMMANDLINE"})
             settings = kind(**values)
             config.validate(settings)
             return command(settings, **first)

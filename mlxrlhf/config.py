@@ -96,7 +96,7 @@ class PrepareConfig:
     code_sources: str = option("stdlib", "comma-separated: stdlib, package:NAME, hub:NAME, a file or folder")
     max_characters: int = option(20_000_000, "characters to take from each source", minimum=1_000)
     dialogues: int = option(2_000, "tool dialogues to make", minimum=10)
-    bfcl: str = option("", "folder of bfcl-eval's data, to add its tool calls")
+    bfcl: str = option("", "tool calls of bfcl-eval to add: package (fetched, 2 MB), or a folder of its data")
     pairs: int = option(2_000, "preference pairs to make", minimum=40)
     seed: int = option(0, "seed of every random choice", minimum=0)
     unsafe_exec: bool = option(False, "run code even where no operating-system jail is available")
@@ -325,6 +325,39 @@ def validate(config: Any) -> None:
         choices = f.metadata.get("choices")
         if choices and value not in choices:
             raise UserError(f"{flag} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def read_yaml(path: Path, kind: type) -> dict[str, Any]:
+    """The settings of a YAML file by field name of the config dataclass `kind`; dashes and underscores are the same.
+
+    Raises UserError for a file that cannot be read, a name that is no flag, and a value of another type.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config {path} cannot be read ({getattr(error, 'strerror', None) or error}); name a YAML "
+                        "file") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"--config {path} is not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} must hold lines such as `batch-size: 8`")
+    defaults, settings = {f.name: f.default for f in fields(kind)}, {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in defaults:
+            raise UserError(f"{path}: {key} is no flag of this command; --help lists them")
+        wanted = type(defaults[name])
+        try:
+            # YAML reads 1e-4 as text, so numbers go through their own type; a bool is no number here.
+            good = isinstance(value, bool) == (wanted is bool) and not isinstance(value, (dict, list, type(None)))
+            settings[name] = wanted(value) if good else None
+        except ValueError:
+            good = False
+        if not good or (wanted is int and settings[name] != float(value)):
+            raise UserError(f"{path}: {key} is {value!r}; it must be a value of type {wanted.__name__}")
+    return settings
 
 
 def to_json(config: Any) -> dict:

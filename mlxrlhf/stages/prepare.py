@@ -89,7 +89,7 @@ def _tools(config: PrepareConfig, folder: Path, say) -> None:
     dialogues = tools.build(config.dialogues, seed=config.seed, unsafe=config.unsafe_exec)
     train, val = tools.split(dialogues, int(config.dialogues * 0.9))
     if config.bfcl:
-        extra = tools.from_bfcl(config.bfcl)
+        extra = tools.bfcl(config.bfcl, say)
         train = train + extra[:-len(extra) // 10]
         val = val + extra[-len(extra) // 10:]
     for side, rows in (("train", train), ("val", val)):
