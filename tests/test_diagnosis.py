@@ -128,9 +128,9 @@ def test_a_run_that_stops_itself_leaves_its_verdict(tmp_path, capsys):
             raise UserError("the policy runs away")
         return {k: v for k, v in made[step].items() if k != "step"}, 10
 
-    with RunLog(tmp_path, "ppo", LENGTH, {}, quiet=True) as log, pytest.raises(UserError, match="runs away"):
-        training.loop(PPOConfig(save_every=100), log, 0, LENGTH, update, saved.append, lambda r: {"updates": len(r)},
-                      diagnosis.rollouts)
+    with pytest.raises(UserError, match="runs away"):
+        training.loop(PPOConfig(save_every=100), RunLog(tmp_path, "ppo", LENGTH, {}, quiet=True), 0, LENGTH, update,
+                      saved.append, lambda r: {"updates": len(r)}, diagnosis.rollouts)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["updates"] == 20 and any("KL reached" in f["sentence"] for f in summary["verdict"])
     assert saved == [20] and "warning: KL reached" in capsys.readouterr().out

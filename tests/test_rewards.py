@@ -5,8 +5,10 @@ import pytest
 
 from mlxrlhf import rewards
 from mlxrlhf.agent import sandbox
+from mlxrlhf.config import PPOConfig
 from mlxrlhf.data import tasks
 from mlxrlhf.errors import UserError
+from mlxrlhf.stages import ppo
 
 needs_jail = pytest.mark.skipif(sandbox.level() == "none", reason="no operating-system jail here")
 DOUBLE = ["assert double(1) == 2", "assert double(2) == 4", "assert double(0) == 0", "assert double(-3) == -6"]
@@ -68,6 +70,15 @@ def test_the_pass_rate_counts_answers_that_have_tests_and_can_be_left_out():
         found = rewards.Rewards(rewards.parse("model"), Letters(), model=lambda f: f[:, 0],
                                 pass_rate=pass_rate)(rows, given, features)
         assert found.get("pass_rate", np.array(None)).tolist() == expected
+
+
+def test_without_a_sandbox_nothing_is_run_for_the_report(monkeypatch, capsys):
+    monkeypatch.setattr(sandbox, "_best_jail", lambda: None)
+    rows = [{"prompt": "b", "tests": DOUBLE}]
+    score, _ = ppo.scorer(PPOConfig(reward="lint"), rewards.parse("lint"), rows, None, Letters())
+    assert "pass_rate" not in score(rows, answers("double = 1"), None) and "no sandbox" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--unsafe-exec"):
+        rewards.Rewards(rewards.parse("tests"), Letters())(rows, answers("double = 1"), None)
 
 
 def test_lint_asks_for_a_definition_and_counts_findings():

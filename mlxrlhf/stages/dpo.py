@@ -126,8 +126,8 @@ def run(config: DPOConfig) -> dict:
                 "length_baseline": length_baseline, "pairs": len(train_pairs), "val_pairs": len(val_pairs),
                 "seconds": float(np.sum([row["time/seconds"] for row in rows]))}
 
-    with RunLog(out / "run", "dpo", total, to_json(config), start=start, memory=backend.peak_memory) as log:
-        figures = training.loop(config, log, start, total, update, keep, summarise, diagnosis.preference_pairs)
+    log = RunLog(out / "run", "dpo", total, to_json(config), start=start, memory=backend.peak_memory)
+    figures = training.loop(config, log, start, total, update, keep, summarise, diagnosis.preference_pairs)
     with checkpoint.atomic_folder(out) as folder:
         folders.save_checkpoint(policy, folder, tokenizer)
     return figures

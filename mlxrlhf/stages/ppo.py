@@ -231,10 +231,10 @@ def align(config: PPOConfig | GRPOConfig, stage: str) -> dict:
                              [prompts[i] for i in rows])
         return metrics, int(metrics["response/length"] * config.batch_size * config.responses_per_prompt)
 
-    with RunLog(out / "run", "ppo" if critic else "grpo", total, to_json(config), start=start,
-                memory=backend.peak_memory) as log:
-        figures = training.loop(config, log, start, total, update, keep, summarise,
-                                lambda rows: diagnosis.rollouts(rows, reward_accuracy=accuracy))
+    log = RunLog(out / "run", "ppo" if critic else "grpo", total, to_json(config), start=start,
+                 memory=backend.peak_memory)
+    figures = training.loop(config, log, start, total, update, keep, summarise,
+                            lambda rows: diagnosis.rollouts(rows, reward_accuracy=accuracy))
     with checkpoint.atomic_folder(out) as folder:
         folders.save_checkpoint(policy, folder, tokenizer)
     return figures
