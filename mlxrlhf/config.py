@@ -98,6 +98,9 @@ class PrepareConfig:
     dialogues: int = option(2_000, "tool dialogues to make", minimum=10)
     bfcl: str = option("", "folder of bfcl-eval's data, to add its tool calls")
     pairs: int = option(2_000, "preference pairs to make", minimum=40)
+    sources: str = option("tasks", "comma-separated tasks to make them of: tasks (our own), reasoning-gym (fetched), "
+                                   "stdlib, package:NAME")
+    max_code_characters: int = option(900, "longest solution to take from a source other than tasks", minimum=200)
     seed: int = option(0, "seed of every random choice", minimum=0)
     unsafe_exec: bool = option(False, "run code even where no operating-system jail is available")
 
@@ -164,7 +167,8 @@ class FinetuneConfig(TrainConfig):
 class RewardConfig(RunConfig):
     """Defaults of `mlxrlhf reward`: a two-layer head on a frozen base."""
 
-    data: str = option("", "JSONL of {prompt, chosen, rejected} instead of the prepared pairs")
+    data: str = option("", "pairs instead of the prepared ones: a .jsonl, .json or .parquet file in TRL's, Anthropic "
+                           "HH's, UltraFeedback's or HelpSteer3's form, or hub:NAME[:PATTERN]")
     loss: str = option("margin", "margin ranking or Bradley-Terry", choices=("margin", "bradley-terry"))
     margin: float = option(1.0, "margin m of max(0, m - (r_chosen - r_rejected))", minimum=0)
     samples: int = option(3, "answers of the base itself to each request, run and paired with a better one; 0 takes "

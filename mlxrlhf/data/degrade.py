@@ -175,7 +175,8 @@ def evaluated(code: str) -> str:
     tree = ast.parse(code)
     for function in _functions(tree):
         for node in ast.walk(function):
-            if isinstance(node, ast.Return) and isinstance(node.value, (ast.BinOp, ast.Compare, ast.Subscript, ast.Call)):
+            computed = (ast.BinOp, ast.Compare, ast.Subscript, ast.Call)
+            if isinstance(node, ast.Return) and isinstance(node.value, computed):
                 # A comprehension or a lambda inside eval does not see the function's local names.
                 if not any(isinstance(n, (ast.comprehension, ast.Lambda, ast.Await, ast.Yield))
                            for n in ast.walk(node.value)):

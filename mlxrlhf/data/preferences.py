@@ -11,9 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mlxrlhf.data import degrade, quality, tasks
-from mlxrlhf.data.dialogue import read_jsonl
 from mlxrlhf.data.tasks import Task, format_answer
-from mlxrlhf.errors import UserError
 
 #: share of each criterion among the pairs, as far as there are candidates
 SHARES = {"correctness": 0.25, "efficiency": 0.10, "readability": 0.25, "style": 0.25, "security": 0.15}
@@ -21,14 +19,22 @@ SHARES = {"correctness": 0.25, "efficiency": 0.10, "readability": 0.25, "style":
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt; criterion and rationale say why the first is preferred."""
+    """Two answers to one prompt; criterion and rationale say why the first is preferred.
 
-    prompt: str
+    prompt: a user's request, or the messages of a conversation up to where the assistant answers.
+    """
+
+    prompt: str | list[dict]
     chosen: str
     rejected: str
     criterion: str = "preference"
     rationale: str = ""
     task: str = ""
+
+    @property
+    def messages(self) -> list[dict]:
+        """The prompt as messages, for the tokenizer's template."""
+        return [{"role": "user", "content": self.prompt}] if isinstance(self.prompt, str) else self.prompt
 
 
 def build(bank: Sequence[Task], count: int, seed: int, unsafe: bool = False) -> tuple[list[Pair], dict[str, int]]:
@@ -41,6 +47,7 @@ def build(bank: Sequence[Task], count: int, seed: int, unsafe: bool = False) -> 
     rng, report = np.random.default_rng(seed), Counter()
     candidates = [(task, criterion, code, why) for task in bank for criterion, code, why in _candidates(task, rng)]
     candidates = list({(t.name, c, code): (t, c, code, why) for t, c, code, why in candidates}.values())
+    candidates = _enough(candidates, len(bank), count, rng)
     found: dict[tuple[bool, str], list[Pair]] = {}
     for task, criterion, code, why in _verified(candidates, report, unsafe):
         solution = _in_the_layout_of(code, task.solution, criterion)
@@ -56,6 +63,18 @@ def build(bank: Sequence[Task], count: int, seed: int, unsafe: bool = False) -> 
             pairs += _drawn(found[held_out, criterion], number, rng)
     report["pairs"] = len(pairs)
     return [pairs[i] for i in rng.permutation(len(pairs))], dict(report)
+
+
+def _enough(candidates: list, tasks_there: int, count: int, rng: np.random.Generator) -> list:
+    """At most so many candidates of each task and criterion as are needed three times over: verifying takes long."""
+    seen, kept = Counter(), []
+    for i in rng.permutation(len(candidates)):
+        task, criterion = candidates[i][:2]
+        number = 3 * count * SHARES[criterion] / (tasks_there * max(1, len(task.train_phrasings)))
+        if seen[task.name, criterion] < max(2, number):
+            seen[task.name, criterion] += 1
+            kept.append(i)
+    return [candidates[i] for i in sorted(kept)]
 
 
 def _quotas(count: int, shares: dict, there: dict) -> dict:
@@ -206,33 +225,16 @@ def to_json(pair: Pair) -> dict:
     return asdict(pair)
 
 
-# --- a user's own pairs --------------------------------------------------------------------------------------------
+def load_pairs(source: str | Path) -> list[Pair]:
+    """A user's own pairs: a file in any of the public forms, or hub:NAME; see data/preference_files.py."""
+    from mlxrlhf.data import preference_files  # it builds on Pair
 
-def load_pairs(path: Path) -> list[Pair]:
-    """JSONL of {prompt, chosen, rejected[, criterion, rationale, task]}; answers may be text or lists of messages.
-
-    Raises UserError naming file and line.
-    """
-    return [_pair(row, place) for place, row in read_jsonl(path)]
+    return preference_files.load(source)
 
 
-def _pair(row: dict, place: str) -> Pair:
-    for name in ("chosen", "rejected"):
-        if not row.get(name):
-            raise UserError(f'{place} has no "{name}"; each line needs prompt, chosen and rejected')
-    prompt = row.get("prompt")
-    if not prompt and isinstance(row["chosen"], list):
-        prompt = row["chosen"][:-1]
-    texts = {"prompt": _text(prompt), "chosen": _text(row["chosen"]), "rejected": _text(row["rejected"])}
-    for name, text in texts.items():
-        if not text:
-            raise UserError(f"{place}: {name} must be text, or messages with content")
-    if texts["chosen"] == texts["rejected"]:
-        raise UserError(f"{place}: chosen and rejected are the same; a pair must differ")
-    return Pair(**texts, **{k: str(row[k]) for k in ("criterion", "rationale", "task") if row.get(k)})
-
-
-def _text(value) -> str | None:
-    if isinstance(value, list) and value and isinstance(value[-1], dict):
-        value = value[-1].get("content")
-    return value if isinstance(value, str) else None
+def split_by_prompt(pairs: Sequence[Pair], seed: int, share: float = 0.1) -> tuple[list[Pair], list[Pair]]:
+    """Training and held-out pairs; all pairs of one prompt are on one side."""
+    prompts = sorted({repr(pair.prompt) for pair in pairs})
+    order = np.random.default_rng(seed).permutation(len(prompts))
+    held_out = {prompts[i] for i in order[:max(1, int(len(prompts) * share))]}
+    return ([p for p in pairs if repr(p.prompt) not in held_out], [p for p in pairs if repr(p.prompt) in held_out])

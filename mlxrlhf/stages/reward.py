@@ -191,11 +191,10 @@ def load(folder: Path, backend, tokenizer) -> tuple:
 def _pairs(config: RewardConfig, tokenizer) -> tuple[list[EncodedPair], list[EncodedPair], float]:
     """Training pairs, held-out pairs, and how often the longer answer is the chosen one among the latter."""
     if config.data:
-        pairs = preferences.load_pairs(Path(config.data))
-        held = max(1, len(pairs) // 10)
-        sides = pairs[held:], pairs[:held]
+        sides = preferences.split_by_prompt(preferences.load_pairs(config.data), config.seed)
         if not sides[0]:
-            raise UserError(f"{config.data} has one pair; one is needed to train on and one to validate with")
+            raise UserError(f"{config.data} has pairs for one prompt only; one prompt is needed to train on and one to "
+                            "validate with")
     else:
         folder = folders.data(config)
         path = folders.need(folder / "rlhf_preferences.json", f"mlxrlhf prepare preferences {folders.flag(config)}")
@@ -209,7 +208,7 @@ def _pairs(config: RewardConfig, tokenizer) -> tuple[list[EncodedPair], list[Enc
 
 
 def _encode(pair: preferences.Pair, tokenizer) -> EncodedPair:
-    prompt = render_prompt([{"role": "user", "content": pair.prompt}], tokenizer)
+    prompt = render_prompt(pair.messages, tokenizer)
     return EncodedPair(prompt + encode_answer(pair.chosen, tokenizer), prompt + encode_answer(pair.rejected, tokenizer),
                        pair.criterion, len(prompt))
 
