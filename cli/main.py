@@ -79,6 +79,8 @@ def options_of(kind: type, *leading: inspect.Parameter):
 
 def _report(figures: dict) -> None:
     for name, value in figures.items():
+        if isinstance(value, list):
+            continue  # drawn in report.html
         typer.echo(f"{name:28} {value:.4g}" if isinstance(value, float) else f"{name:28} {value}")
 
 

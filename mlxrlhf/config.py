@@ -225,6 +225,9 @@ class EvaluateConfig(RunConfig):
 
     reward_model: str = option("", "reward head that judges (default: weights/SIZE/reward)")
     before: str = option("", "checkpoint to compare with (default: weights/SIZE/tools)")
+    suite: str = option("tasks", "what to answer: tasks (held-out requests, judged by the reward model too), humaneval "
+                                 "(164 functions to complete, fetched once, never trained on) or all",
+                        choices=("tasks", "humaneval", "all"))
     samples: int = option(1, "sampled answers per held-out prompt", minimum=1)
     prompts: int = option(0, "held-out prompts to use; 0 takes all", minimum=0)
     max_tokens: int = option(160, "longest answer, in tokens", minimum=1)

