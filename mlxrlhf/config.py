@@ -181,6 +181,11 @@ class RewardConfig(RunConfig):
     learning_rate: float = option(1e-3, "learning rate of AdamW", minimum=0)
     weight_decay: float = option(0.1, "decoupled weight decay", minimum=0)
     max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
+    unfreeze_rank: int = option(0, "rank of adapters that let the base learn too, after the head; 0 keeps it frozen. "
+                                   "PPO then scores with a base of its own: one more model in memory", minimum=0)
+    unfreeze_epochs: int = option(1, "passes over the pairs with the base unfrozen", minimum=1)
+    unfreeze_learning_rate: float = option(1e-4, "learning rate of adapters and head in them", minimum=0)
+    micro_batch_size: int = option(8, "pairs per forward with the base unfrozen", minimum=1)
 
 
 @dataclass(frozen=True)

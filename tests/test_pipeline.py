@@ -114,6 +114,25 @@ def test_a_killed_torch_run_resumes_to_the_same_metrics(project, tmp_path):
     assert metrics(out, None) == metrics(tmp_path / "whole", None)
 
 
+def test_a_reward_model_with_a_base_of_its_own_scores_in_ppo_and_evaluate(project, tmp_path):
+    out, policy = tmp_path / "reward", tmp_path / "rlhf"
+    arguments = [*STAGES["reward"], "--unfreeze-rank", "2", "--batch-size", "64", "--out", str(out)]
+    mlxrlhf(project, *arguments)
+    figures = json.loads((out / "run" / "summary.json").read_text())
+    assert {"frozen_val_accuracy", "calibration_error", "token_baseline", "score_length_correlation"} <= set(figures)
+    assert "<svg" in (out / "run" / "report.html").read_text()
+    assert (out / "adapters" / "adapters.safetensors").is_file()
+    before = metrics(out, None)
+    last = sorted((out / "state").glob("step-*"))[-1]  # an interrupted run: the state before the base was unfrozen
+    shutil.rmtree(last)
+    mlxrlhf(project, *arguments, "--resume")
+    assert metrics(out, None) == before
+    mlxrlhf(project, *STAGES["rlhf"], "--steps-per-epoch", "1", "--reward-model", str(out), "--out", str(policy))
+    assert metrics(policy, None)[0]["objective/scores"] != metrics(project, "rlhf")[0]["objective/scores"]
+    mlxrlhf(project, "evaluate", "--checkpoint", str(policy), "--reward-model", str(out), "--prompts", "4",
+            "--max-tokens", "8", *MLX)
+
+
 def test_ctrl_c_saves_and_says_how_to_continue(project, tmp_path):
     out = tmp_path / "out"
     process = start(project, *STAGES["language"], "--steps-per-epoch", "500", "--out", str(out))

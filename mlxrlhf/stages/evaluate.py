@@ -30,7 +30,9 @@ def run(config: EvaluateConfig) -> dict:
     before_folder, _, _ = folders.open_checkpoint(config, "tools", config.before)
     backend = backends.load(config.backend, config.device)
     # What may be missing is asked for before anything is sampled.
-    judge = reward_stage.load(folders.reward_model(config), backend, tokenizer) if config.suite != "humaneval" else None
+    judge = None
+    if config.suite != "humaneval":
+        judge = reward_stage.scorer(folders.reward_model(config), backend, tokenizer, dtype=config.dtype)
     problems = humaneval.load() if config.suite != "tasks" else ()
     base = backend.Model(model_config, folder=before_folder, dtype=config.dtype)
     aligned = backend.Model(model_config, folder=after_folder, dtype=config.dtype)
@@ -75,7 +77,6 @@ def humaneval_figures(model, problems: Sequence[humaneval.Problem], config, toke
 
 def _tasks(config: EvaluateConfig, base, aligned, judge, tokenizer, model_config) -> tuple[dict, list[dict]]:
     """Figures and answers of both models on held-out requests."""
-    head, normalise = judge
     prompts = ppo.load_prompts(config, GROUPS)
     if config.prompts:
         order = np.random.default_rng(config.seed).permutation(len(prompts))
@@ -96,7 +97,7 @@ def _tasks(config: EvaluateConfig, base, aligned, judge, tokenizer, model_config
         kl = (advantages.kl_estimate(own, judged["logp"]) * batch["mask"]).sum(axis=1)
         texts = [tokenizer.decode(r[:-1] if r[-1] == tokenizer.end_id else r) for r in responses]
         codes = [tasks.extract_code(text) for text in texts]
-        sides[name] = {"texts": texts, "scores": normalise(head.scores(judged["features"])), "kl": kl,
+        sides[name] = {"texts": texts, "scores": judge(encoded, responses, judged["features"]), "kl": kl,
                        "lengths": [len(r) for r in responses], "quality": quality.measure(codes),
                        "passed": tasks.passes([(bank[p["task"]], c) for p, c in zip(prompts, codes)],
                                               unsafe=config.unsafe_exec)}

@@ -154,7 +154,7 @@ def run(config: PPOConfig) -> dict:
     """Align the tools checkpoint and write weights/SIZE/rlhf. Returns the figures of summary.json."""
     source, model_config, tokenizer = folders.open_checkpoint(config, "tools", config.checkpoint)
     backend = backends.load(config.backend, config.device)
-    head, normalise = reward_stage.load(folders.reward_model(config), backend, tokenizer)
+    score = reward_stage.scorer(folders.reward_model(config), backend, tokenizer, dtype=config.dtype)
     prompts = load_prompts(config, ("train",))
     encoded = [render_prompt([{"role": "user", "content": p["prompt"]}], tokenizer) for p in prompts]
     check_context(encoded, config.max_tokens, model_config.max_positions)
@@ -167,8 +167,7 @@ def run(config: PPOConfig) -> dict:
                            keep_reference_head=config.kl_in_loss, **settings)
     # With adapters the reference is the same trunk with them off: one trunk, four roles.
     reference = policy if config.lora_rank else backend.Model(model_config, **settings)
-    ppo = PPO(config, policy, reference, lambda prompts, responses, features: normalise(head.scores(features)),
-              end_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)
+    ppo = PPO(config, policy, reference, score, end_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)
     start = 0
     if found:
         policy.load_state(found[0])
