@@ -82,7 +82,7 @@ def stage_section(title: str, folder: Path) -> str:
 
 #: measures that are shares of the answers
 SHARES = ("win_rate", "parses", "passes_tests", "docstring", "type_hints", "no_insecure_pattern",
-          "humaneval_pass@1", "humaneval_unseen_pass@1", "humaneval_cut_off")
+          "humaneval_pass@1", "humaneval_unseen", "humaneval_cut_off")
 
 
 def figures_rows(before: dict, after: dict) -> list[tuple[str, str, str]]:

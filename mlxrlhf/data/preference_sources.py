@@ -85,11 +85,20 @@ def build(sources: Sequence[str], count: int, seed: int, say: Callable[[str], No
           max_characters: int = 900, unsafe: bool = False) -> tuple[list[Pair], list[Task], Counter]:
     """`count` verified pairs, an equal part of each source, the tasks behind them, and candidates by outcome.
 
-    What one source lacks is asked of those named after it. Says what was read, kept and left out, and why.
+    What one source lacks is asked of those named after it. Says what was read, kept and left out, and why. Raises
+    UserError for an unknown source, and where a package cannot be fetched.
     """
     warnings.simplefilter("ignore", SyntaxWarning)  # other people's code is parsed, not judged by its escapes
+    for source in sources or [""]:
+        if source not in ("tasks", "reasoning-gym", "stdlib") and not source.startswith("package:"):
+            raise UserError(f"--sources {source}: choose among tasks, reasoning-gym, stdlib and package:NAME")
+    overlap = None
+    if set(sources) - {"tasks"}:
+        try:
+            overlap = humaneval.Overlap(humaneval.load())
+        except UserError as error:
+            raise UserError(f"{error}; every source but tasks is checked against HumanEval") from None
     pairs, bank, report, seen = [], [], Counter(), set()
-    overlap = humaneval.Overlap(humaneval.load()) if set(sources) - {"tasks"} else None
     for left, source in zip(range(len(sources), 0, -1), sources):
         wanted = -(-(count - len(pairs)) // left)
         if source == "tasks":
@@ -114,7 +123,7 @@ def collect(source: str, wanted: int, seed: int, *, max_characters: int, overlap
     """About `wanted` tasks of one source, drawn at random until there are enough.
 
     seen: fingerprints of solutions already taken, so that a copied function is one task. wheel: reasoning-gym's, when
-    it is at hand. Raises UserError for an unknown source.
+    it is at hand.
     """
     found, seen = Found(), set() if seen is None else seen
     drafts = []
@@ -142,9 +151,7 @@ def collect(source: str, wanted: int, seed: int, *, max_characters: int, overlap
 def _drafts(source: str, report: Counter, wheel: Path | None) -> Iterator[Draft]:
     if source == "reasoning-gym":
         return _reasoning_gym(wheel or wheels.cached(REASONING_GYM, REASONING_GYM_SHA256), report)
-    if source == "stdlib" or source.startswith("package:"):
-        return _library(corpora.documents(source, lambda line: None), report)
-    raise UserError(f"--sources {source}: choose among tasks, reasoning-gym, stdlib and package:NAME")
+    return _library(corpora.documents(source, lambda line: None), report)
 
 
 def _refused(draft: Draft, max_characters: int, overlap: humaneval.Overlap, seen: set[str]) -> str:

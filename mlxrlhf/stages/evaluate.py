@@ -71,7 +71,7 @@ def humaneval_figures(model, problems: Sequence[humaneval.Problem], config, toke
         answers += [tokenizer.decode(r[:-1] if r[-1] == tokenizer.end_id else r) for r in responses]
     passed = np.array(humaneval.passes(asked, answers, unsafe=config.unsafe_exec), float)
     unseen = [i for i, problem in enumerate(asked) if problem.task_id not in ours]
-    return {"humaneval_pass@1": float(passed.mean()), "humaneval_unseen_pass@1": float(passed[unseen].mean()),
+    return {"humaneval_pass@1": float(passed.mean()), "humaneval_unseen": float(passed[unseen].mean()),
             "humaneval_cut_off": cut / len(asked)}
 
 
