@@ -6,7 +6,17 @@ import pytest
 from mlxrlhf import backends
 from mlxrlhf.algorithms import losses
 from mlxrlhf.config import ModelConfig, RewardConfig
-from mlxrlhf.stages.reward import EncodedPair, Normaliser, accuracy, by_criterion, features, train_head, unfreeze
+from mlxrlhf.errors import UserError
+from mlxrlhf.stages.reward import (
+    EncodedPair,
+    Normaliser,
+    _that_fit,
+    accuracy,
+    by_criterion,
+    features,
+    train_head,
+    unfreeze,
+)
 
 mlx = backends.load("mlx")
 TOY = ModelConfig(50, 32, 2, 2, 1, 64, head_dim=16)
@@ -102,6 +112,14 @@ def test_both_backends_take_the_same_unfrozen_step(tmp_path):
     for ours, other in zip(*steps):
         assert ours["loss"] == pytest.approx(other["loss"], abs=1e-4)
         assert ours["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
+
+
+def test_pairs_beyond_the_context_are_left_out_aloud(capsys):
+    pairs = [EncodedPair([1] * 5, [1] * 3, "a"), EncodedPair([1] * 3, [1] * 6, "b")]
+    assert _that_fit(pairs, 5) == pairs[:1]
+    assert "left out 1 of 2 pairs, longer than the model's context of 5 tokens" in capsys.readouterr().out
+    with pytest.raises(UserError, match="more tokens than the model's context of 4, the shortest 5"):
+        _that_fit(pairs, 4)
 
 
 def test_accuracy_by_criterion_counts_ties_as_half():

@@ -136,10 +136,7 @@ def run(config: RewardConfig) -> dict:
     """Train the head on the tools checkpoint and write weights/SIZE/reward. Returns the figures of summary.json."""
     source, model_config, tokenizer = folders.open_checkpoint(config, "tools", config.checkpoint)
     train_pairs, val_pairs, length_baseline = _pairs(config, tokenizer)
-    too_long = max(len(p.chosen) for p in train_pairs + val_pairs)
-    if too_long > model_config.max_positions:
-        raise UserError(f"a pair has {too_long:,} tokens, more than the model's context of "
-                        f"{model_config.max_positions:,}; shorten it")
+    train_pairs, val_pairs = (_that_fit(some, model_config.max_positions) for some in (train_pairs, val_pairs))
     backend = backends.load(config.backend, config.device)
     out = folders.output(config, "reward")
     points = checkpoint.SavePoints(out)
@@ -324,6 +321,19 @@ def _pairs(config: RewardConfig, tokenizer) -> tuple[list[EncodedPair], list[Enc
 
     train_pairs, val_pairs = ([_encode(p, tokenizer) for p in side] for side in sides)
     return train_pairs, val_pairs, preferences.length_baseline(sides[1])
+
+
+def _that_fit(pairs: Sequence[EncodedPair], context: int) -> list[EncodedPair]:
+    """The pairs within the model's context; says how many are not. Raises UserError when none is."""
+    lengths = [max(len(p.chosen), len(p.rejected)) for p in pairs]
+    fitting = [p for p, length in zip(pairs, lengths) if length <= context]
+    if not fitting:
+        raise UserError(f"every pair has more tokens than the model's context of {context:,}, the shortest "
+                        f"{min(lengths):,}; take shorter pairs or another model")
+    if len(fitting) < len(pairs):
+        print(f"reward: left out {len(pairs) - len(fitting):,} of {len(pairs):,} pairs, longer than the model's "
+              f"context of {context:,} tokens")
+    return fitting
 
 
 def _encode(pair: preferences.Pair, tokenizer) -> EncodedPair:
