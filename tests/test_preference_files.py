@@ -149,8 +149,12 @@ def test_a_hub_data_set_is_read_from_its_training_files(tmp_path, monkeypatch):
         (tmp_path / "data" / f"{name}.jsonl").write_text(json.dumps(row))
     assert load_pairs("hub:someone/pairs") == [Pair("p", "train", "b")]
     assert load_pairs("hub:someone/pairs:data/te*") == [Pair("p", "test", "b")]
-    assert asked[0][:2] == ("someone/pairs", "dataset") and "*.parquet" in asked[0][2]
+    assert asked[0][:2] == ("someone/pairs", "dataset") and "*train*.parquet" in asked[0][2]
     assert asked[1][2] == ["data/te*"]
+    (tmp_path / "data" / "train.jsonl").unlink()
+    assert load_pairs("hub:someone/pairs") == [Pair("p", "test", "b")], "what there is, where nothing is for training"
+    with pytest.raises(UserError, match="has no .* file that matches none"):
+        load_pairs("hub:someone/pairs:none*")
 
     def fail(*_, **__):
         raise OSError("no network")

@@ -135,20 +135,21 @@ def _hub_files(source: str) -> list[Path]:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name, _, pattern = source.removeprefix("hub:").partition(":")
-    wanted = [pattern] if pattern else [f"*{suffix}" for suffix in SUFFIXES]
-    try:
-        folder = Path(snapshot_download(name, repo_type="dataset", allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{source} could not be fetched from the hub ({reason}); check its name and the network, or "
-                        "download a file of it and name that") from None
-    names = [str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.is_file()]
-    names = [name for name in names if name.endswith(SUFFIXES) and (not pattern or fnmatch(name, pattern))]
-    if not pattern:
-        names = [name for name in names if "train" in name] or names
-    if not names:
-        raise UserError(f"{source} has no {', '.join(SUFFIXES)} file{f' that matches {pattern}' if pattern else ''}")
-    return [folder / name for name in names]
+    # Test splits are not even downloaded, unless there is nothing else or they are asked for.
+    tries = [[pattern]] if pattern else [[f"*train*{suffix}" for suffix in SUFFIXES], [f"*{s}" for s in SUFFIXES]]
+    for wanted in tries:
+        try:
+            folder = Path(snapshot_download(name, repo_type="dataset", allow_patterns=wanted))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{source} could not be fetched from the hub ({reason}); check its name and the network, "
+                            "or download a file of it and name that") from None
+        # The cache may hold more than was asked for now.
+        names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+        names = [n for n in names if n.endswith(SUFFIXES) and any(fnmatch(n, one) for one in wanted)]
+        if names:
+            return [folder / n for n in names]
+    raise UserError(f"{source} has no {', '.join(SUFFIXES)} file{f' that matches {pattern}' if pattern else ''}")
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
