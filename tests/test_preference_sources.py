@@ -286,6 +286,42 @@ def test_security_and_efficiency_degradations_are_measured():
     assert [q.insecure for q in measured] == [("bare except",), ("eval",)]
 
 
+# --- every label is checked ------------------------------------------------------------------------------------------
+
+GOOD = 'def total(numbers: list) -> int:\n    """Return the sum of the numbers."""\n    return sum(numbers)'
+LOOP = GOOD.replace("return sum(numbers)", "result = 0\n    for number in numbers:\n        result += number\n"
+                    "    return result")
+WRONG = GOOD.replace("sum(numbers)", "sum(numbers[1:])")
+
+
+@pytest.mark.parametrize("criterion, code, holds", [
+    ("correctness", WRONG, True), ("correctness", LOOP, False), ("correctness", "def total(", True),
+    ("efficiency", LOOP, True), ("efficiency", GOOD.replace("sum of", "sum of all"), False),
+    ("efficiency", WRONG.replace("sum(numbers[1:])", "sum(n for n in numbers if n)  + 1"), False),
+    ("security", GOOD.replace("sum(numbers)", "eval('sum(numbers)')"), True), ("security", LOOP, False),
+    ("security", GOOD.replace("sum(numbers)", "eval('0')"), False),
+    ("style", GOOD.replace("sum(numbers)", "sum(numbers);"), True), ("style", LOOP, False),
+    ("style", WRONG.replace("numbers[1:])", "numbers[1:]);"), False),
+    ("readability", "def total(numbers):\n    return sum(numbers)", True),
+    ("readability", GOOD.replace("numbers", "n"), True), ("readability", GOOD.replace("sum of", "sum of all"), False),
+    ("readability", "def total(numbers):\n    return sum(numbers) + 1", False),
+])
+def test_a_label_is_kept_only_where_it_holds(criterion, code, holds):
+    task = tasks.Task("total", ("Add them.",), GOOD, GOOD, ("assert total([2, 3]) == 5", "assert total([]) == 0"),
+                      sizes=("total([1] * 10)", "total([1] * 100)"))
+    report = Counter()
+    kept = preferences._verified([(task, criterion, code, "why")], report, False)
+    assert bool(kept) == holds
+    assert report == {f"verified {criterion}" if holds else f"dropped: {criterion} not borne out": 1}
+
+
+def test_pairs_whose_solution_fails_its_own_tests_are_dropped():
+    task = tasks.Task("total", ("Add them.",), WRONG, GOOD, ("assert total([2, 3]) == 5",))
+    report = Counter()
+    assert preferences._verified([(task, "correctness", "def total(", "why")], report, False) == []
+    assert report == {"dropped: the solution fails": 1}
+
+
 # --- shares and layout -----------------------------------------------------------------------------------------------
 
 def test_what_one_criterion_lacks_the_others_give():
