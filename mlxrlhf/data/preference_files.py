@@ -167,7 +167,7 @@ def _pair(row: dict, place: str, report: Report) -> Pair | None:
                         f"rejected; the forms known are {_FORMS}")
     report.forms[form] += 1
     if pair is not None and pair.chosen == pair.rejected:
-        if form == "prompt, chosen, rejected":
+        if form == "rows of text":
             raise UserError(f"{place}: chosen and rejected are the same; a pair must differ")
         report.leave_out("with two equal answers", place)
         return None
@@ -192,9 +192,9 @@ def _explicit_or_implicit(row: dict, place: str, report: Report) -> tuple[str, P
                             "with the same words")
         return form, Pair(common.strip(), chosen[len(common):], rejected[len(common):], **named)
     elif isinstance(chosen, str):
-        return "prompt, chosen, rejected", Pair(_prompt(prompt, place), chosen, rejected, **named)
+        return "rows of text", Pair(_prompt(prompt, place), chosen, rejected, **named)
     else:
-        form = "prompt, chosen, rejected as messages" if prompt else "conversations with a common start"
+        form = "rows of messages" if prompt else "conversations with a common start"
         sides = _messages(chosen, f"{place}: chosen"), _messages(rejected, f"{place}: rejected")
     if row.get("score_chosen") is not None and row["score_chosen"] == row.get("score_rejected"):
         report.leave_out("scored alike", place)
