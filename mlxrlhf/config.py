@@ -98,6 +98,9 @@ class PrepareConfig:
     dialogues: int = option(2_000, "tool dialogues to make", minimum=10)
     bfcl: str = option("", "tool calls of bfcl-eval to add: package (fetched, 2 MB), or a folder of its data")
     pairs: int = option(2_000, "preference pairs to make", minimum=40)
+    sources: str = option("tasks", "comma-separated tasks to make them of: tasks (our own), reasoning-gym (fetched), "
+                                   "stdlib, package:NAME")
+    max_code_characters: int = option(900, "longest solution to take from a source other than tasks", minimum=200)
     seed: int = option(0, "seed of every random choice", minimum=0)
     unsafe_exec: bool = option(False, "run code even where no operating-system jail is available")
 
@@ -160,11 +163,15 @@ class FinetuneConfig(TrainConfig):
                                         "(code stage) or tool dialogues (tools stage)", minimum=0, maximum=1)
 
 
+PAIRS_HELP = ("pairs instead of the prepared ones: a .jsonl, .json or .parquet file in TRL's, Anthropic HH's, "
+              "UltraFeedback's or HelpSteer3's form, or hub:NAME[:PATTERN]")
+
+
 @dataclass(frozen=True)
 class RewardConfig(RunConfig):
     """Defaults of `mlxrlhf reward`: a two-layer head on a frozen base."""
 
-    data: str = option("", "JSONL of {prompt, chosen, rejected} instead of the prepared pairs")
+    data: str = option("", PAIRS_HELP)
     loss: str = option("margin", "margin ranking or Bradley-Terry", choices=("margin", "bradley-terry"))
     margin: float = option(1.0, "margin m of max(0, m - (r_chosen - r_rejected))", minimum=0)
     samples: int = option(3, "answers of the base itself to each request, run and paired with a better one; 0 takes "
@@ -177,6 +184,11 @@ class RewardConfig(RunConfig):
     learning_rate: float = option(1e-3, "learning rate of AdamW", minimum=0)
     weight_decay: float = option(0.1, "decoupled weight decay", minimum=0)
     max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
+    unfreeze_rank: int = option(0, "rank of adapters that let the base learn too, after the head; 0 keeps it frozen. "
+                                   "PPO then scores with a base of its own: one more model in memory", minimum=0)
+    unfreeze_epochs: int = option(1, "passes over the pairs with the base unfrozen", minimum=1)
+    unfreeze_learning_rate: float = option(1e-4, "learning rate of adapters and head in them", minimum=0)
+    micro_batch_size: int = option(8, "pairs per forward with the base unfrozen", minimum=1)
 
 
 def _rate_option(full: float, lora: float) -> Any:
@@ -267,7 +279,7 @@ class DPOConfig(AlignConfig):
 
     rates: ClassVar[tuple[float, float]] = (1e-6, 1e-4)
     learning_rate: float = _rate_option(*rates)
-    data: str = option("", "JSONL of {prompt, chosen, rejected} instead of the prepared pairs")
+    data: str = option("", PAIRS_HELP)
     num_epochs: int = option(1, "passes over the pairs", minimum=1)
     batch_size: int = option(16, "pairs per optimizer step", minimum=1)
     micro_batch_size: int = option(8, "pairs per forward, of similar length: it changes memory and speed, not the "
@@ -284,6 +296,9 @@ class EvaluateConfig(RunConfig):
 
     reward_model: str = option("", "reward head that judges (default: weights/SIZE/reward)")
     before: str = option("", "checkpoint to compare with (default: weights/SIZE/tools)")
+    suite: str = option("tasks", "what to answer: tasks (held-out requests, judged by the reward model too), humaneval "
+                                 "(164 functions to complete, fetched once, never trained on) or all",
+                        choices=("tasks", "humaneval", "all"))
     samples: int = option(1, "sampled answers per held-out prompt", minimum=1)
     prompts: int = option(0, "held-out prompts to use; 0 takes all", minimum=0)
     max_tokens: int = option(160, "longest answer, in tokens", minimum=1)

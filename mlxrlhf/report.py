@@ -103,11 +103,12 @@ def _verdict(folder: Path) -> str:
 
 def run_report(folder: Path, title: str) -> Path:
     """Write FOLDER/report.html: one run's verdict and curves."""
-    return _write(folder, f"mlxrlhf {title}", stage_section(title, folder))
+    return page(folder / "report.html", f"mlxrlhf {title}", stage_section(title, folder))
 
 
 #: measures that are shares of the answers
-SHARES = ("win_rate", "parses", "passes_tests", "docstring", "type_hints", "no_insecure_pattern")
+SHARES = ("win_rate", "parses", "passes_tests", "docstring", "type_hints", "no_insecure_pattern",
+          "humaneval_pass@1", "humaneval_unseen", "humaneval_cut_off")
 
 
 def figures_rows(before: dict, after: dict) -> list[tuple[str, str, str]]:
@@ -137,6 +138,58 @@ def samples_section(title: str, samples: Sequence[dict]) -> str:
     return f"<h2>{html.escape(title)}</h2>{parts}"
 
 
+def calibration_chart(bins: Sequence[dict]) -> str:
+    """Predicted against observed share (320 x 320) as SVG, a dot per bin, its area by count."""
+    def place(x: float, y: float) -> tuple[float, float]:
+        return 44 + 260 * x, 270 - 260 * y
+
+    most, marks = max(b["count"] for b in bins), ""
+    for value in (0, 0.5, 1):
+        (_, y), (x, _) = place(0, value), place(value, 0)
+        marks += (f'<line x1="44" x2="304" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>'
+                  f'<text x="40" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
+                  f'<text x="{x:.1f}" y="286" text-anchor="middle">{value:g}</text>')
+    for b in bins:
+        x, y = place(b["predicted"], b["observed"])
+        marks += (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2 + 6 * (b["count"] / most) ** 0.5:.1f}" fill="var(--a)" '
+                  f'fill-opacity="0.7"><title>{b["count"]} predictions: {b["predicted"]:.2f} predicted, '
+                  f'{b["observed"]:.2f} observed</title></circle>')
+    return ('<svg viewBox="0 0 320 312" role="img" aria-label="Calibration of the reward model">'
+            f'<line x1="44" y1="270" x2="304" y2="10" stroke="var(--soft)" stroke-dasharray="4 4"/>{marks}'
+            '<text x="174" y="304" text-anchor="middle">predicted probability of being preferred</text>'
+            '<text x="12" y="140" text-anchor="middle" transform="rotate(-90 12 140)">observed share</text></svg>')
+
+
+def reward_section(figures: dict) -> str:
+    """What the reward model's accuracy is worth."""
+    rows = [("held-out accuracy", "val_accuracy", "{:.0%}"), ("always the longer answer", "length_baseline", "{:.0%}"),
+            ("counting tokens", "token_baseline", "{:.0%}"),
+            ("calibration error", "calibration_error", "{:.3f}"),
+            ("correlation of score and length", "score_length_correlation", "{:.2f}")]
+    lines = "".join(f"<tr><td>{name}</td><td>{form.format(figures[key])}</td></tr>" for name, key, form in rows)
+    lines += "".join(f"<tr><td>accuracy: {html.escape(name)}</td><td>{value:.0%}</td></tr>"
+                     for name, value in figures["val_accuracy_by_criterion"].items())
+    warned = f"<p><b>{html.escape(figures['warning'])}</b></p>" if figures.get("warning") else ""
+    return (f"<h2>The reward model on held-out pairs</h2>{warned}<div class='grid'><div><table>{lines}</table></div>"
+            f"<div><b>Calibration</b>{calibration_chart(figures['calibration'])}<p class='note'>Dots on the diagonal: "
+            "of the pairs given 80%, 80% are right. A margin loss leaves the scale of scores arbitrary; Bradley-Terry "
+            "fits it.</p></div></div>")
+
+
+def page(path: Path, title: str, body: str) -> Path:
+    """Write one self-contained page."""
+    atomic_text(path, f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' "
+                      f"content='width=device-width'><title>{html.escape(title)}</title><style>{_STYLE}</style>{body}"
+                      "</html>\n")
+    return path
+
+
+def reward_report(run: Path, figures: dict) -> Path:
+    """Write RUN/report.html."""
+    return page(run / "report.html", "mlxrlhf: reward model",
+                "<h1>mlxrlhf: reward model</h1>" + reward_section(figures) + stage_section("Training", run))
+
+
 def demo_report(folder: Path, runs: Sequence[tuple[str, Path]], summary: dict, samples: Sequence[dict]) -> Path:
     """Write FOLDER/report.html: figures, samples, worst regressions, and the curves of every stage."""
     ranked = sorted(samples, key=lambda s: s["score_after"] - s["score_before"])
@@ -149,13 +202,5 @@ def demo_report(folder: Path, runs: Sequence[tuple[str, Path]], summary: dict, s
             + figures_table(summary["evaluate"]["before"], summary["evaluate"]["after"])
             + samples_section("Answers side by side", ranked[::-1][:4])
             + (samples_section("Where it got worse", worse) if worse else "")
-            + "".join(stage_section(title, run) for title, run in runs))
-    return _write(folder, "mlxrlhf", body)
-
-
-def _write(folder: Path, title: str, body: str) -> Path:
-    path = folder / "report.html"
-    atomic_text(path, f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' "
-                      f"content='width=device-width'><title>{html.escape(title)}</title><style>{_STYLE}</style>{body}"
-                      "</html>\n")
-    return path
+            + reward_section(r) + "".join(stage_section(title, run) for title, run in runs))
+    return page(folder / "report.html", "mlxrlhf", body)

@@ -108,12 +108,12 @@ def with_tests(rows: Sequence[dict]) -> list[dict]:
 class Rewards:
     """`score` of `stages.ppo.PPO`: what each response is worth, by component, and how many pass their tests.
 
-    model: features (B, d) -> (B,) normalised scores, where `model` is among the components.
+    model: (rows, responses, features (B, d)) -> (B,) normalised scores, where `model` is among the components.
     pass_rate: run the tests for the report even where they are not optimised.
     """
 
     def __init__(self, components: Sequence[Component], tokenizer: AnyTokenizer, *,
-                 model: Callable[[np.ndarray], np.ndarray] | None = None, pass_rate: bool = True, unsafe: bool = False):
+                 model: Callable[..., np.ndarray] | None = None, pass_rate: bool = True, unsafe: bool = False):
         self.components, self.tokenizer, self.model, self.unsafe = components, tokenizer, model, unsafe
         self.run_tests = pass_rate or any(c.name == "tests" for c in components)
 
@@ -134,7 +134,7 @@ class Rewards:
             if component.function:
                 found[component.name] = component.function(rows, texts)
             elif component.name == "model":
-                found[component.name] = self.model(features)
+                found[component.name] = self.model(rows, responses, features)
             elif component.name == "tests":
                 found[component.name] = shares
             else:

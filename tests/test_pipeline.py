@@ -10,7 +10,11 @@ import time
 
 import pytest
 
+from mlxrlhf import backends, checkpoint
+from mlxrlhf.data.tokenizer import open_tokenizer
+from mlxrlhf.errors import UserError
 from mlxrlhf.runlog import read_metrics
+from mlxrlhf.stages import reward
 
 MLX = ["--backend", "mlx"]
 SMALL = ["--batch-size", "4", "--sequence-length", "128", "--eval-batches", "1", "--warmup-steps", "2", *MLX]
@@ -132,6 +136,61 @@ def test_a_killed_torch_run_resumes_to_the_same_metrics(project, tmp_path):
     out = kill_in_the_middle(project, tmp_path / "out", arguments)
     mlxrlhf(project, *arguments, "--out", str(out), "--save-every", "1", "--resume")
     assert metrics(out, None) == metrics(tmp_path / "whole", None)
+
+
+def test_a_reward_model_with_a_base_of_its_own_scores_in_ppo_and_evaluate(project, tmp_path, monkeypatch):
+    out, policy = tmp_path / "reward", tmp_path / "rlhf"
+    arguments = [*STAGES["reward"], "--unfreeze-rank", "2", "--batch-size", "64", "--out", str(out)]
+    mlxrlhf(project, *arguments)
+    figures = json.loads((out / "run" / "summary.json").read_text())
+    assert {"frozen_val_accuracy", "calibration_error", "token_baseline", "score_length_correlation"} <= set(figures)
+    assert "<svg" in (out / "run" / "report.html").read_text()
+    assert (out / "adapters" / "adapters.safetensors").is_file()
+    before = metrics(out, None)
+    last = sorted((out / "state").glob("step-*"))[-1]  # an interrupted run: the state before the base was unfrozen
+    shutil.rmtree(last)
+    mlxrlhf(project, *arguments, "--resume")
+    assert metrics(out, None) == before
+    mlxrlhf(project, *STAGES["rlhf"], "--steps-per-epoch", "1", "--reward-model", str(out), "--out", str(policy))
+    assert metrics(policy, None)[0]["objective/scores"] != metrics(project, "rlhf")[0]["objective/scores"]
+    mlxrlhf(project, "evaluate", "--checkpoint", str(policy), "--reward-model", str(out), "--prompts", "4",
+            "--max-tokens", "8", *MLX)
+    # Its scores are those of the head on the checkpoint with the adapters merged in.
+    monkeypatch.chdir(project)
+    tools, fused = project / "weights" / "nano" / "tools", tmp_path / "fused"
+    mlxrlhf(project, "fuse", "--model", str(tools), "--adapter", str(out / "adapters"), "--out", str(fused), *MLX)
+    library, tokenizer = backends.load("mlx"), open_tokenizer(tools)
+    prompts, answers = [tokenizer.encode("Sort a list."), tokenizer.encode("Hi")], [[5, 9, 7], [11, 4]]
+    scores = reward.scorer(out, library, tokenizer)(prompts, answers, None)
+    merged = library.Model(checkpoint.read_config(fused), folder=fused)
+    found = reward.features(merged, [p + a for p, a in zip(prompts, answers)], list(map(len, prompts)), 0)
+    head = library.Head(merged.config.hidden_size)
+    head.load_state(checkpoint.load_arrays(out / "head.safetensors"))
+    expected = (head.scores(found) - figures["score_mean"]) / figures["score_std"]
+    assert scores == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(UserError, match="scores with a base of its own"):
+        reward.load(out, library, tokenizer)
+
+
+def test_a_reward_model_of_published_pairs(project, tmp_path):
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+    rows = [{"context": [*turns, {"role": "user", "content": f"What is {i} + {i}?"}], "response1": str(2 * i),
+             "response2": "I do not know.", "overall_preference": -2 if i % 5 else 0} for i in range(40)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = ["--out", str(tmp_path / "out"), *MLX]
+    said = mlxrlhf(project, "reward", "--data", str(path), "--num-epochs", "2", *out)
+    assert f"40 HelpSteer3 rows; left out: 8 tied (the first: {path}:1)" in said
+    summary = json.loads((tmp_path / "out" / "run" / "summary.json").read_text())
+    assert (summary["pairs"], summary["val_pairs"]) == (29, 3)
+    path.write_text('{"prompt": "p", "chosen": "a"}')
+    said = mlxrlhf(project, "reward", "--data", str(path), *out, code=2)
+    assert ':1 has no "rejected"' in said
+
+
+def test_an_unknown_source_of_preferences_is_one_sentence(project):
+    said = mlxrlhf(project, "prepare", "preferences", "--sources", "books", code=2)
+    assert "--sources books: choose among tasks, reasoning-gym, stdlib and package:NAME" in said
 
 
 def test_ctrl_c_saves_and_says_how_to_continue(project, tmp_path):

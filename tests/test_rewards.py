@@ -49,7 +49,8 @@ def test_the_share_of_tests_passed_and_what_gains_nothing():
 
 @needs_jail
 def test_components_are_reported_beside_their_weighted_sum():
-    score = rewards.Rewards(rewards.parse("model:1,tests:2,lint:0.5"), Letters(), model=lambda f: f[:, 0])
+    score = rewards.Rewards(rewards.parse("model:1,tests:2,lint:0.5"), Letters(),
+                            model=lambda rows, responses, f: f[:, 0])
     rows = [{"prompt": "Double.", "tests": DOUBLE}] * 3
     found = score(rows, answers(
         'def double(x: int) -> int:\n    """Twice x."""\n    return x * 2',  # documented, typed, clean: 1
@@ -67,7 +68,7 @@ def test_the_pass_rate_counts_answers_that_have_tests_and_can_be_left_out():
     rows, given = [{"prompt": "a", "tests": []}, {"prompt": "b", "tests": DOUBLE}], answers("1", "double = None")
     features = np.zeros((2, 1), np.float32)
     for pass_rate, expected in ((True, [0]), (False, None)):
-        found = rewards.Rewards(rewards.parse("model"), Letters(), model=lambda f: f[:, 0],
+        found = rewards.Rewards(rewards.parse("model"), Letters(), model=lambda rows, responses, f: f[:, 0],
                                 pass_rate=pass_rate)(rows, given, features)
         assert found.get("pass_rate", np.array(None)).tolist() == expected
 

@@ -42,6 +42,26 @@ def bradley_terry(xp, chosen: Array, rejected: Array) -> Array:
     return xp.logaddexp(difference * 0.0, difference).mean()
 
 
+def pair_objective(loss: str, margin: float) -> Callable:
+    """The ranking loss of a reward model, "margin" or "bradley-terry", over rows chosen, rejected, chosen, ...
+
+    out: score (2N,). batch: total (), the pairs of the whole batch.
+    """
+
+    def objective(xp, out, batch):
+        chosen, rejected = out["score"][0::2], out["score"][1::2]
+        if loss == "margin":
+            value = margin_ranking(xp, chosen, rejected, margin)
+        else:
+            value = bradley_terry(xp, chosen, rejected)
+        value = value * (chosen.shape[0] / batch["total"])
+        right = xp.where(chosen > rejected, chosen * 0.0 + 1.0, chosen * 0.0)
+        return value, {"loss": value, "accuracy": right.sum() / batch["total"],
+                       "margin": (chosen - rejected).sum() / batch["total"]}
+
+    return objective
+
+
 def policy_loss(xp, logp: Array, old_logp: Array, advantages: Array, mask: Array, total: Array,
                 clip: float) -> tuple[Array, Array, Array]:
     """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), to be minimised.

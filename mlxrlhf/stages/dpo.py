@@ -14,7 +14,6 @@ from mlxrlhf import backends, checkpoint, diagnosis
 from mlxrlhf.algorithms import losses, rollout
 from mlxrlhf.config import DPOConfig, to_json
 from mlxrlhf.data.batches import pick
-from mlxrlhf.errors import UserError
 from mlxrlhf.runlog import RunLog
 from mlxrlhf.stages import folders, training
 from mlxrlhf.stages import reward as reward_stage
@@ -80,12 +79,8 @@ class DPO:
 def run(config: DPOConfig) -> dict:
     """Align the tools checkpoint and write weights/SIZE/dpo. Returns the figures of summary.json."""
     source, model_config, tokenizer = folders.open_checkpoint(config, "tools", config.checkpoint)
-    train_pairs, val_pairs, length_baseline = reward_stage._pairs(config, tokenizer)
+    train_pairs, val_pairs, length_baseline = reward_stage.encoded_pairs(config, tokenizer, model_config.max_positions)
     pairs = train_pairs + val_pairs
-    longest = max(map(DPO._length, pairs))
-    if longest > model_config.max_positions:
-        raise UserError(f"a pair has {longest:,} tokens, more than the model's context of "
-                        f"{model_config.max_positions:,}; shorten it")
     backend = backends.load(config.backend, config.device)
     out = folders.output(config, "dpo")
     points = checkpoint.SavePoints(out)

@@ -199,7 +199,7 @@ def align(config: PPOConfig | GRPOConfig, stage: str) -> dict:
     source, model_config, tokenizer = folders.open_checkpoint(config, "tools", config.checkpoint)
     prompts = rewards.load_prompts(Path(config.prompts)) if config.prompts else load_prompts(config, ("train",))
     prompts = rewards.with_tests(prompts)
-    encoded = [render_prompt([{"role": "user", "content": p["prompt"]}], tokenizer) for p in prompts]
+    encoded = encode_prompts(prompts, tokenizer)
     check_context(encoded, config.max_tokens, model_config.max_positions)
     backend = backends.load(config.backend, config.device)
     score, accuracy = scorer(config, components, prompts, backend, tokenizer)
@@ -248,11 +248,12 @@ def scorer(config: PPOConfig | GRPOConfig, components: Sequence[rewards.Componen
     """
     model, accuracy, names = None, None, [c.name for c in components]
     if "model" in names:
-        head, normalise = reward_stage.load(folders.reward_model(config), backend, tokenizer)
-        accuracy = json.loads((folders.reward_model(config) / "reward.json").read_text()).get("val_accuracy")
+        folder = folders.reward_model(config)
+        judge = reward_stage.scorer(folder, backend, tokenizer, dtype=config.dtype)
+        accuracy = json.loads((folder / "reward.json").read_text()).get("val_accuracy")
 
-        def model(features):
-            return normalise(head.scores(features))
+        def model(rows, responses, features):
+            return judge(encode_prompts(rows, tokenizer), responses, features)
     if "tests" in names:
         for number, row in enumerate(prompts, start=1):
             if not row["tests"]:
@@ -263,6 +264,11 @@ def scorer(config: PPOConfig | GRPOConfig, components: Sequence[rewards.Componen
         print("objective/pass_rate is left out: this machine has no sandbox, and --unsafe-exec is not given")
         pass_rate = False
     return rewards.Rewards(components, tokenizer, model=model, pass_rate=pass_rate, unsafe=config.unsafe_exec), accuracy
+
+
+def encode_prompts(rows: Sequence[dict], tokenizer) -> list[list[int]]:
+    """Ids of each request, up to where the answer starts."""
+    return [render_prompt([{"role": "user", "content": row["prompt"]}], tokenizer) for row in rows]
 
 
 def load_prompts(config, groups: Sequence[str]) -> list[dict]:
