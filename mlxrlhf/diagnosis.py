@@ -157,6 +157,9 @@ def _against_the_score(rows: Sequence[dict], direction: int) -> list[Finding]:
         if moved < 0 < direction:
             found.append(Finding("warning", f"{said} while the score rose: the reward is being gamed",
                                  "raise --kl-coef, stop earlier, or pay for it: --reward model:1,tests:2"))
+        elif moved < 0 and key == "objective/pass_rate":
+            found.append(Finding("warning", f"{said}: the policy unlearns what it knew",
+                                 "lower --learning-rate or raise --kl-coef"))
         else:
             found.append(Finding("note", said + ("" if moved else ": within its noise")))
     return found

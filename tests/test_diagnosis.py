@@ -51,6 +51,7 @@ def test_a_healthy_run_has_no_warning_and_says_what_moved():
 
 @pytest.mark.parametrize("changes,said,remedy", [
     ({"objective/pass_rate": line(0.4, 0.1)}, "while the score rose: the reward is being gamed", "--kl-coef"),
+    ({"objective/pass_rate": line(0.4, 0.1), "objective/scores": line(0, 0, 0.1)}, "unlearns", "--learning-rate"),
     ({"objective/reward/tests": line(0.4, 0.1), "objective/reward/model": line(0, 2)}, "the part tests went from 0.",
      "--reward model:1,tests:2"),
     ({"objective/entropy": line(0.8, 0.05, 0.001)}, "answers become all the same", "--entropy-coef 0.01"),

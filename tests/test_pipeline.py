@@ -290,7 +290,7 @@ def test_tiny_takes_one_step_of_every_stage(project):
     (["grpo", "--reward", "mine.py:missing"], "defines no function missing"),
     (["grpo", "--responses-per-prompt", "1"], "it must be at least 2"),
     (["ppo", "--reward", "tests", "--prompts", "bad.jsonl"], "prompt 1 ('a') has no tests"),
-    (["dpo", "--data", "bad.jsonl"], "bad.jsonl:1 has no \"chosen\""),
+    (["dpo", "--data", "bad.jsonl"], "bad.jsonl:2 is not valid JSON"),
 ])
 def test_wrong_input_is_one_sentence_and_exit_code_2(project, arguments, message):
     (project / "empty.jsonl").write_text("")
@@ -303,6 +303,6 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(project, arguments, message
     (project / "vocabulary" / "config.json").write_text(json.dumps({**config, "vocab_size": 5_000}))
     if "tests" in arguments:
         (project / "bad.jsonl").write_text('{"prompt": "a"}\n')
-    if message.startswith("bad.jsonl:2") and arguments[0] == "reward":
+    if message.startswith("bad.jsonl:2") and arguments[0] in ("reward", "dpo"):
         (project / "bad.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": \n')
     assert message in mlxrlhf(project, *arguments, code=2)
