@@ -140,7 +140,7 @@ def test_a_killed_torch_run_resumes_to_the_same_metrics(project, tmp_path):
 
 def test_a_reward_model_with_a_base_of_its_own_scores_in_ppo_and_evaluate(project, tmp_path, monkeypatch):
     out, policy = tmp_path / "reward", tmp_path / "rlhf"
-    arguments = [*STAGES["reward"], "--unfreeze-rank", "2", "--batch-size", "64", "--out", str(out)]
+    arguments = [*STAGES["reward"], "--samples", "0", "--unfreeze-rank", "2", "--batch-size", "64", "--out", str(out)]
     mlxrlhf(project, *arguments)
     figures = json.loads((out / "run" / "summary.json").read_text())
     assert {"frozen_val_accuracy", "calibration_error", "token_baseline", "score_length_correlation"} <= set(figures)
