@@ -6,6 +6,7 @@ import inspect
 import sys
 import typing
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -48,12 +49,17 @@ def doctor(backend: Annotated[str, typer.Option(help="auto, mlx or torch")] = "a
 
 # --- commands whose flags are the fields of a config dataclass -------------------------------------------------------
 
+_context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+_file = inspect.Parameter("config_file", inspect.Parameter.KEYWORD_ONLY, default="", annotation=Annotated[
+    str, typer.Option("-c", "--config", help="YAML file of these flags by name; the command line wins")])
+
+
 def options_of(kind: type, *leading: inspect.Parameter):
     """Give a command(config) the flags of a config dataclass: name, default, help, bounds and choices come from it."""
 
     def decorate(command):
         hints = typing.get_type_hints(kind)
-        parameters = [*leading]
+        parameters = [_context, *leading, _file]
         for f in fields(kind):
             flag = "--" + f.name.replace("_", "-")
             text = f.metadata["help"]
@@ -65,6 +71,11 @@ def options_of(kind: type, *leading: inspect.Parameter):
 
         def wrapper(**values):
             first = {p.name: values.pop(p.name) for p in leading}
+            context, path = values.pop("context"), values.pop("config_file")
+            if path:
+                written = config.read_yaml(Path(path), kind)
+                values.update({name: value for name, value in written.items()
+                               if context.get_parameter_source(name).name != "COMMANDLINE"})
             settings = kind(**values)
             config.validate(settings)
             return command(settings, **first)
@@ -79,6 +90,8 @@ def options_of(kind: type, *leading: inspect.Parameter):
 
 def _report(figures: dict) -> None:
     for name, value in figures.items():
+        if isinstance(value, list):
+            continue  # a verdict was said at the end of the run, a curve is drawn in report.html
         typer.echo(f"{name:28} {value:.4g}" if isinstance(value, float) else f"{name:28} {value}")
 
 
@@ -139,11 +152,35 @@ def reward(settings: config.RewardConfig) -> None:
 @app.command()
 @options_of(config.PPOConfig)
 def ppo(settings: config.PPOConfig) -> None:
-    """Align the model to the reward model with proximal policy optimisation.
+    """Align the model to a reward (a reward model, tests, lint, your own) with proximal policy optimisation.
 
     Example: mlxrlhf ppo --size nano --steps-per-epoch 40
     """
     from mlxrlhf.stages import ppo as stage
+
+    _report(stage.run(settings))
+
+
+@app.command()
+@options_of(config.GRPOConfig)
+def grpo(settings: config.GRPOConfig) -> None:
+    """Align without a critic: each response is judged against the others to its prompt.
+
+    Example: mlxrlhf grpo --size nano --reward tests:1,lint:0.5
+    """
+    from mlxrlhf.stages import grpo as stage
+
+    _report(stage.run(settings))
+
+
+@app.command()
+@options_of(config.DPOConfig)
+def dpo(settings: config.DPOConfig) -> None:
+    """Align on preference pairs directly: no reward model and no sampling.
+
+    Example: mlxrlhf dpo --size nano --data pairs.jsonl
+    """
+    from mlxrlhf.stages import dpo as stage
 
     _report(stage.run(settings))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mlxrlhf.errors import UserError
 
@@ -96,8 +96,11 @@ class PrepareConfig:
     code_sources: str = option("stdlib", "comma-separated: stdlib, package:NAME, hub:NAME, a file or folder")
     max_characters: int = option(20_000_000, "characters to take from each source", minimum=1_000)
     dialogues: int = option(2_000, "tool dialogues to make", minimum=10)
-    bfcl: str = option("", "folder of bfcl-eval's data, to add its tool calls")
+    bfcl: str = option("", "tool calls of bfcl-eval to add: package (fetched, 2 MB), or a folder of its data")
     pairs: int = option(2_000, "preference pairs to make", minimum=40)
+    sources: str = option("tasks", "comma-separated tasks to make them of: tasks (our own), reasoning-gym (fetched), "
+                                   "stdlib, package:NAME")
+    max_code_characters: int = option(900, "longest solution to take from a source other than tasks", minimum=200)
     seed: int = option(0, "seed of every random choice", minimum=0)
     unsafe_exec: bool = option(False, "run code even where no operating-system jail is available")
 
@@ -160,11 +163,15 @@ class FinetuneConfig(TrainConfig):
                                         "(code stage) or tool dialogues (tools stage)", minimum=0, maximum=1)
 
 
+PAIRS_HELP = ("pairs instead of the prepared ones: a .jsonl, .json or .parquet file in TRL's, Anthropic HH's, "
+              "UltraFeedback's or HelpSteer3's form, or hub:NAME[:PATTERN]")
+
+
 @dataclass(frozen=True)
 class RewardConfig(RunConfig):
     """Defaults of `mlxrlhf reward`: a two-layer head on a frozen base."""
 
-    data: str = option("", "JSONL of {prompt, chosen, rejected} instead of the prepared pairs")
+    data: str = option("", PAIRS_HELP)
     loss: str = option("margin", "margin ranking or Bradley-Terry", choices=("margin", "bradley-terry"))
     margin: float = option(1.0, "margin m of max(0, m - (r_chosen - r_rejected))", minimum=0)
     samples: int = option(3, "answers of the base itself to each request, run and paired with a better one; 0 takes "
@@ -177,42 +184,110 @@ class RewardConfig(RunConfig):
     learning_rate: float = option(1e-3, "learning rate of AdamW", minimum=0)
     weight_decay: float = option(0.1, "decoupled weight decay", minimum=0)
     max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
+    unfreeze_rank: int = option(0, "rank of adapters that let the base learn too, after the head; 0 keeps it frozen. "
+                                   "PPO then scores with a base of its own: one more model in memory", minimum=0)
+    unfreeze_epochs: int = option(1, "passes over the pairs with the base unfrozen", minimum=1)
+    unfreeze_learning_rate: float = option(1e-4, "learning rate of adapters and head in them", minimum=0)
+    micro_batch_size: int = option(8, "pairs per forward with the base unfrozen", minimum=1)
+
+
+def _rate_option(full: float, lora: float) -> Any:
+    """The option of a learning rate whose default depends on what is trained."""
+    return option(0.0, f"learning rate of AdamW; 0 takes {full:g} for full fine-tuning, {lora:g} with LoRA", minimum=0)
 
 
 @dataclass(frozen=True)
-class PPOConfig(RunConfig):
-    """Defaults of `mlxrlhf ppo` (Schulman et al. 2017; Ziegler et al. 2019)."""
+class AlignConfig(RunConfig):
+    """What the alignment stages share: ppo, grpo and dpo."""
 
+    #: learning rate of full fine-tuning and of LoRA: adapters start at zero and want larger steps than a trained matrix
+    rates: ClassVar[tuple[float, float]] = (1e-6, 3e-4)
+    learning_rate: float = _rate_option(*rates)
+    max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
+    lora_rank: int = option(16, "rank of the adapters; 0 trains every weight", minimum=0)
+    lora_scale: float = option(2.0, "factor on the adapters' output", minimum=0)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate in use."""
+        return self.learning_rate or self.rates[self.lora_rank > 0]
+
+
+@dataclass(frozen=True)
+class PolicyConfig(AlignConfig):
+    """What ppo and grpo share: rollouts, their rewards and clipped updates."""
+
+    reward: str = option("model", "what is optimised: model, tests (share of the task's tests passed), lint, or "
+                                  "FILE.py:function; several with weights as model:1,tests:2")
     reward_model: str = option("", "reward head to optimise (default: weights/SIZE/reward)")
+    prompts: str = option("", "JSONL of {prompt[, task][, tests]} instead of the prepared prompts; tests is a list of "
+                              "assert statements")
+    no_pass_rate: bool = option(False, "do not run answers merely to report how many pass their tests")
+    unsafe_exec: bool = option(False, "run answers even where no operating-system jail is available")
     num_epochs: int = option(1, "passes over the steps below", minimum=1)
-    steps_per_epoch: int = option(40, "PPO updates (rollout and optimisation) per epoch", minimum=1)
+    steps_per_epoch: int = option(40, "updates (rollout and optimisation) per epoch", minimum=1)
     batch_size: int = option(32, "prompts per rollout", minimum=1)
+    responses_per_prompt: int = option(1, "responses to each prompt", minimum=1)
     mini_batch_size: int = option(16, "responses per optimizer step", minimum=1)
     micro_batch_size: int = option(8, "responses per forward, of similar length: it changes memory and speed, not the "
                                       "result", minimum=1)
     ppo_epochs: int = option(4, "passes over each rollout", minimum=1)
     max_tokens: int = option(160, "longest response, in tokens", minimum=1)
     temp: float = option(1.0, "sampling temperature of rollouts", minimum=1e-3)
-    learning_rate: float = option(0.0, "learning rate; 0 takes 1e-6 for full fine-tuning, 3e-4 with LoRA", minimum=0)
-    value_learning_rate: float = option(1e-3, "learning rate of the value head", minimum=0)
     warmup_steps: int = option(2, "updates of linear warm-up", minimum=0)
-    max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
-    lora_rank: int = option(16, "rank of the adapters; 0 trains every weight", minimum=0)
-    lora_scale: float = option(2.0, "factor on the adapters' output", minimum=0)
     clip: float = option(0.2, "policy ratio clip range", minimum=0)
+    entropy_coef: float = option(0.0, "weight of the entropy bonus", minimum=0)
+    kl_coef: float = option(0.05, "weight beta of the KL penalty, per nat", minimum=0)
+    kl_target: float = option(0.0, "nats per response the adaptive controller aims at; 0 keeps beta fixed", minimum=0)
+    kl_limit: float = option(60.0, "nats per response at which the run is stopped as a runaway", minimum=0)
+    missing_end_penalty: float = option(1.0, "subtracted from the score of a response without an end token", minimum=0)
+    save_every: int = option(10, "updates between saves", minimum=1)
+
+
+@dataclass(frozen=True)
+class PPOConfig(PolicyConfig):
+    """Defaults of `mlxrlhf ppo` (Schulman et al. 2017; Ziegler et al. 2019)."""
+
+    value_learning_rate: float = option(1e-3, "learning rate of the value head", minimum=0)
     value_clip: float = option(0.2, "value clip range", minimum=0)
     vf_coef: float = option(0.1, "weight of the value loss", minimum=0)
-    entropy_coef: float = option(0.0, "weight of the entropy bonus", minimum=0)
     gamma: float = option(0.99, "discount; published RLHF work uses 1.0, because a response is one decision whose "
                                 "score comes at its end and should not shrink with length", minimum=0)
     lam: float = option(0.95, "lambda of generalised advantage estimation", minimum=0)
-    kl_coef: float = option(0.05, "weight beta of the KL penalty, per nat", minimum=0)
-    kl_target: float = option(0.0, "nats per response the adaptive controller aims at; 0 keeps beta fixed", minimum=0)
     kl_in_loss: bool = option(False, "put the full KL over the vocabulary in the loss instead of the reward")
-    kl_limit: float = option(60.0, "nats per response at which the run is stopped as a runaway", minimum=0)
     whiten_rewards: bool = option(False, "divide rewards by their deviation (the mean is kept)")
-    missing_end_penalty: float = option(1.0, "subtracted from the score of a response without an end token", minimum=0)
-    save_every: int = option(10, "updates between saves", minimum=1)
+
+
+@dataclass(frozen=True)
+class GRPOConfig(PolicyConfig):
+    """Defaults of `mlxrlhf grpo` (Shao et al. 2024); names and choices as in TRL."""
+
+    batch_size: int = option(8, "prompts per rollout", minimum=1)
+    responses_per_prompt: int = option(8, "responses to each prompt: the group whose scores are compared", minimum=2)
+    ppo_epochs: int = option(2, "passes over each rollout", minimum=1)
+    kl_coef: float = option(0.04, "weight beta of the KL penalty in the loss, per nat", minimum=0)
+    scale_rewards: str = option("group", "group divides advantages by the deviation of their group; none does not, so "
+                                         "that easy and hard prompts are not favoured (Liu et al. 2025)",
+                                choices=("group", "none"))
+    loss_type: str = option("grpo", "what a token weighs: grpo by its response's length, dapo all the same, dr_grpo by "
+                                    "--max-tokens", choices=("grpo", "dapo", "dr_grpo"))
+
+
+@dataclass(frozen=True)
+class DPOConfig(AlignConfig):
+    """Defaults of `mlxrlhf dpo` (Rafailov et al. 2023)."""
+
+    rates: ClassVar[tuple[float, float]] = (1e-6, 1e-4)
+    learning_rate: float = _rate_option(*rates)
+    data: str = option("", PAIRS_HELP)
+    num_epochs: int = option(1, "passes over the pairs", minimum=1)
+    batch_size: int = option(16, "pairs per optimizer step", minimum=1)
+    micro_batch_size: int = option(8, "pairs per forward, of similar length: it changes memory and speed, not the "
+                                      "result", minimum=1)
+    warmup_steps: int = option(10, "steps of linear warm-up before the cosine decay", minimum=0)
+    beta: float = option(0.1, "weight of the implicit KL penalty: larger stays closer to the reference", minimum=0)
+    label_smoothing: float = option(0.0, "chance that a label is wrong (conservative DPO)", minimum=0, maximum=0.5)
+    eval_every: int = option(50, "steps between validations", minimum=1)
 
 
 @dataclass(frozen=True)
@@ -221,6 +296,9 @@ class EvaluateConfig(RunConfig):
 
     reward_model: str = option("", "reward head that judges (default: weights/SIZE/reward)")
     before: str = option("", "checkpoint to compare with (default: weights/SIZE/tools)")
+    suite: str = option("tasks", "what to answer: tasks (held-out requests, judged by the reward model too), humaneval "
+                                 "(164 functions to complete, fetched once, never trained on) or all",
+                        choices=("tasks", "humaneval", "all"))
     samples: int = option(1, "sampled answers per held-out prompt", minimum=1)
     prompts: int = option(0, "held-out prompts to use; 0 takes all", minimum=0)
     max_tokens: int = option(160, "longest answer, in tokens", minimum=1)
@@ -232,8 +310,8 @@ class EvaluateConfig(RunConfig):
 class AnnotateConfig(BackendConfig):
     """Defaults of `mlxrlhf annotate`: people compare two answers on a local web page."""
 
-    data: str = option("", "JSONL of {prompt, chosen, rejected[, task, tests]} to judge, or prepare's "
-                           "rlhf_preferences.json")
+    data: str = option("", "pairs to judge, in any form that reward --data reads; a row may carry tests, a list of "
+                           "assert statements")
     size: str = option("nano", "whose prepared pairs to judge when neither --data nor --prompts is given",
                        choices=tuple(SIZES))
     data_dir: str = option("data", "folder of prepared data; SIZE is appended")
@@ -292,6 +370,39 @@ def validate(config: Any) -> None:
         choices = f.metadata.get("choices")
         if choices and value not in choices:
             raise UserError(f"{flag} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def read_yaml(path: Path, kind: type) -> dict[str, Any]:
+    """The settings of a YAML file by field name of the config dataclass `kind`; dashes and underscores are the same.
+
+    Raises UserError for a file that cannot be read, a name that is no flag, and a value of another type.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config {path} cannot be read ({getattr(error, 'strerror', None) or error}); name a YAML "
+                        "file") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"--config {path} is not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} must hold lines such as `batch-size: 8`")
+    defaults, settings = {f.name: f.default for f in fields(kind)}, {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in defaults:
+            raise UserError(f"{path}: {key} is no flag of this command; --help lists them")
+        wanted = type(defaults[name])
+        try:
+            # YAML reads 1e-4 as text, so numbers go through their own type; a bool is no number here.
+            good = isinstance(value, bool) == (wanted is bool) and not isinstance(value, (dict, list, type(None)))
+            settings[name] = wanted(value) if good else None
+        except ValueError:
+            good = False
+        if not good or (wanted is int and settings[name] != float(value)):
+            raise UserError(f"{path}: {key} is {value!r}; it must be a value of type {wanted.__name__}")
+    return settings
 
 
 def to_json(config: Any) -> dict:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from mlxrlhf.checkpoint import atomic_text
+from mlxrlhf.diagnosis import Finding
 from mlxrlhf.runlog import read_metrics
 
 #: metric, its title, and what a reader should see
@@ -18,6 +20,8 @@ CURVES = (
                                           "chance."),
     ("objective/scores", "Reward", "Mean normalised score of sampled answers; 0 is the average of the "
                                    "base's own answers. It should rise and then level off."),
+    ("objective/pass_rate", "Pass rate", "Share of sampled answers whose code passes its task's tests. A fall while "
+                                         "the reward rises means that the reward is being gamed."),
     ("objective/kl", "KL from the reference", "Nats per answer by which the policy has moved. It should stay near "
                                               "its target, not run away."),
     ("objective/entropy", "Entropy", "Nats per token of the policy's distribution. A slow fall is normal; zero is a "
@@ -27,6 +31,12 @@ CURVES = (
                                                        "climb above 0."),
     ("response/length", "Answer length", "Tokens per answer. A steady climb can mean that length is being paid for."),
     ("response/truncated", "Truncated", "Share of answers without an end."),
+    ("rewards/margins", "Margin", "Implicit reward of chosen over rejected answers, of the pairs trained on. It should "
+                                  "rise."),
+    ("rewards/accuracies", "Accuracy", "Share of the pairs trained on whose chosen answer has the higher implicit "
+                                       "reward."),
+    ("rewards/chosen", "Chosen", "Implicit reward of the chosen answers. Far below 0 means that they became less "
+                                 "likely too."),
 )
 _STYLE = """
 :root{color-scheme:light dark;--fg:#1b1f24;--bg:#fff;--soft:#6b7280;--line:#d8dce2;--a:#2563eb;--card:#f6f7f9}
@@ -41,7 +51,7 @@ td:first-child,th:first-child{text-align:left}
 .grid>div{background:var(--card);padding:.8rem;border-radius:8px;min-width:0}
 pre{background:var(--card);padding:.7rem;border-radius:8px;overflow-x:auto;font-size:.82rem;white-space:pre-wrap}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:1rem}@media(max-width:40rem){.pair{grid-template-columns:1fr}}
-.pair>div{min-width:0}svg{width:100%;height:auto}svg text{fill:var(--soft);font-size:11px}
+li.warning{font-weight:600}.pair>div{min-width:0}svg{width:100%;height:auto}svg text{fill:var(--soft);font-size:11px}
 """
 
 
@@ -70,18 +80,35 @@ def chart(points: Sequence[tuple[float, float]], title: str) -> str:
 
 
 def stage_section(title: str, folder: Path) -> str:
-    """The curves of one run folder."""
+    """The verdict and the curves of one run folder."""
     rows, cards = read_metrics(folder / "metrics.jsonl"), ""
-    for key, name, note in CURVES:
+    parts = sorted({key for row in rows for key in row if key.startswith("objective/reward/")})
+    curves = [*CURVES, *((key, f"Reward: {key.removeprefix('objective/reward/')}", "This part of the reward, before "
+                          "its weight.") for key in parts)]
+    for key, name, note in curves:
         points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
         if points:
             cards += (f"<div><b>{html.escape(name)}</b>{chart(points, name)}"
                       f"<p class='note'>{html.escape(note)}</p></div>")
-    return f"<h2>{html.escape(title)}</h2><div class='grid'>{cards}</div>"
+    return f"<h2>{html.escape(title)}</h2>{_verdict(folder)}<div class='grid'>{cards}</div>"
+
+
+def _verdict(folder: Path) -> str:
+    """The findings that a run left in its summary.json, where it left any."""
+    path = folder / "summary.json"
+    findings = json.loads(path.read_text(encoding="utf-8")).get("verdict", []) if path.is_file() else []
+    lines = "".join(f"<li class='{html.escape(f['severity'])}'>{html.escape(str(Finding(**f)))}</li>" for f in findings)
+    return f"<ul>{lines}</ul>" if lines else ""
+
+
+def run_report(folder: Path, title: str) -> Path:
+    """Write FOLDER/report.html: one run's verdict and curves."""
+    return page(folder / "report.html", f"mlxrlhf {title}", stage_section(title, folder))
 
 
 #: measures that are shares of the answers
-SHARES = ("win_rate", "parses", "passes_tests", "docstring", "type_hints", "no_insecure_pattern")
+SHARES = ("win_rate", "parses", "passes_tests", "docstring", "type_hints", "no_insecure_pattern",
+          "humaneval_pass@1", "humaneval_unseen", "humaneval_cut_off")
 
 
 def figures_rows(before: dict, after: dict) -> list[tuple[str, str, str]]:
@@ -111,6 +138,58 @@ def samples_section(title: str, samples: Sequence[dict]) -> str:
     return f"<h2>{html.escape(title)}</h2>{parts}"
 
 
+def calibration_chart(bins: Sequence[dict]) -> str:
+    """Predicted against observed share (320 x 320) as SVG, a dot per bin, its area by count."""
+    def place(x: float, y: float) -> tuple[float, float]:
+        return 44 + 260 * x, 270 - 260 * y
+
+    most, marks = max(b["count"] for b in bins), ""
+    for value in (0, 0.5, 1):
+        (_, y), (x, _) = place(0, value), place(value, 0)
+        marks += (f'<line x1="44" x2="304" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>'
+                  f'<text x="40" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
+                  f'<text x="{x:.1f}" y="286" text-anchor="middle">{value:g}</text>')
+    for b in bins:
+        x, y = place(b["predicted"], b["observed"])
+        marks += (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2 + 6 * (b["count"] / most) ** 0.5:.1f}" fill="var(--a)" '
+                  f'fill-opacity="0.7"><title>{b["count"]} predictions: {b["predicted"]:.2f} predicted, '
+                  f'{b["observed"]:.2f} observed</title></circle>')
+    return ('<svg viewBox="0 0 320 312" role="img" aria-label="Calibration of the reward model">'
+            f'<line x1="44" y1="270" x2="304" y2="10" stroke="var(--soft)" stroke-dasharray="4 4"/>{marks}'
+            '<text x="174" y="304" text-anchor="middle">predicted probability of being preferred</text>'
+            '<text x="12" y="140" text-anchor="middle" transform="rotate(-90 12 140)">observed share</text></svg>')
+
+
+def reward_section(figures: dict) -> str:
+    """What the reward model's accuracy is worth."""
+    rows = [("held-out accuracy", "val_accuracy", "{:.0%}"), ("always the longer answer", "length_baseline", "{:.0%}"),
+            ("counting tokens", "token_baseline", "{:.0%}"),
+            ("calibration error", "calibration_error", "{:.3f}"),
+            ("correlation of score and length", "score_length_correlation", "{:.2f}")]
+    lines = "".join(f"<tr><td>{name}</td><td>{form.format(figures[key])}</td></tr>" for name, key, form in rows)
+    lines += "".join(f"<tr><td>accuracy: {html.escape(name)}</td><td>{value:.0%}</td></tr>"
+                     for name, value in figures["val_accuracy_by_criterion"].items())
+    warned = f"<p><b>{html.escape(figures['warning'])}</b></p>" if figures.get("warning") else ""
+    return (f"<h2>The reward model on held-out pairs</h2>{warned}<div class='grid'><div><table>{lines}</table></div>"
+            f"<div><b>Calibration</b>{calibration_chart(figures['calibration'])}<p class='note'>Dots on the diagonal: "
+            "of the pairs given 80%, 80% are right. A margin loss leaves the scale of scores arbitrary; Bradley-Terry "
+            "fits it.</p></div></div>")
+
+
+def page(path: Path, title: str, body: str) -> Path:
+    """Write one self-contained page."""
+    atomic_text(path, f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' "
+                      f"content='width=device-width'><title>{html.escape(title)}</title><style>{_STYLE}</style>{body}"
+                      "</html>\n")
+    return path
+
+
+def reward_report(run: Path, figures: dict) -> Path:
+    """Write RUN/report.html."""
+    return page(run / "report.html", "mlxrlhf: reward model",
+                "<h1>mlxrlhf: reward model</h1>" + reward_section(figures) + stage_section("Training", run))
+
+
 def demo_report(folder: Path, runs: Sequence[tuple[str, Path]], summary: dict, samples: Sequence[dict]) -> Path:
     """Write FOLDER/report.html: figures, samples, worst regressions, and the curves of every stage."""
     ranked = sorted(samples, key=lambda s: s["score_after"] - s["score_before"])
@@ -123,8 +202,5 @@ def demo_report(folder: Path, runs: Sequence[tuple[str, Path]], summary: dict, s
             + figures_table(summary["evaluate"]["before"], summary["evaluate"]["after"])
             + samples_section("Answers side by side", ranked[::-1][:4])
             + (samples_section("Where it got worse", worse) if worse else "")
-            + "".join(stage_section(title, run) for title, run in runs))
-    path = folder / "report.html"
-    atomic_text(path, f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' "
-                      f"content='width=device-width'><title>mlxrlhf</title><style>{_STYLE}</style>{body}</html>\n")
-    return path
+            + reward_section(r) + "".join(stage_section(title, run) for title, run in runs))
+    return page(folder / "report.html", "mlxrlhf", body)

@@ -33,14 +33,19 @@ class RunLog:
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from None
         self._start, self._began, self._last, self._shown = start, time.monotonic(), time.monotonic(), -math.inf
+        self._bar = None
 
     def __enter__(self):
+        if sys.stderr.isatty() and not self.quiet:
+            self._bar = _progress()
+            self._task = self._bar.add_task(self.title, total=self.total, completed=self._start, facts="")
+            self._bar.start()
         return self
 
     def __exit__(self, *_):
         self._file.close()
-        if sys.stderr.isatty() and not self.quiet:
-            print(file=sys.stderr)
+        if self._bar:
+            self._bar.stop()
 
     def log(self, step: int, row: dict, tokens: int = 0) -> None:
         """Record step `step` (from 1); NaN and infinity become null."""
@@ -54,25 +59,42 @@ class RunLog:
         self._show(step, values, now)
 
     def _show(self, step: int, row: dict, now: float) -> None:
-        terminal = sys.stderr.isatty()
-        due = terminal or now - self._shown > 10 or step in (self._start + 1, self.total)
-        if self.quiet or not due:
-            return
-        self._shown = now
-        left = (now - self._began) / (step - self._start) * (self.total - step)
-        facts = [f"{self.title}  {step}/{self.total}"]
-        facts += [f"{label} {row[key]:.3g}" for key, label in (("loss", "loss"), ("val_loss", "val"),
-                  ("objective/scores", "score"), ("objective/kl", "kl"), ("accuracy", "accuracy"), ("lr", "lr"))
-                  if row.get(key) is not None]
+        """A bar in a terminal; a line every ten seconds where there is none."""
+        facts = [f"{label} {row[key]:.3g}" for key, label in (("loss", "loss"), ("val_loss", "val"),
+                 ("objective/scores", "score"), ("objective/kl", "kl"), ("accuracy", "accuracy"), ("lr", "lr"))
+                 if row.get(key) is not None]
         if row["time/tokens_per_second"]:
             facts.append(f"{row['time/tokens_per_second']:,.0f} tok/s")
-        facts += [f"{row['memory/peak_gb']:.1f} GB", f"left {int(left // 60)}:{int(left % 60):02d}"]
-        print(("\r\033[K" if terminal else "") + "  ".join(facts), end="" if terminal else "\n", file=sys.stderr,
-              flush=True)
+        facts.append(f"{row['memory/peak_gb']:.1f} GB")
+        if self._bar:
+            self._bar.update(self._task, completed=step, facts="  ".join(facts))
+        elif not self.quiet and (now - self._shown > 10 or step in (self._start + 1, self.total)):
+            self._shown = now
+            left = (now - self._began) / (step - self._start) * (self.total - step)
+            print("  ".join([f"{self.title}  {step}/{self.total}", *facts,
+                             f"left {int(left // 60)}:{int(left % 60):02d}"]), file=sys.stderr, flush=True)
 
     def summary(self, figures: dict) -> None:
-        """Write summary.json: the figures a script reads."""
+        """Write summary.json, the figures a script reads, and report.html where there are curves to draw."""
+        from mlxrlhf import report  # which reads metrics with this module
+
         atomic_text(self.folder / "summary.json", json.dumps(figures, indent=2) + "\n")
+        if self.rows():
+            report.run_report(self.folder, self.title)
+
+    def rows(self) -> list[dict]:
+        """Every row of the run so far, those before a resume included."""
+        return read_metrics(self.folder / "metrics.jsonl")
+
+
+def _progress():
+    """Title, bar, steps, figures and time left, on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+                    TextColumn("{task.fields[facts]}"), TextColumn("left"), TimeRemainingColumn(),
+                    console=Console(stderr=True))
 
 
 def _finite(value):

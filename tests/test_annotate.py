@@ -331,11 +331,31 @@ def test_items_find_their_tests(tmp_path):
             {"prompt": "none", "chosen": "a", "rejected": "b"}]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = items.from_file(path, bank)
+    found = items.from_file(str(path), bank)
     assert [i.tests for i in found] == [task.tests, task.tests, ("assert f(1) == 1",), ()]
     path.write_text(json.dumps({**rows[2], "tests": "assert"}))
     with pytest.raises(UserError, match=":1: tests must be a list"):
-        items.from_file(path, bank)
+        items.from_file(str(path), bank)
+
+
+def test_a_conversation_is_shown_and_exported_as_one(make, tmp_path):
+    prompt = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes?"},
+              {"role": "user", "content": "add"}]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"prompt": prompt, "chosen": [{"role": "assistant", "content": "a"}],
+                                "rejected": [{"role": "assistant", "content": "b"}], "tests": ["assert 1"]}))
+    store = make()
+    store.add(items.from_file(str(path), ()))
+    shown = store.current("ann")
+    assert shown["prompt"] == prompt and shown["has_tests"]
+    store.vote("ann", shown["assignment"], "left", 1, [], "", 1.0)
+    for format in ("trl", "helpsteer3"):
+        export.write(store, tmp_path / format, format, print)
+        (tmp_path / format).rename(tmp_path / f"{format}.jsonl")
+        pair, = load_pairs(tmp_path / f"{format}.jsonl")
+        assert (pair.prompt, pair.chosen, pair.rejected) == (prompt, shown["left"], shown["right"])
+    export.write(store, tmp_path / "v.csv", "csv", print)
+    assert "user: hi\n\nassistant: yes?" in (tmp_path / "v.csv").read_text()
 
 
 def test_prompts_from_text_and_jsonl(tmp_path):
@@ -360,7 +380,7 @@ def test_sampled_answers_are_the_models_and_are_not_sampled_again(maker, tmp_pat
         assert items.sample(AnnotateConfig(backend=backend, **settings), store, (), print) == 0
         store.close()
     assert found["mlx"] == found["torch"], "the seed decides, not the library"
-    assert [prompt for prompt, *_ in found["mlx"]] == ["Say hi", "Add numbers"]
+    assert [json.loads(prompt) for prompt, *_ in found["mlx"]] == ["Say hi", "Add numbers"]
     assert all(a != b for _, a, b in found["mlx"])
 
 
@@ -411,7 +431,7 @@ def test_the_csv_export_has_every_vote_and_no_formula(judged, tmp_path):
 
 def test_a_weight_must_be_a_number_above_zero(tmp_path):
     path = tmp_path / "pairs.jsonl"
-    for weight in ("0", "-1", "true", '"much"', "NaN", "Infinity", "null"):
+    for weight in ("0", "-1", "true", '"much"', "NaN", "Infinity"):
         path.write_text(f'{{"prompt": "p", "chosen": "a", "rejected": "b", "weight": {weight}}}')
         with pytest.raises(UserError, match="pairs.jsonl:1: weight is"):
             load_pairs(path)
@@ -552,7 +572,7 @@ def test_a_port_in_use_is_one_sentence(pairs):
 @pytest.mark.parametrize("settings,message", [
     (dict(data="nowhere.jsonl"), "nowhere.jsonl cannot be read"),
     (dict(data="nowhere.json"), "nowhere.json cannot be read"),
-    (dict(data="other.json"), "is not the list of pairs"),
+    (dict(data="other.json"), 'other.json:1 has the keys prompt'),
     (dict(host="no.such.host.invalid"), "is not an address"),
     (dict(data="pairs.jsonl", prompts="p.txt"), "not both"),
     (dict(prompts="p.txt"), "--model MODEL"),

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 
 def mlxrlhf(*arguments):
     return subprocess.run([sys.executable, "-m", "mlxrlhf_cli.main", *arguments], capture_output=True, text=True)
@@ -31,3 +33,20 @@ def test_library_rooms_import_no_array_library():
     code = ("import sys, mlxrlhf.stages.ppo, mlxrlhf.stages.reward, mlxrlhf.stages.training, mlxrlhf.data.batches\n"
             "assert not {'mlx', 'torch'} & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("written,typed,message", [
+    ("learning-rate: 1e-4\nbatch_size: 0\n", [], "--batch-size is 0"),
+    ("batch-size: 0\n", ["--batch-size", "2"], "run: mlxrlhf prepare all --size nano"),
+    ("size: micro\n", [], "run: mlxrlhf prepare all --size micro"),
+    ("batch-sise: 2\n", [], "settings.yaml: batch-sise is no flag of this command"),
+    ("batch-size: 2.5\n", [], "must be a value of type int"),
+    ("resume: 1\n", [], "must be a value of type bool"),
+    ("a: [\n", [], "is not valid YAML"),
+    ("- a\n", [], "must hold lines"),
+])
+def test_a_yaml_file_gives_flags_and_the_command_line_wins(tmp_path, monkeypatch, written, typed, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.yaml").write_text(written)
+    result = mlxrlhf("pretrain", "-c", "settings.yaml", *typed)
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import test_algorithms
+import test_dpo
 import test_golden
+import test_grpo
 import test_parity
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from mlxrlhf.backends.torch import generate, model, train
 _rotate, _statistics, _pick = model.rotate, model.token_statistics, generate.pick
 _policy, _value, _gae, _whiten, _kl = (losses.policy_loss, losses.value_loss, advantages.gae, advantages.whiten,
                                        advantages.kl_estimate)
+_group, _dpo = advantages.group_advantages, losses.dpo
 
 
 def interleaved(x, cos, sin):
@@ -88,6 +91,10 @@ MUTANTS = {
                                lambda: test_golden.test_rewards_and_advantages("k1")),
     "reward whitening removes the mean": (advantages, "whiten", lambda x, m, shift_mean: _whiten(
         x, m, shift_mean=True), test_golden.test_whitening),
+    "advantage of the whole batch": (advantages, "group_advantages", lambda scores, size, scale=True: _group(
+        scores, len(scores), scale=scale), test_grpo.test_group_advantages_by_hand),
+    "chosen and rejected swapped": (losses, "dpo", lambda xp, chosen, rejected, *rest: _dpo(
+        xp, rejected, chosen, *rest), test_dpo.test_loss_by_hand),
     "KL with the wrong sign": (advantages, "kl_estimate", lambda p, q, kind="k1": _kl(q, p, kind),
                                lambda: test_golden.test_rewards_and_advantages("k1")),
     "mask inverted": (losses, "masked_mean", lambda x, mask, total: (x * (1 - mask)).sum() / total,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mlxrlhf import backends
-from mlxrlhf.algorithms import losses
+from mlxrlhf.algorithms import advantages, losses
 from mlxrlhf.config import SIZES, ModelConfig
 
 mlx, torch = (importlib.import_module(f"mlxrlhf.backends.{name}") for name in ("mlx", "torch"))
@@ -70,12 +70,13 @@ def lm_batch(tokens, seed=0):
     return {"tokens": tokens, "start": 1, "mask": mask, "total": np.float32(mask.sum())}
 
 
-def ppo_batch(model, tokens, start=8):
+def ppo_batch(model, tokens, start=8, critic=True):
     """A rollout whose ratios and values leave the clip range in part."""
     rng = np.random.default_rng(1)
     mask = (np.arange(tokens.shape[1] - start)[None, :] < rng.integers(5, 16, (len(tokens), 1))).astype(np.float32)
-    out = model.evaluate({"tokens": tokens, "start": start, "mask": mask}, ("logp", "value"))
+    out = model.evaluate({"tokens": tokens, "start": start, "mask": mask}, ("logp",) + ("value",) * critic)
     shape = mask.shape
+    out.setdefault("value", np.zeros(shape))
     return {"tokens": tokens, "start": start, "mask": mask, "total": np.float32(mask.sum()),
             "old_logp": (out["logp"] + rng.normal(size=shape) * 0.3 * mask).astype(np.float32),
             "old_value": (out["value"] + rng.normal(size=shape) * 0.3).astype(np.float32),
@@ -140,6 +141,28 @@ def test_ppo_objective(rank, kl_in_loss):
     assert 0.1 < metrics["policy/clipfrac_avg"] < 0.9 and 0.05 < metrics["val/clipfrac_avg"] < 0.95, "saturated"
     assert max(np.abs(g).max() for k, g in ours.items() if "value_head" in k) > 1e-3
     assert max(np.abs(g).max() for k, g in ours.items() if "value_head" not in k) > 1e-3
+
+
+@pytest.mark.parametrize("rank", [0, 4], ids=["full", "lora"])
+def test_grpo_objective(rank):
+    a, b = twins(lora_rank=rank)
+    batch, rng = ppo_batch(a, ids(a.config), critic=False), np.random.default_rng(5)
+    batch["ref_logp"] = (batch["old_logp"] + rng.normal(size=batch["mask"].shape) * 0.3).astype(np.float32)
+    batch["weight"] = advantages.token_weights(batch["mask"], "grpo", 16)
+    objective = losses.grpo_objective(clip=0.2, entropy_coef=0.02)
+    metrics, _ = agree(a, b, objective, batch, ("logp", "entropy"))
+    assert 0.1 < metrics["policy/clipfrac_avg"] < 0.9 and metrics["loss/kl"] > 0.01
+
+
+@pytest.mark.parametrize("rank", [0, 4], ids=["full", "lora"])
+def test_dpo_objective(rank):
+    a, b = twins(lora_rank=rank)
+    batch = ppo_batch(a, ids(a.config, rows=4), critic=False)
+    drawn = np.random.default_rng(5).normal(size=4)
+    batch |= {"ref_logp": ((batch["old_logp"] * batch["mask"]).sum(axis=1) + drawn).astype(np.float32),
+              "total": np.float32(2)}
+    metrics, _ = agree(a, b, losses.dpo_objective(beta=0.1, label_smoothing=0.1), batch, ("logp",))
+    assert abs(metrics["rewards/margins"]) > 0.01
 
 
 @pytest.mark.parametrize("loss", ["margin", "bradley-terry"])

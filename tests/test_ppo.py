@@ -15,7 +15,11 @@ END = 1
 
 def share_of_sevens(prompts, responses, features):
     """A score the policy can raise in one way only."""
-    return np.array([4.0 * np.mean([token == 7 for token in response]) for response in responses], np.float32)
+    return {"scores": np.array([4.0 * np.mean([token == 7 for token in r]) for r in responses], np.float32)}
+
+
+def always(value):
+    return lambda prompts, responses, features: {"scores": np.full(len(responses), value, np.float32)}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +47,7 @@ def run(ppo, updates):
     for step in range(updates):
         rng = np.random.default_rng([0, step])
         prompts = [rng.integers(2, 24, rng.integers(2, 6)).tolist() for _ in range(ppo.config.batch_size)]
-        rows.append(ppo.update(prompts, rng, ppo.learning_rate))
+        rows.append(ppo.update(prompts, rng, ppo.config.rate))
     return rows
 
 
@@ -66,7 +70,7 @@ def test_a_strong_penalty_holds_the_policy_to_its_reference(toy):
 
 def test_no_signal_is_no_update(toy):
     # Zero scores, no penalty and a value head at zero: every advantage is zero.
-    ppo = build(toy, score=lambda p, r, f: np.zeros(len(r), np.float32), kl_coef=0.0)
+    ppo = build(toy, score=always(0), kl_coef=0.0)
     before = ppo.policy.state()
     assert run(ppo, 1)[0]["skipped"] == 1
     assert all(np.array_equal(before[k], v) for k, v in ppo.policy.state().items())
@@ -88,11 +92,11 @@ def test_runaway_and_nan_are_stopped_with_their_cause(toy):
     with pytest.raises(UserError, match="kl-limit"):
         run(build(toy, kl_limit=0.01, kl_coef=0.0), 12)
     with pytest.raises(UserError, match="not finite"):
-        run(build(toy, score=lambda p, r, f: np.full(len(r), np.nan, np.float32)), 1)
+        run(build(toy, score=always(np.nan)), 1)
 
 
 def test_a_missing_end_costs_its_penalty(toy):
-    ppo = build(toy, missing_end_penalty=3.0, score=lambda p, r, f: np.zeros(len(r), np.float32), kl_coef=0.0)
+    ppo = build(toy, missing_end_penalty=3.0, score=always(0), kl_coef=0.0)
     prompts = [[2, 3]] * 64
     _, metrics = ppo.collect(prompts, np.random.default_rng(0))
     assert 0 < metrics["response/truncated"] < 1

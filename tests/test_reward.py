@@ -4,8 +4,19 @@ import numpy as np
 import pytest
 
 from mlxrlhf import backends
+from mlxrlhf.algorithms import losses
 from mlxrlhf.config import ModelConfig, RewardConfig
-from mlxrlhf.stages.reward import EncodedPair, Normaliser, accuracy, by_criterion, features, train_head
+from mlxrlhf.errors import UserError
+from mlxrlhf.stages.reward import (
+    EncodedPair,
+    Normaliser,
+    _that_fit,
+    accuracy,
+    by_criterion,
+    features,
+    train_head,
+    unfreeze,
+)
 
 mlx = backends.load("mlx")
 TOY = ModelConfig(50, 32, 2, 2, 1, 64, head_dim=16)
@@ -58,6 +69,71 @@ def test_the_heavier_of_two_contradicting_pairs_wins(backend, loss):
         train_head(head, chosen, rejected, RewardConfig(loss=loss, num_epochs=30), weights=np.float32(weights))
         expected = [1, 0] if weights[0] > weights[1] else [0, 1]
         np.testing.assert_array_equal(accuracy(head, chosen, rejected), expected)
+
+
+def test_the_pair_objective_by_hand():
+    import mlx.core as mx
+
+    # Differences 2 - 1 = 1 and 0 - 2 = -2 of four pairs in all; margin 1.5 falls short by 0.5 and 3.5.
+    out, batch = {"score": mx.array([2.0, 1.0, 0.0, 2.0])}, {"total": mx.array(4.0)}
+    value, metrics = losses.pair_objective("margin", 1.5)(mx, out, batch)
+    assert float(value) == pytest.approx((0.5 + 3.5) / 4)
+    assert float(metrics["accuracy"]) == 0.25 and float(metrics["margin"]) == pytest.approx(-0.25)
+    weighed, _ = losses.pair_objective("margin", 1.5)(mx, out, {**batch, "weight": mx.array([1.5, 0.5])})
+    assert float(weighed) == pytest.approx((1.5 * 0.5 + 0.5 * 3.5) / 4)
+    value, _ = losses.pair_objective("bradley-terry", 0.0)(mx, out, batch)
+    assert float(value) == pytest.approx((np.log(1 + np.exp(-1)) + np.log(1 + np.exp(2))) / 4)
+
+
+def order_pairs(count):
+    """The preferred answer has a 7 before an 8, the other has them the other way round."""
+    return [EncodedPair([*s, 7, 9, 8, 9], [*s, 8, 9, 7, 9], "order", len(s)) for s in sequences(count)]
+
+
+@pytest.mark.parametrize("name", ["mlx", "torch"])
+def test_an_unfrozen_base_learns_and_its_trunk_stays_as_it_was(name):
+    library, pairs = backends.load(name), order_pairs(240)
+    model = library.Model(TOY, seed=0, lora_rank=8, value_head=True)
+    frozen = features(model, [p.chosen for p in pairs[200:]], [p.start for p in pairs[200:]], 0)
+    head = library.Head(TOY.hidden_size, seed=0)
+    weights = {k.replace("weights/", "weights/value_head."): v for k, v in head.state().items() if "weights/" in k}
+    model.load_state({**model.state(), **weights})
+    rows = []
+    unfreeze(model, pairs[:200], RewardConfig(unfreeze_epochs=6, unfreeze_learning_rate=1e-2, batch_size=20), 0,
+             on_step=lambda step, metrics: rows.append(metrics))
+    assert rows[0]["grad_norm"] > 1e-3 and rows[-1]["accuracy"] > 0.9
+    again = features(model, [p.chosen for p in pairs[200:]], [p.start for p in pairs[200:]], 0)
+    np.testing.assert_array_equal(frozen, again, "the base without its adapters is as it was")
+    changed = features(model, [p.chosen for p in pairs[200:]], [p.start for p in pairs[200:]], 0, adapters=True)
+    assert np.abs(changed - frozen).max() > 1e-2
+
+
+def test_both_backends_take_the_same_unfrozen_step(tmp_path):
+    torch = backends.load("torch")
+    first = mlx.Model(TOY, seed=0, lora_rank=4, value_head=True)
+    first.save(tmp_path, pad_id=0, end_id=1)
+    second = torch.Model(TOY, folder=tmp_path, lora_rank=4, value_head=True)
+    head = {f"weights/value_head.{k.removeprefix('weights/')}": v for k, v in mlx.Head(32, seed=1).state().items()
+            if k.startswith("weights/")}
+    weights = {k: v for k, v in first.state().items() if k.startswith("weights/")} | head
+    steps = []
+    for model in (first, second):
+        model.load_state({**model.state(), **weights})
+        rows = []
+        unfreeze(model, order_pairs(12), RewardConfig(batch_size=6, micro_batch_size=4), 0,
+                 on_step=lambda step, metrics, rows=rows: rows.append(metrics))
+        steps.append(rows)
+    for ours, other in zip(*steps):
+        assert ours["loss"] == pytest.approx(other["loss"], abs=1e-4)
+        assert ours["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
+
+
+def test_pairs_beyond_the_context_are_left_out_aloud(capsys):
+    pairs = [EncodedPair([1] * 5, [1] * 3, "a"), EncodedPair([1] * 3, [1] * 6, "b")]
+    assert _that_fit(pairs, 5) == pairs[:1]
+    assert "left out 1 of 2 pairs, longer than the model's context of 5 tokens" in capsys.readouterr().out
+    with pytest.raises(UserError, match="more tokens than the model's context of 4, the shortest 5"):
+        _that_fit(pairs, 4)
 
 
 def test_accuracy_by_criterion_counts_ties_as_half():

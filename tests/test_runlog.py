@@ -50,7 +50,10 @@ def test_the_report_is_self_contained_and_escapes_answers(tmp_path):
     figures = {"answers": 1, "win_rate": 0.5, "kl": 0.1234}
     sample = {"prompt": "<b>p</b>", "group": "g", "before": "<script>alert(1)</script>", "after": "x",
               "score_before": 1.0, "score_after": 0.0}
-    summary = {"seconds": 60, "reward": {"val_accuracy": 0.8, "length_baseline": 0.5},
+    judge = {"val_accuracy": 0.8, "length_baseline": 0.5, "token_baseline": 0.6, "calibration_error": 0.05,
+             "score_length_correlation": 0.1, "val_accuracy_by_criterion": {"<i>": 0.9}, "warning": "<script>",
+             "calibration": [{"count": 2, "predicted": 0.3, "observed": 0.25}]}
+    summary = {"seconds": 60, "reward": judge,
                "ppo": {"reward_first10": 0, "reward_last10": 1, "kl_last": 2},
                "evaluate": {"before": figures, "after": {**figures, "win_rate": 0.75}}}
     with RunLog(tmp_path / "run", "x", 1, {}, quiet=True) as log:
@@ -58,4 +61,5 @@ def test_the_report_is_self_contained_and_escapes_answers(tmp_path):
     page = report.demo_report(tmp_path, [("pretrain", tmp_path / "run")], summary, [sample]).read_text()
     assert "<script" not in page and "&lt;script&gt;" in page and "<b>p</b>" not in page
     assert not re.search(r"(src|href)=|https?://|@import", page)
+    assert "<i>" not in page and "<td>0.050</td>" in page
     assert "<td>50%</td><td>75%</td>" in page and "Where it got worse" in page

@@ -51,6 +51,36 @@ def gae(rewards: np.ndarray, values: np.ndarray, mask: np.ndarray, gamma: float,
     return advantages.astype(np.float32), returns.astype(np.float32)
 
 
+def group_advantages(scores: np.ndarray, size: int, *, scale: bool = True) -> np.ndarray:
+    """Scores (B,) relative to the other responses to their prompt (Shao et al. 2024, section 4.1.2), (B,).
+
+    Rows of a prompt are adjacent, `size` of them. A_i = (r_i - mean(r)) / (std(r) + 1e-4); without `scale` the
+    deviation is left out (Liu et al. 2025). A group that scores alike gets zeros.
+    """
+    groups = scores.reshape(-1, size).astype(np.float64)
+    centred = groups - groups.mean(axis=1, keepdims=True)
+    if scale:
+        centred /= groups.std(axis=1, keepdims=True) + 1e-4
+    return centred.reshape(-1).astype(np.float32)
+
+
+def token_weights(mask: np.ndarray, loss_type: str, max_tokens: int) -> np.ndarray:
+    """Weight of each token in GRPO's loss, (B, T), by TRL's names for the loss.
+
+    grpo: 1 / length of its response, averaged over responses (Shao et al. 2024); dapo: all tokens alike (Yu et al.
+    2025); dr_grpo: 1 / max_tokens, averaged over responses, so that length changes nothing (Liu et al. 2025).
+    """
+    if loss_type == "grpo":
+        weight = mask / mask.sum(axis=1, keepdims=True) / len(mask)
+    elif loss_type == "dapo":
+        weight = mask / mask.sum()
+    elif loss_type == "dr_grpo":
+        weight = mask / (max_tokens * len(mask))
+    else:
+        raise ValueError(f"unknown loss type {loss_type!r}")
+    return weight.astype(np.float32)
+
+
 def whiten(x: np.ndarray, mask: np.ndarray, *, shift_mean: bool) -> np.ndarray:
     """Scale counted entries to unit population variance; remove their mean only when `shift_mean`.
 

@@ -48,6 +48,26 @@ def bradley_terry(xp, chosen: Array, rejected: Array, weights: Array | None = No
     return weighted_mean(xp.logaddexp(difference * 0.0, difference), weights)
 
 
+def pair_objective(loss: str, margin: float) -> Callable:
+    """The ranking loss of a reward model, "margin" or "bradley-terry", over rows chosen, rejected, chosen, ...
+
+    out: score (2N,). batch: total (), the pairs of the whole batch; weight (N,), 1 on average, where pairs have one.
+    """
+
+    def objective(xp, out, batch):
+        chosen, rejected = out["score"][0::2], out["score"][1::2]
+        if loss == "margin":
+            value = margin_ranking(xp, chosen, rejected, margin, batch.get("weight"))
+        else:
+            value = bradley_terry(xp, chosen, rejected, batch.get("weight"))
+        value = value * (chosen.shape[0] / batch["total"])
+        right = xp.where(chosen > rejected, chosen * 0.0 + 1.0, chosen * 0.0)
+        return value, {"loss": value, "accuracy": right.sum() / batch["total"],
+                       "margin": (chosen - rejected).sum() / batch["total"]}
+
+    return objective
+
+
 def policy_loss(xp, logp: Array, old_logp: Array, advantages: Array, mask: Array, total: Array,
                 clip: float) -> tuple[Array, Array, Array]:
     """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), to be minimised.
@@ -85,15 +105,11 @@ def ppo_objective(*, clip: float, value_clip: float, vf_coef: float, entropy_coe
 
     def objective(xp, out, batch):
         mask, total = batch["mask"], batch["total"]
-        policy, ratio, clipped = policy_loss(xp, out["logp"], batch["old_logp"], batch["advantages"], mask, total, clip)
+        policy, metrics = _clipped_policy(xp, out["logp"], batch, batch["advantages"], total, clip)
         value, value_clipped = value_loss(xp, out["value"], batch["old_value"], batch["returns"], mask, total,
                                           value_clip)
         loss = policy + vf_coef * value
-        log_ratio = out["logp"] - batch["old_logp"]
-        metrics = {"loss/policy_avg": policy, "loss/value_avg": value, "policy/clipfrac_avg": clipped,
-                   "val/clipfrac_avg": value_clipped, "val/ratio": masked_mean(ratio, mask, total),
-                   "val/ratio_error": masked_mean(xp.square(ratio - 1.0), mask, total),
-                   "policy/approxkl_avg": 0.5 * masked_mean(xp.square(log_ratio), mask, total)}
+        metrics |= {"loss/value_avg": value, "val/clipfrac_avg": value_clipped}
         if entropy_coef:
             loss = loss - entropy_coef * masked_mean(out["entropy"], mask, total)
         if kl_in_loss:
@@ -102,5 +118,71 @@ def ppo_objective(*, clip: float, value_clip: float, vf_coef: float, entropy_coe
             loss = loss + batch["kl_coef"] * divergence
         metrics["loss"] = loss
         return loss, metrics
+
+    return objective
+
+
+def grpo_objective(*, clip: float, entropy_coef: float) -> Callable:
+    """GRPO (Shao et al. 2024, eq. 3 and 4): clipped policy loss + beta * KL by the k3 estimate, no value function.
+
+    sum_t w_t * (max(-A_t r_t, -A_t clip(r_t)) + beta * (ref/p - log(ref/p) - 1)), with r = p / p_old.
+
+    out: logp, and entropy where used, (B, T).
+    batch: old_logp, ref_logp, advantages, mask (B, T); weight (B, T), which sums to 1 over the whole batch: see
+    `advantages.token_weights`; total and kl_coef ().
+    """
+
+    def objective(xp, out, batch):
+        mask, weight = batch["mask"], batch["weight"]
+        policy, metrics = _clipped_policy(xp, out["logp"], batch, batch["advantages"] * weight, 1.0, clip)
+        log_ratio = batch["ref_logp"] - out["logp"]
+        divergence = masked_mean((xp.exp(log_ratio) - log_ratio - 1.0) * weight, mask, 1.0)
+        loss = policy + batch["kl_coef"] * divergence
+        if entropy_coef:
+            loss = loss - entropy_coef * masked_mean(out["entropy"] * weight, mask, 1.0)
+        return loss, {**metrics, "loss/kl": divergence, "loss": loss}
+
+    return objective
+
+
+def _clipped_policy(xp, logp: Array, batch: dict[str, Array], advantages: Array, total: Array | float,
+                    clip: float) -> tuple[Array, dict[str, Array]]:
+    """`policy_loss` divided by `total`, and what PPO's and GRPO's steps report, each a mean over tokens."""
+    old_logp, mask, tokens = batch["old_logp"], batch["mask"], batch["total"]
+    policy, ratio, clipped = policy_loss(xp, logp, old_logp, advantages, mask, total, clip)
+    return policy, {"loss/policy_avg": policy, "policy/clipfrac_avg": clipped * total / tokens,
+                    "val/ratio": masked_mean(ratio, mask, tokens),
+                    "val/ratio_error": masked_mean(xp.square(ratio - 1.0), mask, tokens),
+                    "policy/approxkl_avg": 0.5 * masked_mean(xp.square(logp - old_logp), mask, tokens)}
+
+
+def dpo(xp, chosen: Array, rejected: Array, beta: float, label_smoothing: float = 0.0) -> Array:
+    """Direct preference optimisation (Rafailov et al. 2023, eq. 7), one loss for each pair.
+
+    -(1 - e) log sigmoid(m) - e log sigmoid(-m), with m = beta * (chosen - rejected) and e the share of wrong labels
+    (Mitchell 2023). chosen, rejected (B,): log p(answer) - log p_ref(answer), summed over the answer's tokens.
+    """
+    margin = beta * (chosen - rejected)
+    zero = margin * 0.0
+    return (1 - label_smoothing) * xp.logaddexp(zero, -margin) + label_smoothing * xp.logaddexp(zero, margin)
+
+
+def dpo_objective(*, beta: float, label_smoothing: float) -> Callable:
+    """Mean of `dpo` over the pairs of a batch, with TRL's metrics.
+
+    out: logp (2B, T), the chosen answers before the rejected ones. batch: mask (2B, T); ref_logp (2B,), sums over each
+    answer; total (), the number of pairs of the whole batch.
+    """
+
+    def objective(xp, out, batch):
+        gain = (out["logp"] * batch["mask"]).sum(axis=-1) - batch["ref_logp"]
+        pairs, total = gain.shape[0] // 2, batch["total"]
+        chosen, rejected = gain[:pairs], gain[pairs:]
+        loss = dpo(xp, chosen, rejected, beta, label_smoothing).sum() / total
+        margin = beta * (chosen - rejected)
+        right = xp.where(margin > 0, margin * 0.0 + 1.0, margin * 0.0)
+        return loss, {"loss": loss, "rewards/chosen": beta * chosen.sum() / total,
+                      "rewards/rejected": beta * rejected.sum() / total, "rewards/margins": margin.sum() / total,
+                      "rewards/accuracies": right.sum() / total}
 
     return objective

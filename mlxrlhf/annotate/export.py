@@ -61,8 +61,11 @@ def trl(items: Mapping, votes: Sequence[Vote]) -> list[dict]:
         agreeing = [v for v in group if v.choice == chosen]
         reasons = Counter(reason for v in agreeing for reason in v.reasons)
         row = items[item]
+        prompt, sides = json.loads(row["prompt"]), (row[chosen], row[rejected])
+        if isinstance(prompt, list):  # TRL's conversational form
+            sides = tuple([{"role": "assistant", "content": text}] for text in sides)
         rows.append({
-            "prompt": row["prompt"], "chosen": row[chosen], "rejected": row[rejected],
+            "prompt": prompt, "chosen": sides[0], "rejected": sides[1],
             "weight": round(sums[chosen] / (sum(sums.values()) + said["tie"] + said["bad"]), 4),
             "votes": {"chosen": said[chosen], "rejected": said[rejected], "tie": said["tie"], "both_bad": said["bad"]},
             "strength": round(float(np.mean([v.strength for v in agreeing])), 2),
@@ -79,12 +82,13 @@ def helpsteer3(items: Mapping, votes: Sequence[Vote]) -> list[dict]:
     rows = []
     for item, group in _by_item(votes).items():
         row = items[item]
+        prompt = json.loads(row["prompt"])
         flipped = int(row["key"], 16) % 2 == 1
         scores = [-rank(v) if flipped else rank(v) for v in group]
         code = bool(row["task"]) or "```" in row["a"] + row["b"]
         rows.append({
             "domain": "code" if code else "general", "language": "python" if code else "english",
-            "context": [{"role": "user", "content": row["prompt"]}],
+            "context": [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt,
             "response1": row["b" if flipped else "a"], "response2": row["a" if flipped else "b"],
             "overall_preference": int(np.rint(np.mean(scores))),
             "individual_preference": [{"score": score, "reasoning": v.rationale or ", ".join(v.reasons),
@@ -102,9 +106,14 @@ def table(items: Mapping, votes: Sequence[Vote]) -> list[dict]:
             "left": "b" if vote.swapped else "a", "repeat": int(vote.repeat), "saw_tests": int(vote.informed),
             "seconds": round(vote.seconds, 1), "reasons": " ".join(vote.reasons), "rationale": vote.rationale,
             "time": datetime.fromtimestamp(vote.created, UTC).isoformat(timespec="seconds"), "source": row["source"],
-            "task": row["task"], "label_a": row["label_a"], "label_b": row["label_b"], "prompt": row["prompt"],
+            "task": row["task"], "label_a": row["label_a"], "label_b": row["label_b"],
+            "prompt": _text(json.loads(row["prompt"])),
             "a": row["a"], "b": row["b"], "passed_a": _flag(row["passed_a"]), "passed_b": _flag(row["passed_b"])})
     return rows
+
+
+def _text(prompt: str | list[dict]) -> str:
+    return prompt if isinstance(prompt, str) else "\n\n".join(f"{m['role']}: {m['content']}" for m in prompt)
 
 
 def _flag(passed: int | None) -> str:

@@ -12,7 +12,7 @@ from mlxrlhf import backends, published
 from mlxrlhf.annotate.store import Item, Store
 from mlxrlhf.checkpoint import read_config
 from mlxrlhf.config import AnnotateConfig
-from mlxrlhf.data import preferences
+from mlxrlhf.data import preference_files, preferences
 from mlxrlhf.data.dialogue import read_jsonl, render_prompt
 from mlxrlhf.data.tasks import Task
 from mlxrlhf.data.tokenizer import open_tokenizer
@@ -23,25 +23,15 @@ from mlxrlhf.stages import ppo
 SAMPLED_TOGETHER = 32
 
 
-def from_file(path: Path, bank: Sequence[Task]) -> list[Item]:
-    """Items of a preference file: a is the chosen answer, b the rejected one."""
-    carried: dict[str, tuple] = {}  # prompt -> its row's own tests
-    if path.suffix == ".json":  # prepare's readable list
-        try:
-            rows = json.loads(path.read_text("utf-8"))
-            pairs = [preferences.Pair(**{k: v for k, v in row.items() if k != "split"}) for row in rows]
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}); give an existing file") from None
-        except (ValueError, TypeError, AttributeError):
-            raise UserError(f"{path} is not the list of pairs that mlxrlhf prepare writes; give that, or JSONL of "
-                            "{prompt, chosen, rejected}") from None
-    else:
-        pairs = preferences.load_pairs(path)
-        carried = {row["prompt"]: (row["tests"], place) for place, row in read_jsonl(path)
-                   if isinstance(row.get("prompt"), str) and "tests" in row}
+def from_file(source: str, bank: Sequence[Task]) -> list[Item]:
+    """Items of preference data in any form that `mlxrlhf reward --data` reads: a is the chosen answer, b the rejected
+    one."""
+    own = {json.dumps(row.get("prompt")): (row["tests"], place) for place, row in preference_files.rows(source)
+           if row.get("tests") is not None}
     tests_of = _Tests(bank)
-    return [Item(p.prompt, p.chosen, p.rejected, "chosen", "rejected", path.name, p.criterion,
-                 *tests_of(p.prompt, p.task, *carried.get(p.prompt, (None, "")))) for p in pairs]
+    return [Item(p.prompt, p.chosen, p.rejected, "chosen", "rejected", Path(source).name, p.criterion,
+                 *tests_of(p.prompt, p.task, *own.get(json.dumps(p.prompt), (None, ""))))
+            for p in preferences.load_pairs(source)]
 
 
 def read_prompts(path: Path, bank: Sequence[Task]) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -74,12 +64,12 @@ class _Tests:
         self.by_name = {task.name: task for task in bank}
         self.by_prompt = {phrasing: task for task in bank for phrasing in task.phrasings}
 
-    def __call__(self, prompt: str, name: str, tests, place: str) -> tuple[str, tuple[str, ...]]:
+    def __call__(self, prompt: str | list, name: str, tests, place: str) -> tuple[str, tuple[str, ...]]:
         if tests is not None:
             if not isinstance(tests, list) or not all(isinstance(t, str) for t in tests):
                 raise UserError(f"{place}: tests must be a list of assert statements")
             return name, tuple(tests)
-        task = self.by_name.get(name) or self.by_prompt.get(prompt)
+        task = self.by_name.get(name) or (self.by_prompt.get(prompt) if isinstance(prompt, str) else None)
         return (task.name, task.tests) if task else (name, ())
 
 
@@ -133,4 +123,4 @@ def _answerer(name: str, config: AnnotateConfig, backend) -> Callable[[Sequence[
 
 def task_of(row: Mapping) -> Task:
     """The item's tests as a task that answers can be run against."""
-    return Task(row["task"] or "item", (row["prompt"],), "", "", tuple(json.loads(row["tests"])))
+    return Task(row["task"] or "item", (), "", "", tuple(json.loads(row["tests"])))

@@ -47,11 +47,11 @@ def _add(config: AnnotateConfig, store: Store, say: Callable[[str], None]) -> in
     if config.prompts:
         return items.sample(config, store, tasks.load_tasks(), say)
     if config.data:
-        return store.add(items.from_file(Path(config.data), tasks.load_tasks()))
+        return store.add(items.from_file(config.data, tasks.load_tasks()))
     if store.items():
         return 0
     prepared = Path(config.data_dir) / config.size / "rlhf_preferences.json"
     if not prepared.is_file():
         raise UserError(f"there is nothing to judge: {prepared} does not exist; run mlxrlhf prepare preferences "
                         f"--size {config.size}, or give --data or --prompts")
-    return store.add(items.from_file(prepared, tasks.load_tasks()))
+    return store.add(items.from_file(str(prepared), tasks.load_tasks()))

@@ -1,6 +1,6 @@
 """Items, people, showings and votes in one SQLite file, in WAL mode. A vote is on disk when `vote` returns.
 
-    items        a pair of answers to one prompt
+    items        a pair of answers to one prompt; the prompt and the tests are kept as JSON
     assignments  an item shown to a person, and on which side its answers stood
     votes        what they said; an undone vote keeps its row
 
@@ -59,10 +59,10 @@ CREATE VIEW shown AS
 
 @dataclass(frozen=True)
 class Item:
-    """Two answers to one prompt. label_a and label_b say what they are (chosen and rejected, or two models); tests are
-    assert statements that the code of an answer should pass."""
+    """Two answers to one prompt, text or messages. label_a and label_b say what they are (chosen and rejected, or two
+    models); tests are assert statements that the code of an answer should pass."""
 
-    prompt: str
+    prompt: str | list[dict]
     a: str
     b: str
     label_a: str
@@ -159,8 +159,8 @@ class Store:
             db.executemany(
                 "INSERT OR IGNORE INTO items (key, place, prompt, a, b, label_a, label_b, source, criterion, task, "
                 "tests) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [(i.key, hashlib.sha256(f"{self.seed} {i.key}".encode()).hexdigest(), i.prompt, i.a, i.b, i.label_a,
-                  i.label_b, i.source, i.criterion, i.task, json.dumps(i.tests)) for i in items])
+                [(i.key, hashlib.sha256(f"{self.seed} {i.key}".encode()).hexdigest(), json.dumps(i.prompt), i.a, i.b,
+                  i.label_a, i.label_b, i.source, i.criterion, i.task, json.dumps(i.tests)) for i in items])
             return db.total_changes - before
 
     def items(self) -> dict[int, sqlite3.Row]:
@@ -169,7 +169,8 @@ class Store:
 
     def has(self, source: str, prompt: str) -> bool:
         """Whether a prompt has an item of that source."""
-        return bool(self._all("SELECT 1 FROM items WHERE source = ? AND prompt = ?", source, prompt))
+        return bool(self._all("SELECT 1 FROM items WHERE source = ? AND prompt = ?", source,
+                              json.dumps(prompt)))
 
     def save_tests(self, item: int, passed_a: bool, passed_b: bool) -> None:
         with self._transaction() as db:
@@ -226,7 +227,7 @@ class Store:
         row = db.execute("SELECT i.*, s.swapped FROM assignments s JOIN items i ON i.id = s.item WHERE s.id = ?",
                          (assignment,)).fetchone()
         left, right = (row["b"], row["a"]) if row["swapped"] else (row["a"], row["b"])
-        return {"assignment": assignment, "prompt": row["prompt"], "left": left, "right": right,
+        return {"assignment": assignment, "prompt": json.loads(row["prompt"]), "left": left, "right": right,
                 "has_tests": row["tests"] != "[]"}
 
     # --- voting ---

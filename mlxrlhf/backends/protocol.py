@@ -36,7 +36,8 @@ class Model(Protocol):
         batch: tokens, segments (B, T), start () the first column to predict, mask (B, T - start): needed for
         features; with it logp, entropy and kl are computed where it counts and are 0 elsewhere.
         want: any of logp, entropy, kl, value (B, T - start); hidden (B, T - start, d); features (B, d), the mean of the
-        last layer's hidden states over the tokens that mask counts: the answer, its end token included.
+        last layer's hidden states over the tokens that mask counts: the answer, its end token included; score (B,),
+        what the value head makes of them, not detached: a reward model whose base is trained too.
         `adapters=False` is the trunk as it was before LoRA: the reference.
         """
 

@@ -38,6 +38,8 @@ TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py")
 #: a single long file is cut into documents of about this many characters, at paragraph ends
 DOCUMENT_CHARACTERS = 8_000
 VALIDATION_SHARE = 0.05
+#: stands for a document that is not UTF-8 text: it is left out, and counted
+UNREADABLE = ""
 
 
 # --- what comes with Python ----------------------------------------------------------------------------------------
@@ -220,6 +222,8 @@ def files(path: Path) -> Iterator[Document]:
 
 def _cut(name: str, text: str) -> Iterator[Document]:
     """Consecutive documents of about DOCUMENT_CHARACTERS, cut at paragraph or sentence ends."""
+    if text == UNREADABLE:
+        yield name, text
     start = number = 0
     while start < len(text):
         end = start + DOCUMENT_CHARACTERS
@@ -234,7 +238,7 @@ def _read(path: Path, name: str) -> Iterator[Document]:
     try:
         yield name, path.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError):
-        return  # counted by `documents` as unreadable through its absence: some libraries ship Latin-1 test files
+        yield name, UNREADABLE  # some libraries ship Latin-1 files
 
 
 def documents(source: str, say: Callable[[str], None]) -> Iterator[Document]:
@@ -269,12 +273,14 @@ def write_tokens(sources: list[str], tokenizer: Tokenizer, folder: Path, stem: s
     parts: dict[str, list[np.ndarray]] = {"train": [], "val": []}
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
     for source in sources:
-        seen, short, repeated, characters, tokens, over = set(), 0, 0, 0, 0, 0
+        seen, unreadable, short, repeated, characters, tokens, over = set(), 0, 0, 0, 0, 0, 0
         kept: list[str] = []
 
         for _, text in documents(source, say):
             digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
-            if len(text) < 40:
+            if text == UNREADABLE:
+                unreadable += 1
+            elif len(text) < 40:
                 short += 1
             elif digest in seen:
                 repeated += 1
@@ -289,8 +295,9 @@ def write_tokens(sources: list[str], tokenizer: Tokenizer, folder: Path, stem: s
             for text, ids in zip(texts, tokenizer.encode_many(texts)):
                 tokens += len(ids) + 1
                 parts["val" if is_validation(text) else "train"].append(np.array([*ids, tokenizer.end_id], dtype))
-        left_out = [f"{count:,} {why}" for count, why in ((short, "shorter than 40 characters"),
-                    (repeated, "repeated"), (over, f"beyond --max-characters {max_characters:,}")) if count]
+        reasons = ((unreadable, "empty or not UTF-8"), (short, "shorter than 40 characters"), (repeated, "repeated"),
+                   (over, f"beyond --max-characters {max_characters:,}"))
+        left_out = [f"{count:,} {why}" for count, why in reasons if count]
         say(f"{stem}: {source}: {len(seen):,} documents, {characters:,} characters, {tokens:,} tokens"
             + (f"; left out {', '.join(left_out)}" if left_out else ""))
     counts = {}

@@ -12,6 +12,8 @@ from mlxrlhf.data.tasks import strip_documentation
 
 _BOUNDARIES = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
                ast.NotEq: ast.Eq}
+_SYMBOLS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=", ast.Add: "+",
+            ast.Sub: "-", ast.Mult: "*", ast.FloorDiv: "//", ast.Mod: "%"}
 _OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.FloorDiv: ast.Mod, ast.Mod: ast.FloorDiv}
 
 
@@ -31,29 +33,65 @@ def variants(code: str, rng: np.random.Generator) -> list[tuple[str, str, str]]:
               ("style", unused_imports(semicolons(code)), "the other has semicolons and unused imports"),
               ("style", tight(code), "the other leaves the spaces around operators out"),
               ("style", compared_to_true(code), "the other compares with == True")]
+    found += [("security", hidden_errors(code), "the other hides every error behind a bare except"),
+              ("security", evaluated(code), "the other runs text as code"),
+              ("security", evaluated(hidden_errors(code)), "the other runs text as code and hides every error")]
+    found += [("efficiency", without_early_exit(code), "the other goes on when the answer is known"),
+              ("efficiency", recomputed(code), "the other computes the same value in every round"),
+              ("efficiency", builtins_by_hand(code), "the other loops where a built-in function does it"),
+              ("efficiency", copied_first(code), "the other copies its input item by item first")]
     return [(criterion, worse, why) for criterion, worse, why in found if worse != code]
 
 
 def mutants(code: str) -> list[tuple[str, str]]:
-    """One change each: a boundary, an operator, a constant off by one."""
-    found = []
-    count = sum(1 for _ in ast.walk(ast.parse(code)))
-    for i in range(count):
-        tree = ast.parse(code)
-        node = list(ast.walk(tree))[i]
-        why = None
+    """One change each: a boundary, an operator, a constant off by one.
+
+    Only the characters of the change differ from `code`: a mutant in another layout would be told by its layout.
+    """
+    found, starts = [], _line_starts(code)
+    for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Compare) and type(node.ops[0]) in _BOUNDARIES:
-            node.ops[0] = _BOUNDARIES[type(node.ops[0])]()
-            why = "the other's comparison is wrong"
-        elif isinstance(node, (ast.BinOp, ast.AugAssign)) and type(node.op) in _OPERATORS:
-            node.op = _OPERATORS[type(node.op)]()
-            why = "the other uses the wrong operator"
+            left, right, op = node.left, node.comparators[0], node.ops[0]
+            swapped, why = _BOUNDARIES[type(op)], "the other's comparison is wrong"
+        elif isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+            left, right, op = node.left, node.right, node.op
+            swapped, why = _OPERATORS[type(op)], "the other uses the wrong operator"
+        elif isinstance(node, ast.AugAssign) and type(node.op) in _OPERATORS:
+            left, right, op = node.target, node.value, node.op
+            swapped, why = _OPERATORS[type(op)], "the other uses the wrong operator"
         elif isinstance(node, ast.Constant) and type(node.value) is int:
-            node.value += 1
-            why = "the other is off by one"
-        if why:
-            found.append((ast.unparse(tree), why))
-    return found
+            at, end = _span(node, starts)
+            changed = code.encode()[:at] + str(node.value + 1).encode() + code.encode()[end:]
+            found.append((changed.decode(), "the other is off by one"))
+            continue
+        else:
+            continue
+        after, before = _span(left, starts)[1], _span(right, starts)[0]
+        between = code.encode()[after:before].decode()
+        if between.count(_SYMBOLS[type(op)]) == 1:  # a comment between the operands may hold it too
+            changed = between.replace(_SYMBOLS[type(op)], _SYMBOLS[swapped])
+            found.append((code.encode()[:after].decode() + changed + code.encode()[before:].decode(), why))
+    return [(mutant, why) for mutant, why in found if _parses(mutant)]
+
+
+def _line_starts(code: str) -> list[int]:
+    """Byte offset of every line: a syntax tree counts columns in bytes."""
+    starts = [0]
+    for line in code.encode().split(b"\n"):
+        starts.append(starts[-1] + len(line) + 1)
+    return starts
+
+
+def _span(node: ast.expr, starts: list[int]) -> tuple[int, int]:
+    return (starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset)
+
+
+def _parses(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError):
+        return False
+    return True
 
 
 def garbled(code: str, rng: np.random.Generator) -> str:
@@ -119,3 +157,158 @@ def compared_to_true(code: str) -> str:
     """`if x:` as `if (x) == True:`, where x is a comparison or a call that returns a bool."""
     condition = re.compile(r"^(\s*)(if|while) ([^:\n]*(?:==|<|>| in )[^:\n]*):$", re.MULTILINE)
     return condition.sub(r"\1\2 (\3) == True:", code)
+
+
+def hidden_errors(code: str) -> str:
+    """The body of every function without inner functions inside `try:` with a bare `except: return None`."""
+    tree = ast.parse(code)
+    for function in _functions(tree):
+        head, body = _docstring_and_body(function)
+        if body:
+            handler = ast.ExceptHandler(None, None, [ast.Return(ast.Constant(None))])
+            function.body = [*head, ast.Try(body, [handler], [], [])]
+    return _written(tree, code)
+
+
+def evaluated(code: str) -> str:
+    """What a function returns, computed by `eval` from text; only where names are all that it needs."""
+    tree = ast.parse(code)
+    for function in _functions(tree):
+        for node in ast.walk(function):
+            computed = (ast.BinOp, ast.Compare, ast.Subscript, ast.Call)
+            if isinstance(node, ast.Return) and isinstance(node.value, computed):
+                # A comprehension or a lambda inside eval does not see the function's local names.
+                if not any(isinstance(n, (ast.comprehension, ast.Lambda, ast.Await, ast.Yield))
+                           for n in ast.walk(node.value)):
+                    text = ast.Constant(ast.unparse(node.value))
+                    node.value = ast.Call(ast.Name("eval", ast.Load()), [text], [])
+    return _written(tree, code)
+
+
+def without_early_exit(code: str) -> str:
+    """`for ...: if found: return x` followed by `return y`: the loop runs to its end and the answer is kept."""
+    tree = ast.parse(code)
+    for function in _functions(tree):
+        for i, node in enumerate(function.body[:-1]):
+            last = function.body[i + 1]
+            if not isinstance(node, ast.For) or not isinstance(last, ast.Return) or last.value is None or node.orelse:
+                continue
+            exits = [n for n in ast.walk(node) if isinstance(n, (ast.Return, ast.Break))]
+            if len(exits) != 1 or not isinstance(exits[0], ast.Return) or exits[0].value is None:
+                continue
+            kept = ast.Assign([ast.Name("answer", ast.Store())], exits[0].value)
+            _replace(node, exits[0], kept)
+            function.body[i:i + 2] = [ast.Assign([ast.Name("answer", ast.Store())], last.value), node,
+                                      ast.Return(ast.Name("answer", ast.Load()))]
+            break
+    return _written(tree, code)
+
+
+def recomputed(code: str) -> str:
+    """A local value that is computed once, computed again wherever a loop uses it."""
+    tree = ast.parse(code)
+    for function in _functions(tree):
+        stores = [n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+        for node in list(function.body):
+            if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
+                continue
+            name, value = node.targets[0].id, node.value
+            if stores.count(name) != 1 or not isinstance(value, (ast.Call, ast.BinOp, ast.ListComp, ast.SetComp)):
+                continue
+            _Inlined(name, value).visit(function)
+    return _written(tree, code)
+
+
+class _Inlined(ast.NodeTransformer):
+    """Inside loops, a name becomes the expression that it stands for."""
+
+    def __init__(self, name: str, value: ast.expr):
+        self.name, self.value, self.depth = name, value, 0
+
+    def _loop(self, node):
+        if isinstance(node, ast.For):
+            node.iter = self.visit(node.iter)  # evaluated once
+        else:
+            self.depth += 1
+            node.test = self.visit(node.test)
+            self.depth -= 1
+        self.depth += 1
+        node.body = [self.visit(statement) for statement in node.body]
+        self.depth -= 1
+        return node
+
+    visit_For = visit_While = _loop
+
+    def visit_Name(self, node):
+        return self.value if self.depth and node.id == self.name and isinstance(node.ctx, ast.Load) else node
+
+
+_BY_HAND = {
+    "sum": "def add_up(items, total=0):\n    for item in items:\n        total = total + item\n    return total",
+    "max": "def find_largest(items):\n    items = list(items)\n    largest = items[0]\n    for item in items:\n"
+           "        if item > largest:\n            largest = item\n    return largest",
+    "min": "def find_smallest(items):\n    items = list(items)\n    smallest = items[0]\n    for item in items:\n"
+           "        if item < smallest:\n            smallest = item\n    return smallest",
+    "sorted": "def sort_items(items):\n    items = list(items)\n    for i in range(len(items)):\n"
+              "        for j in range(len(items) - 1 - i):\n            if items[j + 1] < items[j]:\n"
+              "                items[j], items[j + 1] = items[j + 1], items[j]\n    return items",
+    "any": "def is_any(items):\n    found = False\n    for item in items:\n        if item:\n"
+           "            found = True\n    return found",
+    "all": "def is_all(items):\n    found = True\n    for item in items:\n        if not item:\n"
+           "            found = False\n    return found",
+    "len": "def count_items(items):\n    count = 0\n    for item in items:\n        count += 1\n    return count",
+}
+
+
+def builtins_by_hand(code: str) -> str:
+    """A function of its own in place of `sum`, `max`, `min`, `sorted`, `any`, `all` or `len` with one argument."""
+    tree, used = ast.parse(code), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _BY_HAND \
+                and len(node.args) == 1 and not node.keywords and not isinstance(node.args[0], ast.Starred):
+            helper = ast.parse(_BY_HAND[node.func.id]).body[0]
+            used[helper.name] = helper
+            node.func.id = helper.name
+    first = next((i for i, node in enumerate(tree.body) if not isinstance(node, (ast.Import, ast.ImportFrom))), 0)
+    tree.body[first:first] = used.values()
+    return _written(tree, code)
+
+
+def copied_first(code: str) -> str:
+    """Every parameter that a loop runs over is copied item by item before."""
+    tree = ast.parse(code)
+    for function in _functions(tree):
+        head, body = _docstring_and_body(function)
+        parameters = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
+        looped = {n.iter.id for n in ast.walk(function) if isinstance(n, (ast.For, ast.comprehension))
+                  and isinstance(n.iter, ast.Name)}
+        copies = [ast.parse(f"{name}_copy = []\nfor item in {name}:\n    {name}_copy.append(item)\n"
+                            f"{name} = {name}_copy").body for name in parameters if name in looped]
+        function.body = [*head, *(statement for copy in copies for statement in copy), *body]
+    return _written(tree, code)
+
+
+def _functions(tree: ast.Module) -> list[ast.FunctionDef]:
+    """Functions without functions inside, generators left out."""
+    inner = (ast.FunctionDef, ast.Lambda, ast.Yield, ast.YieldFrom, ast.Global, ast.Nonlocal)
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
+            and not any(isinstance(n, inner) for n in ast.walk(node) if n is not node)]
+
+
+def _docstring_and_body(function: ast.FunctionDef) -> tuple[list[ast.stmt], list[ast.stmt]]:
+    count = int(ast.get_docstring(function) is not None)
+    return function.body[:count], function.body[count:]
+
+
+def _replace(tree: ast.AST, old: ast.stmt, new: ast.stmt) -> None:
+    for node in ast.walk(tree):
+        for name in ("body", "orelse"):
+            statements = getattr(node, name, None)
+            if isinstance(statements, list) and old in statements:
+                statements[statements.index(old)] = new
+
+
+def _written(tree: ast.Module, code: str) -> str:
+    """The tree as text, or `code` itself where nothing changed."""
+    worse = ast.unparse(ast.fix_missing_locations(tree))
+    return code if worse == ast.unparse(ast.parse(code)) else worse

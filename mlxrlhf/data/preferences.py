@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,9 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mlxrlhf.data import degrade, quality, tasks
-from mlxrlhf.data.dialogue import read_jsonl
 from mlxrlhf.data.tasks import Task, format_answer
-from mlxrlhf.errors import UserError
 
 #: share of each criterion among the pairs, as far as there are candidates
 SHARES = {"correctness": 0.25, "efficiency": 0.10, "readability": 0.25, "style": 0.25, "security": 0.15}
@@ -20,9 +19,12 @@ SHARES = {"correctness": 0.25, "efficiency": 0.10, "readability": 0.25, "style":
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt; criterion and rationale say why the first is preferred."""
+    """Two answers to one prompt; criterion and rationale say why the first is preferred.
 
-    prompt: str
+    prompt: a user's request, or the messages of a conversation up to where the assistant answers.
+    """
+
+    prompt: str | list[dict]
     chosen: str
     rejected: str
     criterion: str = "preference"
@@ -30,35 +32,94 @@ class Pair:
     task: str = ""
     weight: float = 1.0  # how much the pair counts in the reward model's loss
 
+    @property
+    def messages(self) -> list[dict]:
+        """The prompt as messages, for the tokenizer's template."""
+        return [{"role": "user", "content": self.prompt}] if isinstance(self.prompt, str) else self.prompt
+
 
 def build(bank: Sequence[Task], count: int, seed: int, unsafe: bool = False) -> tuple[list[Pair], dict[str, int]]:
-    """About `count` verified pairs, and how many candidates were verified or dropped, by reason.
+    """`count` verified pairs, or all there are, and how many candidates were verified or dropped, by reason.
 
-    Within a criterion, pairs whose chosen answer is longer and pairs whose chosen answer is shorter alternate as far as
-    there are both, so that length says little.
+    What a criterion lacks is taken from the others. Within a criterion, pairs whose chosen answer is longer and pairs
+    whose chosen answer is shorter are of equal number as far as there are both, so that length says little, and every
+    task gives a pair before any gives a second.
     """
     rng, report = np.random.default_rng(seed), Counter()
     candidates = [(task, criterion, code, why) for task in bank for criterion, code, why in _candidates(task, rng)]
-    candidates = list({(t.name, c, code): (t, c, code, why) for t, c, code, why in candidates}.values())
-    kept = _verified(candidates, report, unsafe)
+    # Of two equal codes the first one's reason is true: a later transformation found nothing more to change.
+    candidates = list({(t.name, c, code): (t, c, code, why) for t, c, code, why in candidates[::-1]}.values())[::-1]
+    candidates = _enough(candidates, len(bank), count, rng)
+    found: dict[tuple[bool, str], list[Pair]] = {}
+    for task, criterion, code, why in _verified(candidates, report, unsafe):
+        solution = _in_the_layout_of(code, task.solution, criterion)
+        found.setdefault((task.held_out, criterion), []).extend(
+            Pair(phrasing, format_answer(solution), format_answer(code), criterion, why, task.name)
+            for phrasing in (task.phrasings if task.held_out else task.train_phrasings))
+    sides = {held_out: {c: len(some) for (side, c), some in found.items() if side == held_out}
+             for held_out in (False, True)}
+    wanted = _quotas(count, {False: 0.85, True: 0.15}, {side: sum(there.values()) for side, there in sides.items()})
     pairs = []
-    for held_out, share in ((False, 0.85), (True, 0.15)):
-        side = [item for item in kept if item[0].held_out == held_out]
-        wanted = {criterion: int(count * share * part) for criterion, part in SHARES.items()}
-        for criterion, number in wanted.items():
-            longer, shorter = [], []
-            for task, found, code, why in side:
-                if found == criterion:
-                    phrasings = task.phrasings if held_out else task.train_phrasings
-                    group = longer if len(task.solution) > len(code) else shorter
-                    group += [Pair(p, format_answer(task.solution), format_answer(code), criterion, why, task.name)
-                              for p in phrasings]
-            groups = [[group[i] for i in rng.permutation(len(group))] for group in (longer, shorter)]
-            half = [min(len(group), max(number // 2, number - len(other)))
-                    for group, other in (groups, groups[::-1])]
-            pairs += groups[0][:half[0]] + groups[1][:half[1]]
+    for held_out, there in sides.items():
+        for criterion, number in _quotas(wanted[held_out], SHARES, there).items():
+            pairs += _drawn(found[held_out, criterion], number, rng)
     report["pairs"] = len(pairs)
     return [pairs[i] for i in rng.permutation(len(pairs))], dict(report)
+
+
+def _enough(candidates: list, tasks_there: int, count: int, rng: np.random.Generator) -> list:
+    """At most so many candidates of each task and criterion as are needed three times over: verifying takes long."""
+    seen, kept = Counter(), []
+    for i in rng.permutation(len(candidates)):
+        task, criterion = candidates[i][:2]
+        number = 3 * count * SHARES[criterion] / (tasks_there * max(1, len(task.train_phrasings)))
+        if seen[task.name, criterion] < max(2, number):
+            seen[task.name, criterion] += 1
+            kept.append(i)
+    return [candidates[i] for i in sorted(kept)]
+
+
+def _quotas(count: int, shares: dict, there: dict) -> dict:
+    """How many of each name to take: in proportion to `shares`, none beyond what is `there`, `count` in all if it can.
+
+    >>> _quotas(10, {"a": 0.5, "b": 0.5}, {"a": 2, "b": 20})
+    {'a': 2, 'b': 8}
+    """
+    quotas = dict.fromkeys(there, 0)
+    for _ in range(min(count, sum(there.values()))):
+        spare = [name for name in there if quotas[name] < there[name]]
+        quotas[min(spare, key=lambda name: (quotas[name] + 1) / shares[name])] += 1
+    return quotas
+
+
+def _drawn(pairs: list[Pair], number: int, rng: np.random.Generator) -> list[Pair]:
+    """`number` of the pairs, balanced in length and spread over the tasks."""
+    groups: tuple[list[Pair], list[Pair]] = ([], [])
+    for pair in (pairs[i] for i in rng.permutation(len(pairs))):
+        groups[len(pair.chosen) <= len(pair.rejected)].append(pair)
+    for group in groups:
+        seen = Counter()
+        turns = []
+        for pair in group:
+            turns.append(seen[pair.task])
+            seen[pair.task] += 1
+        group[:] = [group[i] for i in np.argsort(turns, kind="stable")]
+    longer, shorter = groups
+    first = min(len(longer), max(number // 2, number - len(shorter)))
+    return longer[:first] + shorter[:number - first]
+
+
+def _in_the_layout_of(code: str, solution: str, criterion: str) -> str:
+    """The solution as `ast.unparse` writes it where the other answer was written by it, unless layout is the point.
+
+    Otherwise quotes and comments alone would tell the two apart.
+    """
+    if criterion == "readability":
+        return solution
+    try:
+        return ast.unparse(ast.parse(solution)) if code == ast.unparse(ast.parse(code)) else solution
+    except (SyntaxError, ValueError):
+        return solution
 
 
 def _candidates(task: Task, rng: np.random.Generator) -> list[tuple[str, str, str]]:
@@ -77,8 +138,9 @@ def _verified(candidates: list, report: Counter, unsafe: bool) -> list:
     codes = [(task, task.solution) for task in solutions] + [(task, code) for task, _, code, _ in candidates]
     passed = dict(zip([(t.name, c) for t, c in codes], tasks.passes(codes, unsafe=unsafe)))
     measured = dict(zip([c for _, c in codes], quality.measure([c for _, c in codes])))
-    timed = [(t, code) for t, criterion, code, _ in candidates if criterion == "efficiency" and t.sizes]
-    calls = [(c, call) for t, code in timed for c in (t.solution, code) for call in t.sizes]
+    sizes = {task.name: task.sizes or _small_and_large(task) for task in solutions}
+    timed = [(t, code) for t, criterion, code, _ in candidates if criterion == "efficiency" and passed[t.name, code]]
+    calls = list(dict.fromkeys((c, call) for t, code in timed for c in (t.solution, code) for call in sizes[t.name]))
     counts = dict(zip(calls, tasks.operations(calls, unsafe=unsafe))) if calls else {}
     kept = []
     for task, criterion, code, why in candidates:
@@ -91,7 +153,7 @@ def _verified(candidates: list, report: Counter, unsafe: bool) -> list:
         elif not works:
             holds = False
         elif criterion == "efficiency":
-            four = [counts.get((c, call)) for c in (task.solution, code) for call in task.sizes]
+            four = [counts.get((c, call)) for c in (task.solution, code) for call in sizes[task.name]]
             holds = len(four) == 4 and None not in four and four[0] < four[2] and four[1] < four[3] \
                 and four[1] * four[2] <= four[3] * four[0]
         elif criterion == "security":
@@ -105,6 +167,15 @@ def _verified(candidates: list, report: Counter, unsafe: bool) -> list:
         if holds:
             kept.append((task, criterion, code, why))
     return kept
+
+
+def _small_and_large(task: Task) -> tuple[str, ...]:
+    """The shortest and the longest call among a task's tests, where it names no two sizes itself."""
+    names = {node.name for node in ast.parse(task.solution).body if isinstance(node, ast.FunctionDef)}
+    calls = {ast.unparse(node) for test in task.tests for node in ast.walk(ast.parse(test))
+             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names}
+    ordered = sorted(calls, key=lambda call: (len(call), call))
+    return (ordered[0], ordered[-1]) if len(ordered) > 1 else ()
 
 
 def from_samples(requests: Sequence[tuple[Task, str]], answers: Sequence[str], seed: int,
@@ -156,38 +227,16 @@ def to_json(pair: Pair) -> dict:
     return asdict(pair)
 
 
-# --- a user's own pairs --------------------------------------------------------------------------------------------
+def load_pairs(source: str | Path) -> list[Pair]:
+    """A user's own pairs: a file in any of the public forms, or hub:NAME; see data/preference_files.py."""
+    from mlxrlhf.data import preference_files  # it builds on Pair
 
-def load_pairs(path: Path) -> list[Pair]:
-    """JSONL of {prompt, chosen, rejected[, criterion, rationale, task, weight]}; answers may be text or lists of
-    messages.
-
-    Raises UserError naming file and line.
-    """
-    return [_pair(row, place) for place, row in read_jsonl(path)]
+    return preference_files.load(source)
 
 
-def _pair(row: dict, place: str) -> Pair:
-    for name in ("chosen", "rejected"):
-        if not row.get(name):
-            raise UserError(f'{place} has no "{name}"; each line needs prompt, chosen and rejected')
-    prompt = row.get("prompt")
-    if not prompt and isinstance(row["chosen"], list):
-        prompt = row["chosen"][:-1]
-    texts = {"prompt": _text(prompt), "chosen": _text(row["chosen"]), "rejected": _text(row["rejected"])}
-    for name, text in texts.items():
-        if not text:
-            raise UserError(f"{place}: {name} must be text, or messages with content")
-    if texts["chosen"] == texts["rejected"]:
-        raise UserError(f"{place}: chosen and rejected are the same; a pair must differ")
-    weight = row.get("weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
-        raise UserError(f"{place}: weight is {weight!r}; it must be a number above 0")
-    return Pair(**texts, **{k: str(row[k]) for k in ("criterion", "rationale", "task") if row.get(k)},
-                weight=float(weight))
-
-
-def _text(value) -> str | None:
-    if isinstance(value, list) and value and isinstance(value[-1], dict):
-        value = value[-1].get("content")
-    return value if isinstance(value, str) else None
+def split_by_prompt(pairs: Sequence[Pair], seed: int, share: float = 0.1) -> tuple[list[Pair], list[Pair]]:
+    """Training and held-out pairs; all pairs of one prompt are on one side."""
+    prompts = sorted({repr(pair.prompt) for pair in pairs})
+    order = np.random.default_rng(seed).permutation(len(prompts))
+    held_out = {prompts[i] for i in order[:max(1, int(len(prompts) * share))]}
+    return ([p for p in pairs if repr(p.prompt) not in held_out], [p for p in pairs if repr(p.prompt) in held_out])

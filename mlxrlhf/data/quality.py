@@ -18,7 +18,10 @@ _RULES = "E4,E7,E9,F,E225,E231,E701,E702,E711,E712,E731,W,N802,N803,N806,C4,SIM,
 
 @dataclass(frozen=True)
 class Quality:
-    """docstring and type_hints ask for every function; short_names counts one-letter parameters and variables."""
+    """docstring and type_hints ask for every function; short_names counts one-letter parameters and variables.
+
+    definitions: functions and classes at the top level.
+    """
 
     parses: bool
     docstring: bool = False
@@ -27,6 +30,7 @@ class Quality:
     lint: int = 0
     short_names: int = 0
     complexity: int = 0
+    definitions: int = 0
 
 
 def measure(codes: Sequence[str], lint: bool = True) -> list[Quality]:
@@ -49,7 +53,7 @@ def _measure(code: str, lint: int) -> Quality:
         parses=True, docstring=bool(owners) and all(ast.get_docstring(n) for n in owners),
         type_hints=bool(functions) and all(map(_hinted, functions)), insecure=insecure(tree), lint=lint,
         short_names=sum(len(name) == 1 and name != "_" for name in names),
-        complexity=1 + sum(isinstance(n, _BRANCHES) for n in nodes))
+        complexity=1 + sum(isinstance(n, _BRANCHES) for n in nodes), definitions=len(owners))
 
 
 def _hinted(function: ast.FunctionDef) -> bool:

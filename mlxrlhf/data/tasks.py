@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -100,9 +101,52 @@ def strip_documentation(code: str) -> str:
 
 def passes(pairs: Sequence[tuple[Task, str]], *, unsafe: bool = False) -> list[bool]:
     """Whether each code passes its task's tests, in the sandbox."""
-    programs = [f"{code}\n\n" + "\n".join(task.tests) + "\nprint('passed')\n" for task, code in pairs]
-    results = sandbox.run_many(programs, limits=sandbox.Limits(wall_seconds=4, cpu_seconds=3), unsafe=unsafe)
-    return [result.ok and result.stdout.endswith("passed\n") for result in results]
+    return [share == 1 for share in share_passed([(task.tests, code) for task, code in pairs], unsafe=unsafe)]
+
+
+#: Runs the tests on an answer one by one and writes a line with the word for each that holds.
+_JUDGE = """
+def _judge(answer, tests, word):
+    import os
+    write, run, out = os.write, exec, os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.unlink("main.py")
+    space = {{"__name__": "__main__"}}
+    tests = [compile(test, "tests.py", "exec") for test in tests]
+    try:
+        run(compile(answer, "answer.py", "exec"), space)
+        for number, test in enumerate(tests):
+            try:
+                run(test, space)
+            except Exception:
+                continue
+            write(out, f"{{word}} {{number}}\\n".encode())
+    finally:
+        os._exit(0)
+
+_judge({answer!r}, {tests!r}, {word!r})
+"""
+
+
+def share_passed(pairs: Sequence[tuple[Sequence[str], str]], *, seconds: int = 3, workers: int | None = None,
+                 unsafe: bool = False) -> list[float]:
+    """Share of its tests (assert statements) that each code passes, in the sandbox; `seconds` of CPU for each code.
+
+    A test counts when a word drawn anew for every run follows it, so code that prints or exits early gains nothing. It
+    could still read that word out of the interpreter's frames, or return an object that equals everything: a measure to
+    read next to a reward, not a proof.
+    """
+    word = secrets.token_hex(16)
+    distinct = list(dict.fromkeys((tuple(tests), code) for tests, code in pairs))
+    programs = [_JUDGE.format(answer=code, tests=list(tests), word=word) for tests, code in distinct]
+    # The wall is far behind the CPU limit, so that the load of the machine decides nothing.
+    results = sandbox.run_many(programs, workers=workers, unsafe=unsafe,
+                               limits=sandbox.Limits(wall_seconds=seconds + 3, cpu_seconds=seconds))
+    shares = {}
+    for (tests, code), result in zip(distinct, results):
+        lines = set(result.stdout.splitlines())
+        shares[tests, code] = sum(f"{word} {i}" in lines for i in range(len(tests))) / max(1, len(tests))
+    return [shares[tuple(tests), code] for tests, code in pairs]
 
 
 #: Counts executed bytecodes of the traced call, in the code's own frames only.

@@ -18,11 +18,14 @@ import itertools
 import json
 import random
 import re
-from collections.abc import Sequence
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlxrlhf.agent import tools
+from mlxrlhf.data import corpora
 from mlxrlhf.errors import UserError
 
 KINDS = ("none", "single", "chain", "fix")
@@ -678,6 +681,8 @@ def _keys(dialogue: dict) -> list[str]:
 # --- bfcl-eval -----------------------------------------------------------------------------------------------------
 
 #: its single-turn parts, without those for Java and JavaScript, whose values are written in those languages
+BFCL_PACKAGE = "bfcl-eval==2026.3.23"
+BFCL_SHA256 = "3bb6dfa5f0c68ad403c9ec50b00db2bb3b4cc9b38ab1ff33f48fe30d853d3a0a"
 BFCL_PARTS = ("simple_python", "multiple", "parallel", "parallel_multiple", "live_simple", "live_multiple",
               "live_parallel", "live_parallel_multiple", "irrelevance", "live_irrelevance")
 _NO_TOOL_FITS = "None of the tools I have can do that."
@@ -687,6 +692,17 @@ _JSON_TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": Non
 def system_text(functions: Sequence[dict]) -> str:
     """What a system message says of the tools on offer: a line of JSON each."""
     return "\n".join(["You may call these tools:", *(json.dumps(one, ensure_ascii=False) for one in functions)])
+
+
+def bfcl(source: str, say: Callable[[str], None] = print) -> list[dict]:
+    """Dialogues of bfcl-eval: `package` fetches the pinned one and reads its data files only; else a folder of them."""
+    if source != "package":
+        return from_bfcl(source)
+    say(f"{BFCL_PACKAGE}: licence Apache-2.0")
+    with tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(corpora.fetch_wheel(BFCL_PACKAGE, BFCL_SHA256, Path(folder))) as archive:
+            archive.extractall(folder, [n for n in archive.namelist() if n.startswith("bfcl_eval/data/")])
+        return from_bfcl(Path(folder) / "bfcl_eval" / "data")
 
 
 def from_bfcl(folder: str | Path) -> list[dict]:

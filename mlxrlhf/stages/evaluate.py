@@ -11,13 +11,15 @@ import numpy as np
 from mlxrlhf import backends, checkpoint
 from mlxrlhf.algorithms import advantages, rollout
 from mlxrlhf.config import EvaluateConfig, to_json
-from mlxrlhf.data import quality, tasks
+from mlxrlhf.data import humaneval, quality, tasks
 from mlxrlhf.data.dialogue import render_prompt
 from mlxrlhf.runlog import RunLog
 from mlxrlhf.stages import folders, ppo
 from mlxrlhf.stages import reward as reward_stage
 
 GROUPS = ("new phrasings", "new tasks")
+#: HumanEval's prompts are long: so many answers are sampled in one batch
+GENERATED_TOGETHER = 32
 #: what people should see first: the guide's own question
 SHOWN = "Write a function to check if a number is prime"
 
@@ -27,7 +29,54 @@ def run(config: EvaluateConfig) -> dict:
     after_folder, model_config, tokenizer = folders.open_checkpoint(config, "rlhf", config.checkpoint)
     before_folder, _, _ = folders.open_checkpoint(config, "tools", config.before)
     backend = backends.load(config.backend, config.device)
-    head, normalise = reward_stage.load(folders.reward_model(config), backend, tokenizer)
+    # What may be missing is asked for before anything is sampled.
+    judge = None
+    if config.suite != "humaneval":
+        judge = reward_stage.scorer(folders.reward_model(config), backend, tokenizer, dtype=config.dtype)
+    problems = humaneval.load() if config.suite != "tasks" else ()
+    base = backend.Model(model_config, folder=before_folder, dtype=config.dtype)
+    aligned = backend.Model(model_config, folder=after_folder, dtype=config.dtype)
+    figures, samples = {"before": {}, "after": {}}, []
+    if judge:
+        figures, samples = _tasks(config, base, aligned, judge, tokenizer, model_config)
+    if problems:
+        for name, model in (("before", base), ("after", aligned)):
+            figures[name] |= humaneval_figures(model, problems, config, tokenizer, model_config.max_positions)
+    out = Path(config.out) if config.out else after_folder / "evaluation"
+    with RunLog(out, "evaluate", 1, to_json(config), quiet=True) as log:
+        log.summary(figures)
+    checkpoint.atomic_text(out / "samples.json", json.dumps(samples, indent=1, ensure_ascii=False))
+    return figures
+
+
+def humaneval_figures(model, problems: Sequence[humaneval.Problem], config, tokenizer,
+                      context: int) -> dict[str, float]:
+    """pass@1 on HumanEval: the share of `samples` sampled answers that pass, averaged over the problems.
+
+    unseen leaves out the problems that our own task bank also asks for, in words of its own.
+    """
+    overlap = humaneval.Overlap(problems)
+    ours = {overlap.find(f"{phrasing}\n{task.solution}") for task in tasks.load_tasks() for phrasing in task.phrasings}
+    asked = [problem for problem in problems for _ in range(config.samples)]
+    encoded = [render_prompt([{"role": "user", "content": humaneval.request(p)}], tokenizer) for p in asked]
+    ppo.check_context(encoded, config.max_tokens, context)
+    rng = np.random.default_rng(config.seed)
+    answers, cut = [], 0
+    for at in range(0, len(encoded), GENERATED_TOGETHER):
+        some = encoded[at:at + GENERATED_TOGETHER]
+        responses = model.generate(some, uniforms=rng.random((len(some), config.max_tokens)),
+                                   max_tokens=config.max_tokens, temperature=config.temp,
+                                   stop_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)
+        cut += sum(r[-1] != tokenizer.end_id for r in responses)
+        answers += [tokenizer.decode(r[:-1] if r[-1] == tokenizer.end_id else r) for r in responses]
+    passed = np.array(humaneval.passes(asked, answers, unsafe=config.unsafe_exec), float)
+    unseen = [i for i, problem in enumerate(asked) if problem.task_id not in ours]
+    return {"humaneval_pass@1": float(passed.mean()), "humaneval_unseen": float(passed[unseen].mean()),
+            "humaneval_cut_off": cut / len(asked)}
+
+
+def _tasks(config: EvaluateConfig, base, aligned, judge, tokenizer, model_config) -> tuple[dict, list[dict]]:
+    """Figures and answers of both models on held-out requests."""
     prompts = ppo.load_prompts(config, GROUPS)
     if config.prompts:
         order = np.random.default_rng(config.seed).permutation(len(prompts))
@@ -36,9 +85,6 @@ def run(config: EvaluateConfig) -> dict:
     encoded = [render_prompt([{"role": "user", "content": p["prompt"]}], tokenizer) for p in prompts]
     ppo.check_context(encoded, config.max_tokens, model_config.max_positions)
     bank = {task.name: task for task in tasks.load_tasks()}
-
-    base = backend.Model(model_config, folder=before_folder, dtype=config.dtype)
-    aligned = backend.Model(model_config, folder=after_folder, dtype=config.dtype)
     uniforms = np.random.default_rng(config.seed).random((len(encoded), config.max_tokens))
     sides = {}
     for name, model in (("before", base), ("after", aligned)):
@@ -51,7 +97,7 @@ def run(config: EvaluateConfig) -> dict:
         kl = (advantages.kl_estimate(own, judged["logp"]) * batch["mask"]).sum(axis=1)
         texts = [tokenizer.decode(r[:-1] if r[-1] == tokenizer.end_id else r) for r in responses]
         codes = [tasks.extract_code(text) for text in texts]
-        sides[name] = {"texts": texts, "scores": normalise(head.scores(judged["features"])), "kl": kl,
+        sides[name] = {"texts": texts, "scores": judge(encoded, responses, judged["features"]), "kl": kl,
                        "lengths": [len(r) for r in responses], "quality": quality.measure(codes),
                        "passed": tasks.passes([(bank[p["task"]], c) for p, c in zip(prompts, codes)],
                                               unsafe=config.unsafe_exec)}
@@ -63,11 +109,7 @@ def run(config: EvaluateConfig) -> dict:
     samples = [{"prompt": p["prompt"], "group": p["group"], "before": sides["before"]["texts"][i],
                 "after": sides["after"]["texts"][i], "score_before": float(sides["before"]["scores"][i]),
                 "score_after": float(sides["after"]["scores"][i])} for i, p in enumerate(prompts)]
-    out = Path(config.out) if config.out else after_folder / "evaluation"
-    with RunLog(out, "evaluate", 1, to_json(config), quiet=True) as log:
-        log.summary(figures)
-    checkpoint.atomic_text(out / "samples.json", json.dumps(samples, indent=1, ensure_ascii=False))
-    return figures
+    return figures, samples
 
 
 def _figures(side: dict, baseline: np.ndarray, rows: Sequence[int]) -> dict[str, float]:

@@ -94,8 +94,12 @@ def save_checkpoint(model, folder: Path, tokenizer: AnyTokenizer) -> None:
     model.save(folder, pad_id=tokenizer.pad_id, end_id=tokenizer.end_id)
     checkpoint.copy_tokenizer(tokenizer.folder, folder)
     if model.adapters:
-        prefix = "weights/trunk."
-        weights = {k.removeprefix(prefix): v for k, v in model.state().items()
-                   if k.startswith(prefix) and "lora_" in k}
-        checkpoint.save_adapters(folder / "adapters", weights, scale=model.adapters[0].scale,
-                                 num_layers=model.config.num_layers)
+        save_adapters(model, folder)
+
+
+def save_adapters(model, folder: Path) -> None:
+    """Write FOLDER/adapters."""
+    prefix = "weights/trunk."
+    weights = {k.removeprefix(prefix): v for k, v in model.state().items() if k.startswith(prefix) and "lora_" in k}
+    checkpoint.save_adapters(folder / "adapters", weights, scale=model.adapters[0].scale,
+                             num_layers=model.config.num_layers)

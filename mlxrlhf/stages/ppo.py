@@ -1,29 +1,36 @@
 """PPO on a language model: rollout, scoring, advantages, clipped updates (Schulman 2017; Ziegler 2019; Huang 2024).
 
 One update, in order:
-  1. sample a response to each prompt at the training temperature, nothing cut from the distribution;
+  1. sample the responses to each prompt at the training temperature, nothing cut from the distribution;
   2. recompute log-probabilities and values with the training forward (never those of decoding);
   3. one forward of the frozen trunk gives the reference log-probabilities and the features the reward head scores;
-  4. normalise the score, subtract the penalty for a missing end, add -beta * KL on every token;
+  4. score what --reward names (the head's normalised score, tests that are run, ...), subtract the penalty for a
+     missing end, add -beta * KL on every token;
   5. generalised advantage estimation; advantages whitened;
   6. `ppo_epochs` passes of clipped policy and value steps over shuffled minibatches;
   7. move beta towards its target.
+
+GRPO (stages/grpo.py) is the same update without a critic: no values in 2, no KL in 4 (it is in the loss), and in 5 the
+advantage of a response is its score among the responses to its prompt.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import backends, checkpoint
+from mlxrlhf import backends, checkpoint, diagnosis, rewards
+from mlxrlhf.agent import sandbox
 from mlxrlhf.algorithms import advantages, losses, rollout
-from mlxrlhf.config import PPOConfig, to_json
+from mlxrlhf.config import GRPOConfig, PPOConfig, to_json
 from mlxrlhf.data.batches import pick
 from mlxrlhf.data.dialogue import render_prompt
 from mlxrlhf.errors import UserError
-from mlxrlhf.runlog import RunLog, read_metrics
+from mlxrlhf.runlog import RunLog
 from mlxrlhf.stages import folders, training
 from mlxrlhf.stages import reward as reward_stage
 
@@ -35,76 +42,107 @@ class PPO:
     """One policy under optimisation, with what an update needs around it.
 
     policy, reference: `protocol.Model`; with LoRA they are one object, and the reference is its adapters switched off.
-    score: (prompts, responses, features (B, d) float32) -> (B,) normalised scores.
+    score: (rows, responses, features (B, d) float32) -> {"scores": (B,), and other measures to report by name}; a row
+    is what the caller knows of a prompt.
     """
 
-    def __init__(self, config: PPOConfig, policy, reference, score: Callable[..., np.ndarray], *,
-                 end_ids: Sequence[int], pad_id: int):
+    def __init__(self, config: PPOConfig | GRPOConfig, policy, reference, score: Callable[..., dict[str, np.ndarray]],
+                 *, end_ids: Sequence[int], pad_id: int):
         self.config, self.policy, self.reference, self.score = config, policy, reference, score
         self.end_ids, self.pad_id = list(end_ids), pad_id
         self.controller = advantages.KLController(config.kl_coef, config.kl_target)
-        self.objective = losses.ppo_objective(clip=config.clip, value_clip=config.value_clip, vf_coef=config.vf_coef,
-                                              entropy_coef=config.entropy_coef, kl_in_loss=config.kl_in_loss)
-        self.want = ("logp", "value") + ("entropy",) * bool(config.entropy_coef) + ("kl",) * config.kl_in_loss
+        self.critic = isinstance(config, PPOConfig)
+        self.full_kl = self.critic and config.kl_in_loss
+        if self.critic:
+            self.objective = losses.ppo_objective(clip=config.clip, value_clip=config.value_clip,
+                                                  vf_coef=config.vf_coef, entropy_coef=config.entropy_coef,
+                                                  kl_in_loss=config.kl_in_loss)
+        else:
+            self.objective = losses.grpo_objective(clip=config.clip, entropy_coef=config.entropy_coef)
+        self.want = ("logp",) + ("value",) * self.critic + ("entropy",) * bool(config.entropy_coef) \
+            + ("kl",) * self.full_kl
         self._runaways = 0
 
-    @property
-    def learning_rate(self) -> float:
-        """Adapters start at zero and want a larger rate than a trained matrix does."""
-        return self.config.learning_rate or (3e-4 if self.config.lora_rank else 1e-6)
-
-    def collect(self, prompts: Sequence[Sequence[int]], rng: np.random.Generator) -> tuple[dict, dict]:
+    def collect(self, prompts: Sequence[Sequence[int]], rng: np.random.Generator,
+                rows: Sequence | None = None) -> tuple[dict, dict]:
         """Steps 1 to 5. Returns the training batch and the metrics of the rollout."""
-        c = self.config
+        c, beta = self.config, self.controller.beta
+        prompts, rows = ([x for x in some for _ in range(c.responses_per_prompt)]
+                         for some in (prompts, prompts if rows is None else rows))
         responses = self.policy.generate(prompts, uniforms=rng.random((len(prompts), c.max_tokens)), temperature=c.temp,
                                          max_tokens=c.max_tokens, stop_ids=self.end_ids, pad_id=self.pad_id)
         batch = rollout.arrange(prompts, responses, self.pad_id)
         mask = batch["mask"]
-        old = self._forward(self.policy, batch, ("logp", "value", "entropy"))
-        wanted = ("logp", "features") + ("hidden",) * c.kl_in_loss
+        old = self._forward(self.policy, batch, ("logp", "entropy") + ("value",) * self.critic)
+        wanted = ("logp", "features") + ("hidden",) * self.full_kl
         frozen = self._forward(self.reference, batch, wanted, adapters=False)
 
         finished = rollout.ends(responses, self.end_ids)
-        scores = self.score(prompts, responses, frozen["features"])
+        began = time.monotonic()
+        measures = self.score(rows, responses, frozen["features"])
+        scoring = time.monotonic() - began
+        scores = measures["scores"]
         penalised = scores - c.missing_end_penalty * ~finished
         kl = advantages.kl_estimate(old["logp"], frozen["logp"]) * mask
-        rewards = advantages.shaped_rewards(penalised, kl, mask, 0.0 if c.kl_in_loss else self.controller.beta)
-        if c.whiten_rewards:
-            rewards = advantages.whiten(rewards, mask, shift_mean=False)
-        values = old["value"] * mask
-        advantage, returns = advantages.gae(rewards, values, mask, c.gamma, c.lam)
-        kl_sum, penalty = float(kl.sum(axis=1).mean()), float(-self.controller.beta * kl.sum(axis=1).mean())
+        kl_sum = float(kl.sum(axis=1).mean())
         metrics = {
-            "objective/scores": float(scores.mean()), "objective/scores_std": float(scores.std()),
+            **{f"objective/{name}": float(values.mean()) for name, values in measures.items()},
+            "objective/scores_std": float(scores.std()),
             "objective/kl": kl_sum, "objective/entropy": float((old["entropy"] * mask).sum() / mask.sum()),
-            "objective/non_score_reward": penalty, "objective/rlhf_reward": float(penalised.mean()) + penalty,
-            "value/explained_variance": advantages.explained_variance(values, returns, mask),
+            "objective/non_score_reward": -beta * kl_sum,
+            "objective/rlhf_reward": float(penalised.mean()) - beta * kl_sum,
             "response/length": float(mask.sum(axis=1).mean()), "response/truncated": float(1 - finished.mean()),
-            "kl_coef": self.controller.beta,
+            "kl_coef": beta, "time/scoring": scoring,
         }
-        batch.update(old_logp=old["logp"], old_value=values.astype(np.float32), advantages=advantage, returns=returns)
-        if c.kl_in_loss:
-            batch["reference_hidden"] = frozen["hidden"]
+        batch["old_logp"] = old["logp"]
+        estimate = self._gae if self.critic else self._among_group
+        metrics.update(estimate(batch, penalised, kl, old, frozen))
         return batch, metrics
 
-    def update(self, prompts: Sequence[Sequence[int]], rng: np.random.Generator,
-               learning_rate: float) -> dict[str, float]:
+    def _gae(self, batch: dict, scores: np.ndarray, kl: np.ndarray, old: dict, frozen: dict) -> dict[str, float]:
+        """PPO's step 5, put into the batch: the KL is part of the reward, values are the baseline."""
+        c, mask, values = self.config, batch["mask"], old["value"] * batch["mask"]
+        reward = advantages.shaped_rewards(scores, kl, mask, 0.0 if c.kl_in_loss else self.controller.beta)
+        if c.whiten_rewards:
+            reward = advantages.whiten(reward, mask, shift_mean=False)
+        advantage, returns = advantages.gae(reward, values, mask, c.gamma, c.lam)
+        batch.update(old_value=values.astype(np.float32), advantages=advantage, returns=returns)
+        if c.kl_in_loss:
+            batch["reference_hidden"] = frozen["hidden"]
+        return {"value/explained_variance": advantages.explained_variance(values, returns, mask)}
+
+    def _among_group(self, batch: dict, scores: np.ndarray, kl: np.ndarray, old: dict,
+                     frozen: dict) -> dict[str, float]:
+        """GRPO's step 5, put into the batch: the baseline is the mean of the responses to the same prompt."""
+        c = self.config
+        advantage = advantages.group_advantages(scores, c.responses_per_prompt, scale=c.scale_rewards == "group")
+        batch.update(advantages=advantage[:, None] * batch["mask"], ref_logp=frozen["logp"])
+        spread = np.ptp(scores.reshape(-1, c.responses_per_prompt), axis=1)
+        return {"frac_reward_zero_std": float((spread < 1e-8).mean())}
+
+    def update(self, prompts: Sequence[Sequence[int]], rng: np.random.Generator, learning_rate: float,
+               rows: Sequence | None = None) -> dict[str, float]:
         """One whole update. Raises UserError in plain words when an invariant breaks."""
         c = self.config
-        batch, metrics = self.collect(prompts, rng)
+        batch, metrics = self.collect(prompts, rng, rows)
         self._check_rollout(metrics)
         mask = batch["mask"]
         metrics["lr"] = learning_rate
         if np.ptp(batch["advantages"][mask > 0]) < 1e-8:
             # Adam scales any gradient to a full-size step: without a signal it would follow rounding noise.
             return {**metrics, "skipped": 1.0}
-        batch["advantages"] = advantages.whiten(batch["advantages"], mask, shift_mean=True)
+        if self.critic:
+            batch["advantages"] = advantages.whiten(batch["advantages"], mask, shift_mean=True)
+        else:
+            batch["weight"] = np.zeros_like(mask)
 
         steps = []
         for _ in range(c.ppo_epochs):
             order = rng.permutation(len(mask))
             for rows in np.array_split(order, -(-len(mask) // c.mini_batch_size)):
                 shared = {"total": np.float32(mask[rows].sum()), "kl_coef": np.float32(self.controller.beta)}
+                if not self.critic:
+                    batch["weight"][rows] = advantages.token_weights(mask[rows], c.loss_type, c.max_tokens)
                 parts = [rollout.cut({**batch, **shared}, rows[part])
                          for part in rollout.by_length(mask[rows], c.micro_batch_size)]
                 steps.append(self.policy.step(self.objective, parts, want=self.want, learning_rate=learning_rate,
@@ -152,23 +190,31 @@ class PPO:
 
 def run(config: PPOConfig) -> dict:
     """Align the tools checkpoint and write weights/SIZE/rlhf. Returns the figures of summary.json."""
+    return align(config, "rlhf")
+
+
+def align(config: PPOConfig | GRPOConfig, stage: str) -> dict:
+    """Optimise the tools checkpoint for --reward and write weights/SIZE/STAGE. Returns the figures of summary.json."""
+    components = rewards.parse(config.reward)
     source, model_config, tokenizer = folders.open_checkpoint(config, "tools", config.checkpoint)
-    backend = backends.load(config.backend, config.device)
-    head, normalise = reward_stage.load(folders.reward_model(config), backend, tokenizer)
-    prompts = load_prompts(config, ("train",))
-    encoded = [render_prompt([{"role": "user", "content": p["prompt"]}], tokenizer) for p in prompts]
+    prompts = rewards.load_prompts(Path(config.prompts)) if config.prompts else load_prompts(config, ("train",))
+    prompts = rewards.with_tests(prompts)
+    encoded = encode_prompts(prompts, tokenizer)
     check_context(encoded, config.max_tokens, model_config.max_positions)
-    out = folders.output(config, "rlhf")
+    backend = backends.load(config.backend, config.device)
+    score, accuracy = scorer(config, components, prompts, backend, tokenizer)
+    out = folders.output(config, stage)
     points = checkpoint.SavePoints(out)
     found = training.resume_from(points, config, print)
+    critic = isinstance(config, PPOConfig)
     settings = dict(folder=source, seed=config.seed, dtype=config.dtype)
-    policy = backend.Model(model_config, lora_rank=config.lora_rank, lora_scale=config.lora_scale, value_head=True,
-                           max_grad_norm=config.max_grad_norm, head_learning_rate=config.value_learning_rate,
-                           keep_reference_head=config.kl_in_loss, **settings)
+    policy = backend.Model(model_config, lora_rank=config.lora_rank, lora_scale=config.lora_scale,
+                           max_grad_norm=config.max_grad_norm, value_head=critic,
+                           head_learning_rate=config.value_learning_rate if critic else None,
+                           keep_reference_head=critic and config.kl_in_loss, **settings)
     # With adapters the reference is the same trunk with them off: one trunk, four roles.
     reference = policy if config.lora_rank else backend.Model(model_config, **settings)
-    ppo = PPO(config, policy, reference, lambda prompts, responses, features: normalise(head.scores(features)),
-              end_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)
+    ppo = PPO(config, policy, reference, score, end_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)
     start = 0
     if found:
         policy.load_state(found[0])
@@ -178,27 +224,51 @@ def run(config: PPOConfig) -> dict:
     def keep(step: int) -> None:
         points.save(step, policy.state(), {"config": to_json(config), "beta": ppo.controller.beta})
 
-    with RunLog(out / "run", "ppo", total, to_json(config), start=start, memory=backend.peak_memory) as log, \
-            training.Interrupt() as interrupt:
-        for step in range(start, total):
-            rows = pick(len(encoded), config.batch_size, config.seed, step)
-            rate = ppo.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
-            try:
-                metrics = ppo.update([encoded[i] for i in rows], np.random.default_rng([config.seed, step]), rate)
-            except UserError:
-                keep(step)  # what there is before the update that broke an invariant
-                raise
-            log.log(step + 1, metrics, tokens=int(metrics["response/length"] * config.batch_size))
-            if (step + 1) % config.save_every == 0 or step + 1 == total or interrupt.asked:
-                keep(step + 1)
-            if interrupt.asked and step + 1 < total:
-                raise training.Interrupted(f"stopped at update {step + 1} of {total}; the same command with --resume "
-                                           "continues")
-        figures = summarise(read_metrics(out / "run" / "metrics.jsonl"))
-        log.summary(figures)
+    def update(step: int) -> tuple[dict, int]:
+        rows = pick(len(encoded), config.batch_size, config.seed, step)
+        rate = config.rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+        metrics = ppo.update([encoded[i] for i in rows], np.random.default_rng([config.seed, step]), rate,
+                             [prompts[i] for i in rows])
+        return metrics, int(metrics["response/length"] * config.batch_size * config.responses_per_prompt)
+
+    log = RunLog(out / "run", "ppo" if critic else "grpo", total, to_json(config), start=start,
+                 memory=backend.peak_memory)
+    figures = training.loop(config, log, start, total, update, keep, summarise,
+                            lambda rows: diagnosis.rollouts(rows, reward_accuracy=accuracy))
     with checkpoint.atomic_folder(out) as folder:
         folders.save_checkpoint(policy, folder, tokenizer)
     return figures
+
+
+def scorer(config: PPOConfig | GRPOConfig, components: Sequence[rewards.Component], prompts: Sequence[dict], backend,
+           tokenizer) -> tuple[rewards.Rewards, float | None]:
+    """What --reward asks for, and the reward model's held-out accuracy where there is one.
+
+    Raises UserError when a prompt lacks what a component needs.
+    """
+    model, accuracy, names = None, None, [c.name for c in components]
+    if "model" in names:
+        folder = folders.reward_model(config)
+        judge = reward_stage.scorer(folder, backend, tokenizer, dtype=config.dtype)
+        accuracy = json.loads((folder / "reward.json").read_text()).get("val_accuracy")
+
+        def model(rows, responses, features):
+            return judge(encode_prompts(rows, tokenizer), responses, features)
+    if "tests" in names:
+        for number, row in enumerate(prompts, start=1):
+            if not row["tests"]:
+                raise UserError(f"--reward tests: prompt {number} ({row['prompt'][:60]!r}) has no tests; give it a "
+                                '"task" of the bank, or "tests": ["assert ..."], in the --prompts file')
+    pass_rate = not config.no_pass_rate and any(row["tests"] for row in prompts)
+    if pass_rate and "tests" not in names and not config.unsafe_exec and sandbox.level() == "none":
+        print("objective/pass_rate is left out: this machine has no sandbox, and --unsafe-exec is not given")
+        pass_rate = False
+    return rewards.Rewards(components, tokenizer, model=model, pass_rate=pass_rate, unsafe=config.unsafe_exec), accuracy
+
+
+def encode_prompts(rows: Sequence[dict], tokenizer) -> list[list[int]]:
+    """Ids of each request, up to where the answer starts."""
+    return [render_prompt([{"role": "user", "content": row["prompt"]}], tokenizer) for row in rows]
 
 
 def load_prompts(config, groups: Sequence[str]) -> list[dict]:
@@ -217,16 +287,20 @@ def check_context(prompts: Sequence[Sequence[int]], max_tokens: int, context: in
 
 
 def summarise(rows: Sequence[dict]) -> dict:
-    """First against last ten updates: reward with its spread, KL, length."""
+    """First against last ten updates: reward with its spread, its components, KL, length."""
     first, last = rows[:10], rows[-10:]
 
     def mean(some: Sequence[dict], key: str) -> float:
-        return float(np.mean([row[key] for row in some]))
+        return float(np.mean([row[key] for row in some if row.get(key) is not None]))
 
+    parts = [key for key in first[0] if key in last[-1]
+             and (key == "objective/pass_rate" or key.startswith("objective/reward/"))]
+    compared = {f"{key.removeprefix('objective/')}_{name}": mean(some, key) for key in parts
+                for name, some in (("first10", first), ("last10", last))}
     return {"updates": len(rows), "reward_first10": mean(first, "objective/scores"),
             "reward_last10": mean(last, "objective/scores"),
             "reward_last10_std": float(np.std([row["objective/scores"] for row in last])),
             "reward_first10_std": float(np.std([row["objective/scores"] for row in first])),
-            "kl_last": mean(last, "objective/kl"), "length_first10": mean(first, "response/length"),
+            **compared, "kl_last": mean(last, "objective/kl"), "length_first10": mean(first, "response/length"),
             "length_last10": mean(last, "response/length"),
             "seconds": float(np.sum([row["time/seconds"] for row in rows]))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from mlxrlhf import published
 from mlxrlhf.checkpoint import atomic_folder, atomic_text, copy_tokenizer
 from mlxrlhf.config import SIZES, PrepareConfig
-from mlxrlhf.data import corpora, preferences, tasks, tools
+from mlxrlhf.data import corpora, preference_sources, preferences, tasks, tools
 from mlxrlhf.data import tokenizer as tokenizers
 from mlxrlhf.data.dialogue import AnyTokenizer, encode_answer, render_prompt
 from mlxrlhf.errors import UserError
@@ -89,7 +90,7 @@ def _tools(config: PrepareConfig, folder: Path, say) -> None:
     dialogues = tools.build(config.dialogues, seed=config.seed, unsafe=config.unsafe_exec)
     train, val = tools.split(dialogues, int(config.dialogues * 0.9))
     if config.bfcl:
-        extra = tools.from_bfcl(config.bfcl)
+        extra = tools.bfcl(config.bfcl, say)
         train = train + extra[:-len(extra) // 10]
         val = val + extra[-len(extra) // 10:]
     for side, rows in (("train", train), ("val", val)):
@@ -102,12 +103,14 @@ def _write_jsonl(path: Path, rows: list[dict]) -> None:
 
 
 def _preferences(config: PrepareConfig, folder: Path, say) -> None:
-    tokenizer, bank = _load_tokenizer(folder), tasks.load_tasks()
-    pairs, report = preferences.build(bank, config.pairs, config.seed, unsafe=config.unsafe_exec)
+    tokenizer = _load_tokenizer(folder)
+    pairs, bank, report = preference_sources.build(_sources(config.sources), config.pairs, config.seed, say,
+                                                   max_characters=config.max_code_characters,
+                                                   unsafe=config.unsafe_exec)
     sides = dict(zip(("train", "val"), preferences.split(pairs, bank)))
     for side, chosen_pairs in sides.items():
         for kind in ("chosen", "rejected"):
-            ids = [render_prompt([{"role": "user", "content": p.prompt}], tokenizer)
+            ids = [render_prompt(p.messages, tokenizer)
                    + encode_answer(getattr(p, kind), tokenizer) for p in chosen_pairs]
             rows = np.full((len(ids), max(map(len, ids))), tokenizer.pad_id, np.int32)
             for row, sequence in zip(rows, ids):
@@ -117,4 +120,8 @@ def _preferences(config: PrepareConfig, folder: Path, say) -> None:
     atomic_text(folder / "rlhf_preferences.json", json.dumps(readable, indent=1, ensure_ascii=False))
     say(f"preferences: {len(sides['train']):,} train and {len(sides['val']):,} held-out pairs, every label run; "
         f"the longer answer wins {preferences.length_baseline(pairs):.0%}")
-    say("preferences: " + ", ".join(f"{name} {count:,}" for name, count in report.items()))
+    criteria = Counter(pair.criterion for pair in pairs)
+    say("preferences: " + ", ".join(f"{count:,} {criterion}" for criterion, count in criteria.most_common()))
+    say("preferences: candidates: " + ", ".join(f"{name} {count:,}" for name, count in report.items()))
+    if len(pairs) < config.pairs:
+        say(f"preferences: {len(pairs):,} of the {config.pairs:,} pairs asked for could be verified; add --sources")

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import backends, checkpoint
+from mlxrlhf import backends, checkpoint, report
+from mlxrlhf.algorithms import evidence, losses
 from mlxrlhf.algorithms.rollout import bucket
 from mlxrlhf.config import RewardConfig, to_json
 from mlxrlhf.data import preferences, tasks
@@ -43,8 +44,8 @@ class EncodedPair:
 
 
 def features(base, sequences: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int,
-             batch_size: int = 32) -> np.ndarray:
-    """Mean hidden state of the frozen base over each sequence from its start on, (N, d) float32; adapters are off.
+             batch_size: int = 32, adapters: bool = False) -> np.ndarray:
+    """Mean hidden state of the base over each sequence from its start on, (N, d) float32; adapters off by default.
 
     starts: index of each answer's first token, at least 1. Sequences are taken in order of length, so that a batch is
     hardly padded.
@@ -53,18 +54,22 @@ def features(base, sequences: Sequence[Sequence[int]], starts: Sequence[int], pa
     out = None
     for at in range(0, len(order), batch_size):
         rows = order[at:at + batch_size]
-        width = bucket(max(len(sequences[i]) for i in rows))
-        tokens = np.full((len(rows), width), pad_id, np.int32)
-        mask = np.zeros((len(rows), width - 1), np.float32)
-        for row, counted, i in zip(tokens, mask, rows):
-            row[:len(sequences[i])] = sequences[i]
-            counted[starts[i] - 1:len(sequences[i]) - 1] = 1
-        # Padding lies to the right of every real token, where a causal model cannot see it.
-        batch = {"tokens": tokens, "start": np.int32(1), "mask": mask}
-        found = base.evaluate(batch, ("features",), adapters=False)["features"]
+        batch = _padded([sequences[i] for i in rows], [starts[i] for i in rows], pad_id)
+        found = base.evaluate(batch, ("features",), adapters=adapters)["features"]
         out = np.empty((len(sequences), found.shape[1]), np.float32) if out is None else out
         out[rows] = found
     return out
+
+
+def _padded(sequences: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int) -> dict[str, np.ndarray]:
+    """Padding lies to the right of every real token, where a causal model cannot see it; mask counts the answers."""
+    width = bucket(max(map(len, sequences)))
+    tokens = np.full((len(sequences), width), pad_id, np.int32)
+    mask = np.zeros((len(sequences), width - 1), np.float32)
+    for row, counted, sequence, start in zip(tokens, mask, sequences, starts):
+        row[:len(sequence)] = sequence
+        counted[start - 1:len(sequence) - 1] = 1
+    return {"tokens": tokens, "start": np.int32(1), "mask": mask}
 
 
 def accuracy(head, chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
@@ -81,13 +86,18 @@ def by_criterion(correct: np.ndarray, pairs: Sequence[EncodedPair]) -> dict[str,
     return {name: float(np.mean(values)) for name, values in sorted(groups.items())}
 
 
+def weights_of(pairs: Sequence[EncodedPair]) -> np.ndarray:
+    """How much each pair counts beside the others, (N,) float32, 1 on average."""
+    weights = np.array([p.weight for p in pairs], np.float32)
+    return weights / weights.mean()
+
+
 def train_head(head, chosen: np.ndarray, rejected: np.ndarray, config: RewardConfig, *, start: int = 0,
                weights: np.ndarray | None = None, on_step=lambda step, metrics: None) -> None:
     """`num_epochs` passes of the chosen loss over cached features (N, d), from optimizer step `start`.
 
-    weights (N,): how much each pair counts beside the others; None counts all alike.
+    weights (N,): how much each pair counts, 1 on average; None counts all alike.
     """
-    weights = None if weights is None else weights / weights.mean()
     size = min(config.batch_size, len(chosen))
     total = config.num_epochs * -(-len(chosen) // size)
     for step in range(start, total):
@@ -95,6 +105,27 @@ def train_head(head, chosen: np.ndarray, rejected: np.ndarray, config: RewardCon
         rate = config.learning_rate * (1 - step / total)
         on_step(step + 1, {**head.step(config.loss, config.margin, chosen[rows], rejected[rows], rate,
                                        None if weights is None else weights[rows]), "lr": rate})
+
+
+def unfreeze(model, pairs: Sequence[EncodedPair], config: RewardConfig, pad_id: int, *, start: int = 0,
+             on_step=lambda step, metrics: None) -> None:
+    """`unfreeze_epochs` passes of the chosen loss over adapters and head together, from optimizer step `start`."""
+    objective = losses.pair_objective(config.loss, config.margin)
+    size = min(config.batch_size, len(pairs))
+    total = config.unfreeze_epochs * -(-len(pairs) // size)
+    mean_weight = np.mean([p.weight for p in pairs])
+    for step in range(start, total):
+        some = [pairs[i] for i in pick(len(pairs), size, config.seed + 1, step)]
+        some.sort(key=lambda p: max(len(p.chosen), len(p.rejected)))
+        batches = []
+        for at in range(0, size, config.micro_batch_size):
+            part = some[at:at + config.micro_batch_size]
+            batch = _padded([side for p in part for side in (p.chosen, p.rejected)],
+                            [p.start for p in part for _ in range(2)], pad_id)
+            batches.append({**batch, "total": np.float32(size),
+                            "weight": np.float32([p.weight / mean_weight for p in part])})
+        rate = config.unfreeze_learning_rate * (1 - step / total)
+        on_step(step + 1, {**model.step(objective, batches, want=("score",), learning_rate=rate), "lr": rate})
 
 
 @dataclass(frozen=True)
@@ -117,72 +148,164 @@ class Normaliser:
 def run(config: RewardConfig) -> dict:
     """Train the head on the tools checkpoint and write weights/SIZE/reward. Returns the figures of summary.json."""
     source, model_config, tokenizer = folders.open_checkpoint(config, "tools", config.checkpoint)
-    train_pairs, val_pairs, length_baseline = _pairs(config, tokenizer)
-    too_long = max(len(p.chosen) for p in train_pairs + val_pairs)
-    if too_long > model_config.max_positions:
-        raise UserError(f"a pair has {too_long:,} tokens, more than the model's context of "
-                        f"{model_config.max_positions:,}; shorten it")
+    train_pairs, val_pairs, length_baseline = encoded_pairs(config, tokenizer, model_config.max_positions)
     backend = backends.load(config.backend, config.device)
     out = folders.output(config, "reward")
     points = checkpoint.SavePoints(out)
     found = training.resume_from(points, config, print)
-    base = backend.Model(model_config, folder=source, dtype=config.dtype)
+    base = backend.Model(model_config, folder=source, dtype=config.dtype, seed=config.seed,
+                         lora_rank=config.unfreeze_rank, value_head=bool(config.unfreeze_rank),
+                         max_grad_norm=config.max_grad_norm)
     own_train, own_val = sampled_pairs(base, config, tokenizer) if config.samples and not config.data else ([], [])
     train_pairs = train_pairs + own_train
 
-    def both(pairs: Sequence[EncodedPair]) -> list[np.ndarray]:
-        return [features(base, [getattr(p, kind) for p in pairs], [p.start for p in pairs], tokenizer.pad_id)
-                for kind in ("chosen", "rejected")]
+    def both(pairs: Sequence[EncodedPair], adapters: bool = False) -> list[np.ndarray]:
+        return [features(base, [getattr(p, kind) for p in pairs], [p.start for p in pairs], tokenizer.pad_id,
+                         adapters=adapters) for kind in ("chosen", "rejected")]
 
-    train_features, val_features = both(train_pairs), both(val_pairs)
     head = backend.Head(model_config.hidden_size, seed=config.seed, weight_decay=config.weight_decay,
                         max_grad_norm=config.max_grad_norm)
-    start = 0
-    if found:
-        head.load_state(found[0])
-        start = found[1]["step"]
     steps_per_epoch = -(-len(train_pairs) // min(config.batch_size, len(train_pairs)))
-    total = config.num_epochs * steps_per_epoch
+    head_steps = config.num_epochs * steps_per_epoch
+    total = head_steps + (config.unfreeze_epochs * steps_per_epoch if config.unfreeze_rank else 0)
+    start, state = 0, {"config": to_json(config)}
+    if found:
+        start, state = found[1]["step"], {**state, "frozen_val_accuracy": found[1].get("frozen_val_accuracy")}
+        (head if start <= head_steps else base).load_state(found[0])
+    train_features, val_features = both(train_pairs), both(val_pairs)
 
     with RunLog(out / "run", "reward", total, to_json(config), start=start, memory=backend.peak_memory) as log, \
             training.Interrupt() as interrupt:
-        def on_step(step: int, metrics: dict) -> None:
-            if step % steps_per_epoch == 0:
-                metrics["val_accuracy"] = float(accuracy(head, *val_features).mean())
+        def on_step(step: int, metrics: dict, trained) -> None:
             log.log(step, metrics)
-            if step % config.save_every == 0 or step == total or interrupt.asked:
-                points.save(step, head.state(), {"config": to_json(config)})
+            if step % config.save_every == 0 or step in (head_steps, total) or interrupt.asked:
+                points.save(step, trained.state(), state)
             if interrupt.asked and step < total:
                 raise training.Interrupted(f"stopped at step {step} of {total}; the same command with --resume "
                                            "continues")
 
-        weights = np.array([p.weight for p in train_pairs], np.float32)
-        train_head(head, *train_features, config, start=start, on_step=on_step,
-                   weights=weights if (weights != 1).any() else None)
+        def on_head_step(step: int, metrics: dict) -> None:
+            if step % steps_per_epoch == 0:
+                metrics["val_accuracy"] = float(accuracy(head, *val_features).mean())
+            on_step(step, metrics, head)
+
+        train_head(head, *train_features, config, start=min(start, head_steps), weights=weights_of(train_pairs),
+                   on_step=on_head_step)
+        figures = {}
+        if config.unfreeze_rank:
+            if start <= head_steps:
+                state["frozen_val_accuracy"] = float(accuracy(head, *val_features).mean())
+                base.load_state({**base.state(), **_renamed(head.state(), "weights/", "weights/value_head.")})
+            unfreeze(base, train_pairs, config, tokenizer.pad_id, start=max(0, start - head_steps),
+                     on_step=lambda step, metrics: on_step(head_steps + step, metrics, base))
+            head.load_state(_renamed(base.state(), "weights/value_head.", "weights/"))
+            train_features, val_features = both(train_pairs, True), both(val_pairs, True)
+            figures["frozen_val_accuracy"] = state["frozen_val_accuracy"]
         correct = accuracy(head, *val_features)
         # PPO starts from the base's own answers: their scores are the zero it measures from.
         typical = train_features[1][-len(own_train):] if own_train else np.concatenate(train_features)
         normaliser = Normaliser.fit(head.scores(typical))
-        figures = {"train_accuracy": float(accuracy(head, *train_features).mean()),
-                   "val_accuracy": float(correct.mean()), "val_accuracy_by_criterion": by_criterion(correct, val_pairs),
-                   "length_baseline": length_baseline, "pairs": len(train_pairs), "val_pairs": len(val_pairs),
-                   "score_mean": normaliser.mean, "score_std": normaliser.std}
+        figures |= {"train_accuracy": float(accuracy(head, *train_features).mean()),
+                    "val_accuracy": float(correct.mean()),
+                    "val_accuracy_by_criterion": by_criterion(correct, val_pairs),
+                    "length_baseline": length_baseline, "pairs": len(train_pairs), "val_pairs": len(val_pairs),
+                    "score_mean": normaliser.mean, "score_std": normaliser.std}
         if own_val:
-            figures["val_accuracy_own_samples"] = float(accuracy(head, *both(own_val)).mean())
+            figures["val_accuracy_own_samples"] = float(accuracy(head, *both(own_val, bool(config.unfreeze_rank)))
+                                                        .mean())
             figures["own_pairs"] = len(own_train)
+        figures |= evidence_figures(head, val_features, train_pairs, val_pairs)
+        warned = warning(figures)
+        if warned:
+            print(f"reward: {warned}")
+            figures["warning"] = warned
         log.summary(figures)
+    report.reward_report(out / "run", figures)
     with checkpoint.atomic_folder(out) as folder:
         checkpoint.save_arrays(folder / "head.safetensors", {k: v for k, v in head.state().items()
                                                              if k.startswith("weights/")})
         description = {"base": str(source), "tokenizer": tokenizer.fingerprint, "hidden_size": model_config.hidden_size,
-                       "normaliser": asdict(normaliser), "val_accuracy": figures["val_accuracy"]}
+                       "normaliser": asdict(normaliser), "val_accuracy": figures["val_accuracy"],
+                       "lora_rank": config.unfreeze_rank}
+        if config.unfreeze_rank:
+            folders.save_adapters(base, folder)
         (folder / "reward.json").write_text(json.dumps(description, indent=2) + "\n")
     return figures
 
 
+def evidence_figures(head, val_features: Sequence[np.ndarray], train_pairs: Sequence[EncodedPair],
+                     val_pairs: Sequence[EncodedPair]) -> dict:
+    """Calibration, dependence on length and the counting baseline, all on the held-out pairs."""
+    scores = [head.scores(some) for some in val_features]  # of chosen and rejected answers
+    bins = evidence.calibration(scores[0] - scores[1])
+    lengths = [[len(getattr(p, kind)) - p.start for p in val_pairs] for kind in ("chosen", "rejected")]
+    answers = [[(p.chosen[p.start:], p.rejected[p.start:]) for p in pairs] for pairs in (train_pairs, val_pairs)]
+    return {"calibration_error": evidence.expected_calibration_error(bins),
+            "score_length_correlation": evidence.correlation(np.concatenate(scores), np.concatenate(lengths)),
+            "token_baseline": evidence.token_baseline(*answers), "calibration": [asdict(b) for b in bins]}
+
+
+def warning(figures: dict) -> str:
+    """A sentence where counting words or characters comes within ten points of the reward model, or ""."""
+    # Against a judge of length that may prefer either: it needs no training to find out which.
+    length = max(figures["length_baseline"], 1 - figures["length_baseline"])
+    name, best = max((("length alone", length), ("counting tokens", figures["token_baseline"])), key=lambda b: b[1])
+    if figures["val_accuracy"] >= best + 0.10:
+        return ""
+    return (f"on held-out pairs the reward model is right in {figures['val_accuracy']:.0%}, {name} in {best:.0%}: less "
+            "than ten points apart, so it may have learned little else; use more varied pairs or a larger base")
+
+
 def load(folder: Path, backend, tokenizer) -> tuple:
-    """(head, normaliser) of a reward folder. Raises UserError when it is missing or was made for another tokenizer."""
+    """(head, normaliser) of a reward folder whose base is frozen: it scores the features of the trunk everyone shares.
+
+    Raises UserError when it is missing, was made for another tokenizer, or has a base of its own: see `scorer`.
+    """
+    description = _description(Path(folder), tokenizer)
+    if description.get("lora_rank"):
+        raise UserError(f"{folder} was trained with --unfreeze-rank and scores with a base of its own, which this "
+                        "command has no place for; train one without --unfreeze-rank")
+    return _head(Path(folder), description, backend)
+
+
+def scorer(folder: Path, backend, tokenizer, *, dtype: str = "float32"):
+    """(prompts, responses, features (B, d) of the shared trunk) -> (B,) normalised scores.
+
+    A reward model with a base of its own runs it over prompts and responses; any other scores the shared features.
+    """
     folder = Path(folder)
+    description = _description(folder, tokenizer)
+    head, normalise = _head(folder, description, backend)
+    rank = description.get("lora_rank", 0)
+    if not rank:
+        return lambda prompts, responses, shared: normalise(head.scores(shared))
+    source = Path(description["base"])
+    if not (source / "config.json").is_file():
+        raise UserError(f"{folder} scores with the checkpoint {source}, which is not there; run mlxrlhf reward again")
+    base = backend.Model(checkpoint.read_config(source), folder=source, dtype=dtype, lora_rank=rank)
+    adapters = checkpoint.load_arrays(folder / "adapters" / "adapters.safetensors")
+    base.load_state({**base.state(), **{f"weights/trunk.{name}": array for name, array in adapters.items()}})
+
+    def score(prompts, responses, shared):
+        sequences = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
+        return normalise(head.scores(features(base, sequences, list(map(len, prompts)), tokenizer.pad_id,
+                                              adapters=True)))
+
+    return score
+
+
+def _head(folder: Path, description: dict, backend) -> tuple:
+    head = backend.Head(description["hidden_size"])
+    head.load_state(checkpoint.load_arrays(folder / "head.safetensors"))
+    return head, Normaliser(**description["normaliser"])
+
+
+def _renamed(arrays: dict[str, np.ndarray], old: str, new: str) -> dict[str, np.ndarray]:
+    return {new + name.removeprefix(old): array for name, array in arrays.items() if name.startswith(old)}
+
+
+def _description(folder: Path, tokenizer) -> dict:
+    """reward.json, checked against the tokenizer."""
     try:
         description = json.loads((folder / "reward.json").read_text())
     except FileNotFoundError:
@@ -191,19 +314,19 @@ def load(folder: Path, backend, tokenizer) -> tuple:
         raise UserError(f"{folder / 'reward.json'} is not valid JSON ({error}); run mlxrlhf reward again") from None
     if description["tokenizer"] != tokenizer.fingerprint:
         raise UserError(f"{folder} was trained with another tokenizer than {tokenizer.folder} has; run: mlxrlhf reward")
-    head = backend.Head(description["hidden_size"])
-    head.load_state(checkpoint.load_arrays(folder / "head.safetensors"))
-    return head, Normaliser(**description["normaliser"])
+    return description
 
 
-def _pairs(config: RewardConfig, tokenizer) -> tuple[list[EncodedPair], list[EncodedPair], float]:
-    """Training pairs, held-out pairs, and how often the longer answer is the chosen one among the latter."""
+def encoded_pairs(config, tokenizer, context: int) -> tuple[list[EncodedPair], list[EncodedPair], float]:
+    """Training pairs, held-out pairs, and how often the longer answer is the chosen one among the latter.
+
+    config: a RewardConfig or DPOConfig. Pairs longer than `context` tokens are left out aloud.
+    """
     if config.data:
-        pairs = preferences.load_pairs(Path(config.data))
-        held = max(1, len(pairs) // 10)
-        sides = pairs[held:], pairs[:held]
+        sides = preferences.split_by_prompt(preferences.load_pairs(config.data), config.seed)
         if not sides[0]:
-            raise UserError(f"{config.data} has one pair; one is needed to train on and one to validate with")
+            raise UserError(f"{config.data} has pairs for one prompt only; one prompt is needed to train on and one to "
+                            "validate with")
     else:
         folder = folders.data(config)
         path = folders.need(folder / "rlhf_preferences.json", f"mlxrlhf prepare preferences {folders.flag(config)}")
@@ -212,12 +335,25 @@ def _pairs(config: RewardConfig, tokenizer) -> tuple[list[EncodedPair], list[Enc
         sides = tuple([preferences.Pair(**{k: v for k, v in row.items() if k != "split"})
                        for row in rows if row["split"] == side] for side in ("train", "val"))
 
-    train_pairs, val_pairs = ([_encode(p, tokenizer) for p in side] for side in sides)
+    train_pairs, val_pairs = (_that_fit([_encode(p, tokenizer) for p in side], context) for side in sides)
     return train_pairs, val_pairs, preferences.length_baseline(sides[1])
 
 
+def _that_fit(pairs: Sequence[EncodedPair], context: int) -> list[EncodedPair]:
+    """The pairs within the model's context; says how many are not. Raises UserError when none is."""
+    lengths = [max(len(p.chosen), len(p.rejected)) for p in pairs]
+    fitting = [p for p, length in zip(pairs, lengths) if length <= context]
+    if not fitting:
+        raise UserError(f"every pair has more tokens than the model's context of {context:,}, the shortest "
+                        f"{min(lengths):,}; take shorter pairs or another model")
+    if len(fitting) < len(pairs):
+        print(f"left out {len(pairs) - len(fitting):,} of {len(pairs):,} pairs, longer than the model's "
+              f"context of {context:,} tokens")
+    return fitting
+
+
 def _encode(pair: preferences.Pair, tokenizer) -> EncodedPair:
-    prompt = render_prompt([{"role": "user", "content": pair.prompt}], tokenizer)
+    prompt = render_prompt(pair.messages, tokenizer)
     return EncodedPair(prompt + encode_answer(pair.chosen, tokenizer), prompt + encode_answer(pair.rejected, tokenizer),
                        pair.criterion, len(prompt), pair.weight)
 

@@ -6,15 +6,17 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import checkpoint
+from mlxrlhf import checkpoint, diagnosis
 from mlxrlhf.algorithms import losses
 from mlxrlhf.config import TrainConfig, to_json
 from mlxrlhf.data.batches import Mixture, Rows, Stream
 from mlxrlhf.errors import UserError
+from mlxrlhf.runlog import RunLog
 
 
 def cosine_with_warmup(step: int, *, peak: float, warmup: int, total: int, floor: float = 0.0) -> float:
@@ -64,6 +66,39 @@ def resume_from(points: checkpoint.SavePoints, config, say: Callable[[str], None
             raise UserError(f"the run to resume used {flag} {saved[name]}, this command {now.get(name)}; "
                             f"give {flag} {saved[name]}, or leave --resume out to start again")
     return found
+
+
+def loop(config, log: RunLog, start: int, total: int, update: Callable[[int], tuple[dict, int]],
+         keep: Callable[[int], None], summarise: Callable[[list[dict]], dict],
+         diagnose: Callable[[list[dict]], list[diagnosis.Finding]]) -> dict:
+    """The steps of an alignment stage, its saves and its verdict. Returns the figures of summary.json.
+
+    update(step) -> (metrics, tokens); keep(step) writes a save point; summarise and diagnose read metrics.jsonl.
+    A run that stops itself leaves its verdict too.
+    """
+    stopped = None
+    with log, Interrupt() as interrupt:
+        for step in range(start, total):
+            try:
+                metrics, tokens = update(step)
+            except UserError as error:
+                keep(step)  # what there is before the update that broke an invariant
+                stopped = error
+                break
+            log.log(step + 1, metrics, tokens=tokens)
+            if (step + 1) % config.save_every == 0 or step + 1 == total or interrupt.asked:
+                keep(step + 1)
+            if interrupt.asked and step + 1 < total:
+                raise Interrupted(f"stopped at update {step + 1} of {total}; the same command with --resume continues")
+    rows, figures = log.rows(), {}
+    if rows:
+        verdict = diagnose(rows)
+        figures = {**summarise(rows), "verdict": [asdict(finding) for finding in verdict]}
+        log.summary(figures)
+        print("\n".join(map(str, verdict)))
+    if stopped:
+        raise stopped
+    return figures
 
 
 def validation_loss(model, rows: Rows | Stream | Mixture, config: TrainConfig) -> float:

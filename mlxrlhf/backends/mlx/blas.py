@@ -33,6 +33,9 @@ def preload() -> None:
     if "mlx.core" in sys.modules:
         _status = "reference BLAS: mlx was imported before mlxrlhf.backends.mlx"
         return
+    # Idle threads spin for 2**26 cycles before they sleep; beside any other busy process that made a training step four
+    # times slower. 2**20 cycles are a third of a millisecond.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
     try:
         library = _renamed_copy()
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)

@@ -54,10 +54,11 @@ class Network(nn.Module):
         start = batch["start"]
         hidden = self.trunk(batch["tokens"], batch.get("segments"))
         out = {}
-        if "features" in want:
+        if {"features", "score"} & set(want):
             answer = batch["mask"][..., None]  # (B, T - start, 1)
-            pooled = (hidden[:, start:].astype(mx.float32) * answer).sum(axis=1)
-            out["features"] = pooled / answer.sum(axis=1)
+            pooled = (hidden[:, start:].astype(mx.float32) * answer).sum(axis=1) / answer.sum(axis=1)
+            out |= {"features": pooled} if "features" in want else {}
+            out |= {"score": self.value_head(pooled)} if "score" in want else {}
         window = hidden[:, start - 1:-1]  # the state that predicts column `start` is one to its left
         rows, length, dims = window.shape
         if {"logp", "entropy", "kl"} & set(want):
