@@ -225,6 +225,18 @@ def chat(settings: config.ChatConfig) -> None:
 
 
 @app.command()
+@options_of(config.AnnotateConfig)
+def annotate(settings: config.AnnotateConfig) -> None:
+    """Judge pairs of answers on a local web page; --stats prints agreement, --export writes training data.
+
+    Example: mlxrlhf annotate --data pairs.jsonl
+    """
+    from mlxrlhf.annotate import run as stage
+
+    stage.run(settings, typer.echo)
+
+
+@app.command()
 def demo(size: Annotated[str, typer.Option(help="nano or micro")] = "nano",
          backend: Annotated[str, typer.Option(help="mlx or torch")] = "mlx",
          device: Annotated[str, typer.Option(help="device of the backend (default: the best)")] = "") -> None:

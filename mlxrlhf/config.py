@@ -306,6 +306,36 @@ class EvaluateConfig(RunConfig):
     unsafe_exec: bool = option(False, "run answers even where no operating-system jail is available")
 
 
+@dataclass(frozen=True)
+class AnnotateConfig(BackendConfig):
+    """Defaults of `mlxrlhf annotate`: people compare two answers on a local web page."""
+
+    data: str = option("", "JSONL of {prompt, chosen, rejected[, task, tests]} to judge, or prepare's "
+                           "rlhf_preferences.json")
+    size: str = option("nano", "whose prepared pairs to judge when neither --data nor --prompts is given",
+                       choices=tuple(SIZES))
+    data_dir: str = option("data", "folder of prepared data; SIZE is appended")
+    prompts: str = option("", "JSONL of {prompt[, task, tests]}, or a text file of one prompt per line, to sample "
+                              "answers to")
+    model: str = option("", "who answers --prompts: a checkpoint folder, smollm2 or a hub name")
+    model_b: str = option("", "who gives the other answer (default: the same model again)")
+    max_tokens: int = option(256, "longest sampled answer, in tokens", minimum=1)
+    temp: float = option(0.7, "sampling temperature of the answers", minimum=1e-3)
+    seed: int = option(0, "seed of samples, order, sides and repeats", minimum=0)
+    db: str = option("data/annotations.db", "SQLite file of items and votes; it is kept and added to")
+    overlap: int = option(2, "people who judge each item", minimum=1)
+    repeats: float = option(0.05, "share of items shown to a person a second time, unannounced, sides exchanged",
+                            minimum=0, maximum=0.5)
+    host: str = option("127.0.0.1", "address to serve on; any but this machine's own asks for a token in the link")
+    port: int = option(8765, "port to serve on; 0 takes a free one", minimum=0, maximum=65_535)
+    no_open: bool = option(False, "do not open the page in a browser")
+    stats: bool = option(False, "print agreement instead of serving")
+    export: str = option("", "file to write instead of serving")
+    format: str = option("trl", "of --export: trl (for mlxrlhf reward --data) and helpsteer3 have a line per item, csv "
+                                "a row per vote", choices=("trl", "helpsteer3", "csv"))
+    unsafe_exec: bool = option(False, "run tests of answers even where no operating-system jail is available")
+
+
 #: What `mlxrlhf demo` changes: every stage at size nano within eight minutes on two CPU cores.
 DEMO: dict[str, dict[str, Any]] = {
     "prepare": dict(max_characters=1_000_000),

@@ -80,6 +80,8 @@ def test_preference_losses_by_hand():
     assert losses.margin_ranking(mx, chosen, rejected, 1.0).item() == pytest.approx(0.75)  # (0 + 1.5) / 2
     expected = (np.log1p(np.exp(-2.0)) + np.log1p(np.exp(0.5))) / 2
     assert losses.bradley_terry(mx, chosen, rejected).item() == pytest.approx(expected, rel=1e-6)
+    weights = mx.array([1.5, 0.5])  # (1.5 * 0 + 0.5 * 1.5) / 2
+    assert losses.margin_ranking(mx, chosen, rejected, 1.0, weights).item() == pytest.approx(0.375)
 
 
 def test_rollout_arrangement():

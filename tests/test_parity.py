@@ -172,9 +172,11 @@ def test_reward_head(loss):
     b.load_state(a.state())
     rng = np.random.default_rng(0)
     chosen, rejected = (rng.normal(size=(24, 32)).astype(np.float32) for _ in range(2))
+    weights = rng.uniform(0.2, 2.0, 24).astype(np.float32)
     start = a.state()
     for step in range(10):
-        ours, other = (h.step(loss, 1.0, chosen, rejected, 1e-2 * (step + 1) / 10) for h in (a, b))
+        ours, other = (h.step(loss, 1.0, chosen, rejected, 1e-2 * (step + 1) / 10, weights if step % 2 else None)
+                       for h in (a, b))
         for name in ours:
             close("loss", ours[name], other[name])
         close("score", a.scores(chosen), b.scores(chosen))

@@ -30,30 +30,36 @@ def language_modelling(xp, out: dict[str, Array], batch: dict[str, Array]) -> tu
     return loss, {"loss": loss}
 
 
-def margin_ranking(xp, chosen: Array, rejected: Array, margin: float) -> Array:
-    """Hinge on the score difference: mean(max(0, m - (r_chosen - r_rejected))); scores (B,)."""
+def weighted_mean(x: Array, weights: Array | None) -> Array:
+    """mean(w x): the weights average 1 over the data, not over each batch; None counts all alike. x and w (B,)."""
+    return x.mean() if weights is None else (x * weights).mean()
+
+
+def margin_ranking(xp, chosen: Array, rejected: Array, margin: float, weights: Array | None = None) -> Array:
+    """Hinge on the score difference: mean(max(0, m - (r_chosen - r_rejected))); scores and the pairs' weights (B,)."""
     shortfall = margin - (chosen - rejected)
-    return xp.where(shortfall > 0, shortfall, shortfall * 0.0).mean()
+    return weighted_mean(xp.where(shortfall > 0, shortfall, shortfall * 0.0), weights)
 
 
-def bradley_terry(xp, chosen: Array, rejected: Array) -> Array:
-    """Negative log-likelihood of the preference (Bradley and Terry 1952): mean(log(1 + exp(r_rejected - r_chosen)))."""
+def bradley_terry(xp, chosen: Array, rejected: Array, weights: Array | None = None) -> Array:
+    """Negative log-likelihood of the preference (Bradley and Terry 1952): mean(log(1 + exp(r_rejected - r_chosen)));
+    scores and the pairs' weights (B,)."""
     difference = rejected - chosen
-    return xp.logaddexp(difference * 0.0, difference).mean()
+    return weighted_mean(xp.logaddexp(difference * 0.0, difference), weights)
 
 
 def pair_objective(loss: str, margin: float) -> Callable:
     """The ranking loss of a reward model, "margin" or "bradley-terry", over rows chosen, rejected, chosen, ...
 
-    out: score (2N,). batch: total (), the pairs of the whole batch.
+    out: score (2N,). batch: weight (N,) of the pairs; total (), the pairs of the whole batch.
     """
 
     def objective(xp, out, batch):
         chosen, rejected = out["score"][0::2], out["score"][1::2]
         if loss == "margin":
-            value = margin_ranking(xp, chosen, rejected, margin)
+            value = margin_ranking(xp, chosen, rejected, margin, batch["weight"])
         else:
-            value = bradley_terry(xp, chosen, rejected)
+            value = bradley_terry(xp, chosen, rejected, batch["weight"])
         value = value * (chosen.shape[0] / batch["total"])
         right = xp.where(chosen > rejected, chosen * 0.0 + 1.0, chosen * 0.0)
         return value, {"loss": value, "accuracy": right.sum() / batch["total"],

@@ -61,8 +61,10 @@ class Head(Protocol):
     def scores(self, features: np.ndarray) -> np.ndarray:
         """(B, d) -> (B,)"""
 
-    def step(self, loss: str, margin: float, chosen: np.ndarray, rejected: np.ndarray,
-             learning_rate: float) -> dict[str, float]: ...
+    def step(self, loss: str, margin: float, chosen: np.ndarray, rejected: np.ndarray, learning_rate: float,
+             weights: np.ndarray | None = None) -> dict[str, float]:
+        """One AdamW step on features (B, d); weights (B,), 1 on average, say how much each pair
+        counts."""
 
     def state(self) -> dict[str, np.ndarray]: ...
 

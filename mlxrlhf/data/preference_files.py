@@ -179,6 +179,10 @@ def _explicit_or_implicit(row: dict, place: str, report: Report) -> tuple[str, P
         if not row.get(name):
             raise UserError(f'{place} has no "{name}"; each row needs prompt, chosen and rejected')
     named = {k: str(row[k]) for k in ("criterion", "rationale", "task") if row.get(k)}
+    weight = row.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
+        raise UserError(f"{place}: weight is {weight!r}; it must be a number above 0")
+    named["weight"] = float(weight)
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
     if type(chosen) is not type(rejected):
         raise UserError(f"{place}: chosen and rejected must both be text or both be lists of messages")

@@ -30,6 +30,7 @@ class Pair:
     criterion: str = "preference"
     rationale: str = ""
     task: str = ""
+    weight: float = 1.0  # how much the pair counts in the reward model's loss
 
     @property
     def messages(self) -> list[dict]:

@@ -40,6 +40,7 @@ class EncodedPair:
     rejected: list[int]
     criterion: str
     start: int = 1  # where the answers begin
+    weight: float = 1.0
 
 
 def features(base, sequences: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int,
@@ -86,14 +87,24 @@ def by_criterion(correct: np.ndarray, pairs: Sequence[EncodedPair]) -> dict[str,
 
 
 def train_head(head, chosen: np.ndarray, rejected: np.ndarray, config: RewardConfig, *, start: int = 0,
-               on_step=lambda step, metrics: None) -> None:
-    """`num_epochs` passes of the chosen loss over cached features (N, d), from optimizer step `start`."""
+               weights: np.ndarray | None = None, on_step=lambda step, metrics: None) -> None:
+    """`num_epochs` passes of the chosen loss over cached features (N, d), from optimizer step `start`.
+
+    weights (N,), 1 on average: how much each pair counts; None counts all alike.
+    """
     size = min(config.batch_size, len(chosen))
     total = config.num_epochs * -(-len(chosen) // size)
     for step in range(start, total):
         rows = pick(len(chosen), size, config.seed, step)
         rate = config.learning_rate * (1 - step / total)
-        on_step(step + 1, {**head.step(config.loss, config.margin, chosen[rows], rejected[rows], rate), "lr": rate})
+        on_step(step + 1, {**head.step(config.loss, config.margin, chosen[rows], rejected[rows], rate,
+                                       None if weights is None else weights[rows]), "lr": rate})
+
+
+def pair_weights(pairs: Sequence[EncodedPair]) -> np.ndarray:
+    """How much each pair counts, (N,) float32, 1 on average."""
+    weights = np.array([p.weight for p in pairs], np.float32)
+    return weights / weights.mean()
 
 
 def unfreeze(model, pairs: Sequence[EncodedPair], config: RewardConfig, pad_id: int, *, start: int = 0,
@@ -102,15 +113,17 @@ def unfreeze(model, pairs: Sequence[EncodedPair], config: RewardConfig, pad_id: 
     objective = losses.pair_objective(config.loss, config.margin)
     size = min(config.batch_size, len(pairs))
     total = config.unfreeze_epochs * -(-len(pairs) // size)
+    weights = pair_weights(pairs)
     for step in range(start, total):
-        some = [pairs[i] for i in pick(len(pairs), size, config.seed + 1, step)]
-        some.sort(key=lambda p: max(len(p.chosen), len(p.rejected)))
+        rows = pick(len(pairs), size, config.seed + 1, step)
+        rows = sorted(rows, key=lambda i: max(len(pairs[i].chosen), len(pairs[i].rejected)))
         batches = []
         for at in range(0, size, config.micro_batch_size):
-            part = some[at:at + config.micro_batch_size]
+            numbers = rows[at:at + config.micro_batch_size]
+            part = [pairs[i] for i in numbers]
             batch = _padded([side for p in part for side in (p.chosen, p.rejected)],
                             [p.start for p in part for _ in range(2)], pad_id)
-            batches.append({**batch, "total": np.float32(size)})
+            batches.append({**batch, "total": np.float32(size), "weight": weights[numbers]})
         rate = config.unfreeze_learning_rate * (1 - step / total)
         on_step(step + 1, {**model.step(objective, batches, want=("score",), learning_rate=rate), "lr": rate})
 
@@ -176,7 +189,8 @@ def run(config: RewardConfig) -> dict:
                 metrics["val_accuracy"] = float(accuracy(head, *val_features).mean())
             on_step(step, metrics, head)
 
-        train_head(head, *train_features, config, start=min(start, head_steps), on_step=on_head_step)
+        train_head(head, *train_features, config, weights=pair_weights(train_pairs), start=min(start, head_steps),
+                   on_step=on_head_step)
         figures = {}
         if config.unfreeze_rank:
             if start <= head_steps:
@@ -341,7 +355,7 @@ def _that_fit(pairs: Sequence[EncodedPair], context: int) -> list[EncodedPair]:
 def _encode(pair: preferences.Pair, tokenizer) -> EncodedPair:
     prompt = render_prompt(pair.messages, tokenizer)
     return EncodedPair(prompt + encode_answer(pair.chosen, tokenizer), prompt + encode_answer(pair.rejected, tokenizer),
-                       pair.criterion, len(prompt))
+                       pair.criterion, len(prompt), pair.weight)
 
 
 def sampled_pairs(base, config: RewardConfig, tokenizer) -> tuple[list[EncodedPair], list[EncodedPair]]:

@@ -249,13 +249,15 @@ class MLXHead:
     def scores(self, features):
         return np.array(self.net(mx.array(features)))
 
-    def step(self, loss, margin, chosen, rejected, learning_rate):
+    def step(self, loss, margin, chosen, rejected, learning_rate, weights=None):
+        weights = None if weights is None else mx.array(weights)
+
         def objective(chosen, rejected):
             r_chosen, r_rejected = self.net(chosen), self.net(rejected)
             if loss == "margin":
-                value = losses.margin_ranking(mx, r_chosen, r_rejected, margin)
+                value = losses.margin_ranking(mx, r_chosen, r_rejected, margin, weights)
             else:
-                value = losses.bradley_terry(mx, r_chosen, r_rejected)
+                value = losses.bradley_terry(mx, r_chosen, r_rejected, weights)
             return value, (r_chosen > r_rejected).mean(), (r_chosen - r_rejected).mean()
 
         gradient = nn.value_and_grad(self.net, objective)

@@ -1,0 +1,136 @@
+"""What people judge: the two sides of preference pairs, or answers sampled from one model or two."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mlxrlhf import backends, published
+from mlxrlhf.annotate.store import Item, Store
+from mlxrlhf.checkpoint import read_config
+from mlxrlhf.config import AnnotateConfig
+from mlxrlhf.data import preferences
+from mlxrlhf.data.dialogue import read_jsonl, render_prompt
+from mlxrlhf.data.tasks import Task
+from mlxrlhf.data.tokenizer import open_tokenizer
+from mlxrlhf.errors import UserError
+from mlxrlhf.stages import ppo
+
+#: prompts sampled in one batch
+SAMPLED_TOGETHER = 32
+
+
+def from_file(path: Path, bank: Sequence[Task]) -> list[Item]:
+    """Items of a preference file: a is the chosen answer, b the rejected one."""
+    carried: dict[str, tuple] = {}  # prompt -> its row's own tests
+    if path.suffix == ".json":  # prepare's readable list
+        try:
+            rows = json.loads(path.read_text("utf-8"))
+            pairs = [preferences.Pair(**{k: v for k, v in row.items() if k != "split"}) for row in rows]
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); give an existing file") from None
+        except (ValueError, TypeError, AttributeError):
+            raise UserError(f"{path} is not the list of pairs that mlxrlhf prepare writes; give that, or JSONL of "
+                            "{prompt, chosen, rejected}") from None
+    else:
+        pairs = preferences.load_pairs(path)
+        carried = {row["prompt"]: (row["tests"], place) for place, row in read_jsonl(path)
+                   if isinstance(row.get("prompt"), str) and "tests" in row}
+    tests_of = _Tests(bank)
+    return [Item(p.prompt, p.chosen, p.rejected, "chosen", "rejected", path.name, p.criterion,
+                 *tests_of(p.prompt, p.task, *carried.get(p.prompt, (None, "")))) for p in pairs]
+
+
+def read_prompts(path: Path, bank: Sequence[Task]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """(prompt, task, tests) of each different prompt of a JSONL file, or of a text file of one prompt per line."""
+    tests_of = _Tests(bank)
+    if path.suffix == ".jsonl":
+        rows = read_jsonl(path)
+    else:
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} cannot be read ({error}); give a text file of one prompt per line, or JSONL of "
+                            "{prompt}") from None
+        rows = [(f"{path}:{i}", {"prompt": line.strip()}) for i, line in enumerate(lines, start=1) if line.strip()]
+    if not rows:
+        raise UserError(f"{path} is empty; put one prompt on each line")
+    found = {}
+    for place, row in rows:
+        prompt = row.get("prompt")
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise UserError(f'{place} has no "prompt"; each line needs one, as text')
+        found.setdefault(prompt, (prompt, *tests_of(prompt, str(row.get("task") or ""), row.get("tests"), place)))
+    return list(found.values())
+
+
+class _Tests:
+    """Which task of the bank a row is about, and the tests its answers should pass."""
+
+    def __init__(self, bank: Sequence[Task]):
+        self.by_name = {task.name: task for task in bank}
+        self.by_prompt = {phrasing: task for task in bank for phrasing in task.phrasings}
+
+    def __call__(self, prompt: str, name: str, tests, place: str) -> tuple[str, tuple[str, ...]]:
+        if tests is not None:
+            if not isinstance(tests, list) or not all(isinstance(t, str) for t in tests):
+                raise UserError(f"{place}: tests must be a list of assert statements")
+            return name, tuple(tests)
+        task = self.by_name.get(name) or self.by_prompt.get(prompt)
+        return (task.name, task.tests) if task else (name, ())
+
+
+# --- sampling ------------------------------------------------------------------------------------------------------
+
+def sample(config: AnnotateConfig, store: Store, bank: Sequence[Task], say: Callable[[str], None]) -> int:
+    """Add two sampled answers for every prompt that has none yet from these models; how many items are new.
+
+    With one model both answers are its own. Each batch is saved as soon as both have answered it.
+    """
+    names = [config.model, config.model_b or config.model]
+    source = " and ".join(dict.fromkeys(names))
+    prompts = [p for p in read_prompts(Path(config.prompts), bank) if not store.has(source, p[0])]
+    if not prompts:
+        return 0
+    backend = backends.load(config.backend, config.device)
+    answerers: dict[str, Callable] = {name: _answerer(name, config, backend) for name in dict.fromkeys(names)}
+    labels = [published.label(name) for name in names]
+    if labels[0] == labels[1]:
+        labels = names
+    new = same = 0
+    for at in range(0, len(prompts), SAMPLED_TOGETHER):
+        some = prompts[at:at + SAMPLED_TOGETHER]
+        rngs = [np.random.default_rng([config.seed, at, side]) for side in (0, 1)]
+        both = [answerers[name]([p for p, *_ in some], rng) for name, rng in zip(names, rngs)]
+        different = [Item(prompt, a, b, *labels, source, "", task, tests)
+                     for (prompt, task, tests), a, b in zip(some, *both) if a != b]
+        new, same = new + store.add(different), same + len(some) - len(different)
+        say(f"annotate: sampled answers to {at + len(some):,} of {len(prompts):,} prompts")
+    if same:
+        say(f"annotate: {same:,} prompts got the same answer twice and are left out; a higher --temp makes fewer")
+    return new
+
+
+def _answerer(name: str, config: AnnotateConfig, backend) -> Callable[[Sequence[str], np.random.Generator], list[str]]:
+    """A function from prompts to a model's sampled answers."""
+    folder = published.fetch(name)
+    shape, tokenizer = read_config(folder), open_tokenizer(folder)
+    model = backend.Model(shape, folder=folder, dtype=config.dtype)
+
+    def answer(prompts: Sequence[str], rng: np.random.Generator) -> list[str]:
+        encoded = [render_prompt([{"role": "user", "content": prompt}], tokenizer) for prompt in prompts]
+        ppo.check_context(encoded, config.max_tokens, shape.max_positions)
+        responses = model.generate(encoded, uniforms=rng.random((len(encoded), config.max_tokens)),
+                                   max_tokens=config.max_tokens, temperature=config.temp,
+                                   stop_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)
+        return [tokenizer.decode(r[:-1] if r[-1] == tokenizer.end_id else r) for r in responses]
+
+    return answer
+
+
+def task_of(row: Mapping) -> Task:
+    """The item's tests as a task that answers can be run against."""
+    return Task(row["task"] or "item", (row["prompt"],), "", "", tuple(json.loads(row["tests"])))
