@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mlxrlhf.data import degrade, quality, tasks
-from mlxrlhf.data.dialogue import read_jsonl
+from mlxrlhf.data.dialogue import check_messages, read_jsonl
 from mlxrlhf.data.tasks import Task, format_answer
 from mlxrlhf.errors import UserError
 
@@ -20,9 +20,10 @@ SHARES = {"correctness": 0.25, "efficiency": 0.10, "readability": 0.25, "style":
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt; criterion and rationale say why the first is preferred."""
+    """Two answers to one prompt (text, or the turns before the answer); criterion and rationale say why the first is
+    preferred."""
 
-    prompt: str
+    prompt: str | list[dict]
     chosen: str
     rejected: str
     criterion: str = "preference"
@@ -150,6 +151,11 @@ def length_baseline(pairs: Sequence[Pair]) -> float:
     return float(np.mean((np.sign(differences) + 1) / 2)) if pairs else 0.0
 
 
+def messages(pair: Pair) -> list[dict]:
+    """The dialogue that both answers continue."""
+    return [{"role": "user", "content": pair.prompt}] if isinstance(pair.prompt, str) else pair.prompt
+
+
 def to_json(pair: Pair) -> dict:
     """The pair as a row of rlhf_preferences.json."""
     return asdict(pair)
@@ -158,7 +164,9 @@ def to_json(pair: Pair) -> dict:
 # --- a user's own pairs --------------------------------------------------------------------------------------------
 
 def load_pairs(path: Path) -> list[Pair]:
-    """JSONL of {prompt, chosen, rejected[, criterion, rationale, task]}; answers may be text or lists of messages.
+    """JSONL of {prompt, chosen, rejected[, criterion, rationale, task]}; each may be text or a list of messages.
+
+    Of an answer's messages the last counts; a prompt of several turns is kept whole.
 
     Raises UserError naming file and line.
     """
@@ -172,7 +180,11 @@ def _pair(row: dict, place: str) -> Pair:
     prompt = row.get("prompt")
     if not prompt and isinstance(row["chosen"], list):
         prompt = row["chosen"][:-1]
-    texts = {"prompt": _text(prompt), "chosen": _text(row["chosen"]), "rejected": _text(row["rejected"])}
+    if isinstance(prompt, list) and len(prompt) > 1:
+        prompt = check_messages(prompt, f"{place}: prompt")
+    else:
+        prompt = _text(prompt)
+    texts = {"prompt": prompt, "chosen": _text(row["chosen"]), "rejected": _text(row["rejected"])}
     for name, text in texts.items():
         if not text:
             raise UserError(f"{place}: {name} must be text, or messages with content")

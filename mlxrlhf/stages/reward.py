@@ -209,7 +209,7 @@ def _pairs(config: RewardConfig, tokenizer) -> tuple[list[EncodedPair], list[Enc
 
 
 def _encode(pair: preferences.Pair, tokenizer) -> EncodedPair:
-    prompt = render_prompt([{"role": "user", "content": pair.prompt}], tokenizer)
+    prompt = render_prompt(preferences.messages(pair), tokenizer)
     return EncodedPair(prompt + encode_answer(pair.chosen, tokenizer), prompt + encode_answer(pair.rejected, tokenizer),
                        pair.criterion, len(prompt))
 
