@@ -116,7 +116,7 @@ def test_a_call_is_shown_asked_for_run_and_answered(talk, capsys):
     assert contents(chat) == [("user", "What is 17 times 23?"), ("assistant", f"Let me see.\n{MULTIPLY}"),
                               ("tool", "391"), ("assistant", "It is 391.")]
     out, err = capsys.readouterr()
-    assert out == "Let me see.\n\nIt is 391.\n"
+    assert out == "Let me see.\nIt is 391.\n"
     assert "[execute_python]\n  code:\n    print(17 * 23)\n  391\n[execute_python: 0." in err
     assert len(chat.asked) == 2 and "tok/s" in err
     assert chat.voice.model.heard[1].endswith("<tool_response>391</tool_response><|end|><|assistant|>")
@@ -172,11 +172,12 @@ def test_rounds_have_a_limit_and_every_call_a_result(talk):
     assert chat.messages[-1]["content"] == TOO_MANY and len(chat.voice.model.texts) == 6
 
 
-def test_ctrl_c_keeps_the_partial_answer_and_runs_nothing(talk, capsys):
-    chat = talk(("one two three", 2), "next", (MULTIPLY + " and so on", 40), replies=[])
+def test_ctrl_c_keeps_the_partial_answer_and_runs_nothing(talk, project, capsys):
+    whole = len(encode_answer(MULTIPLY, open_tokenizer(project / "tokenizer")))
+    chat = talk(("one two three", 2), "next", (MULTIPLY + " and so on", whole), replies=[])
     chat.send("count")
     partial = chat.messages[-1]["content"]
-    assert partial and "one two three".startswith(partial) and " [stopped]\n" in capsys.readouterr().out
+    assert partial and "one two three".startswith(partial) and "[stopped, 2 tokens, " in capsys.readouterr().err
     chat.send("go on")
     assert partial in chat.voice.model.heard[1]
     chat.send("multiply")
@@ -279,15 +280,16 @@ def test_no_half_of_a_marker_is_shown_and_calls_are_held_back():
     rng = random.Random(0)
     for _ in range(50):
         written, calls, at = [], [], 0
+        whole = "1 < 2 <tool \nbetween\n <tool_cal"
         stream = terminal.Stream(written.append, True, lambda: calls.append(1))  # noqa: B023
         while at < len(text):
             step = rng.randint(1, 9)
             stream.push(text[at:at + step])
             at += step
             shown = "".join(written)
-            assert "1 < 2 <tool between ".startswith(shown)
+            assert whole.removesuffix("<tool_cal").startswith(shown)
         stream.finish()
-        assert "".join(written) == "1 < 2 <tool between <tool_cal" and len(calls) == 2
+        assert "".join(written) == whole and len(calls) == 2
 
 
 # --- own tools -----------------------------------------------------------------------------------------------------
@@ -336,7 +338,7 @@ def test_own_functions_become_tools_and_errors_come_back_as_text(own, talk, tmp_
     chat.send("go")
     scaled, failed, left = [c for r, c in contents(chat) if r == "tool"]
     assert json.loads(scaled) == {"scaled": [2, 5.0], "unit": "m", "note": None}
-    assert failed == f"error: KeyError: 'no such thing' ({tmp_path}/own.py:25)" and left == "(no output)"
+    assert failed == f"error: KeyError: 'no such thing' ({tmp_path}/own.py:24)" and left == "(no output)"
     assert "said on the way" not in capsys.readouterr().out
     assert "You may call these tools:" in chat.voice.model.heard[0] and '"scale"' in chat.voice.model.heard[0]
 
@@ -524,7 +526,7 @@ ASKS = ["--prompt", "What is 17 times 23?"]
 @jailed
 def test_one_shot_prints_the_answer_alone_to_stdout(project):
     out, err = mlxrlhf(project, *KNOWS, *ASKS, "--yes")
-    assert out.split() == ["It", "is", "391."] and "print(17 * 23)" in err and "\n  391\n" in err
+    assert out == "It is 391.\n" and "print(17 * 23)" in err and "\n  391\n" in err
     out, err = mlxrlhf(project, *KNOWS, *ASKS)
     assert "--yes runs tools without asking" in err and "\n  391\n" not in err
     out, err = mlxrlhf(project, *KNOWS, *ASKS, "--tools", "off")
@@ -551,41 +553,60 @@ def test_chat_on_mlx_loads_no_library_that_it_needs_not(project):
 
 # --- a person at a terminal ----------------------------------------------------------------------------------------
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_a_person_at_a_terminal(project, tmp_path):
-    import pexpect
+READY = "\x1b[?2004h"  # line editing asks the terminal to mark pastes
 
-    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
-    child = pexpect.spawn(sys.executable, ["-m", "mlxrlhf_cli.main", *KNOWS, "--max-tokens", "1500"], cwd=str(project),
-                          env=environment, encoding="utf-8", timeout=60, dimensions=(40, 120))
-    history, hello = tmp_path / "mlxrlhf" / "chat_history", "Hello there, friend"
 
-    def type_in(keys, *expected):
-        for text in expected if child.send(keys) else ():
-            child.expect_exact(text)
+class Person:
+    """Somebody at a pseudo-terminal, in front of `mlxrlhf chat`."""
 
-    child.expect_exact("/help lists the commands")
-    child.expect_exact("> ")
+    def __init__(self, project, state, *arguments):
+        pexpect = pytest.importorskip("pexpect")
+        environment = {**os.environ, "XDG_STATE_HOME": str(state), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+        self.child = pexpect.spawn(sys.executable, ["-m", "mlxrlhf_cli.main", *arguments], cwd=str(project),
+                                   env=environment, encoding="utf-8", timeout=60, dimensions=(40, 120))
+        self.history = state / "mlxrlhf" / "chat_history"
+        self.sees("/help lists the commands", READY)
+
+    def sees(self, *texts):
+        for text in texts:
+            self.child.expect_exact(text)
+
+    def types(self, keys, *texts):
+        self.child.send(keys)
+        self.sees(*texts)
+
+    def leaves(self):
+        self.child.sendeof()
+        self.child.wait()
+        assert self.child.exitstatus == 0
+
+
+def test_a_person_edits_pastes_recalls_and_approves(project, tmp_path):
+    person = Person(project, tmp_path, *KNOWS)
     if sandbox.level() != "none":
-        type_in("What is 17 times 23?\r", "run it?")
-        type_in("y\r", "391", "[execute_python: ", "It is 391.", "tok/s", "> ")
-    assert stat.S_IMODE(history.stat().st_mode) == 0o600
-    type_in("Say hellxx.\x1b[D\x7f\x7fo\r", hello, "tok/s", "> ")  # left, two backspaces
-    type_in("\x1b[A\r", hello, "tok/s", "> ")  # up
-    type_in("nonsense\x03Say hello.\r", hello, "tok/s", "> ")
-    type_in('"""\rSay\rhello.\r"""\r', "tok/s", "> ")
-    type_in("\x1b[200~Say it,\nhello.\x1b[201~\r", "tok/s", "> ")  # a bracketed paste
-    type_in("/temp 99\r", "the temperature is 99", "> ")
-    type_in("Say hello.\r", "\r\n")
-    child.expect(r"[^\r\n]{20}")  # well into a long answer
-    child.sendintr()
-    child.expect_exact("[stopped]")
-    type_in("", "tok/s", "> ")
-    type_in(f"/save {tmp_path}/talk.json\r", "saved", "> ")
-    child.sendeof()
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0
+        person.types("What is 17 times 23?\r", "run it?")
+        person.types("y\r", "391", "[execute_python: ", "It is 391.", "tok/s", READY)
+    assert stat.S_IMODE(person.history.stat().st_mode) == 0o600
+    person.types("/clear\r", "anew", READY)
+    person.types("Say hellxx.\x1b[D\x7f\x7fo\r", "Hello there, friend.", "tok/s", READY)  # left, two backspaces
+    person.types("\x1b[A\r", "tok/s", READY)  # up
+    person.types("nonsense\x03Say goodbye.\r", "tok/s", READY)
+    person.types('"""\rSay\rhello.\r"""\r', "tok/s", READY)
+    person.types("\x1b[200~Say it,\nhello.\x1b[201~\r", "tok/s", READY)  # a bracketed paste
+    person.types(f"/save {tmp_path}/talk.json\r", "saved", READY)
+    person.leaves()
     said = [m["content"] for m in json.loads((tmp_path / "talk.json").read_text())["messages"] if m["role"] == "user"]
-    assert said[-6:] == ["Say hello.", "Say hello.", "Say hello.", "Say\nhello.", "Say it,\nhello.", "Say hello."]
-    assert "nonsense" not in history.read_text()
+    assert said == ["Say hello.", "Say hello.", "Say goodbye.", "Say\nhello.", "Say it,\nhello."]
+    assert "nonsense" not in person.history.read_text() and "Say goodbye." in person.history.read_text()
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_program(project, tmp_path):
+    person = Person(project, tmp_path, "chat", "--model", "base", "--backend", "mlx", "--temp", "0", "--max-tokens",
+                    "2000")  # greedy, a random model repeats itself for ever
+    person.types("Say hello.\r")
+    person.child.expect(r"\r\n[^\r\n]{60}")
+    person.types("\x03", "[stopped, ", "tok/s", READY)
+    person.types(f"/save {tmp_path}/talk.json\r", "saved", READY)
+    person.leaves()
+    answer = json.loads((tmp_path / "talk.json").read_text())["messages"][1]
+    assert answer["role"] == "assistant" and 10 < len(answer["content"]) < 10_000

@@ -182,9 +182,9 @@ class Chat:
             stopped = True
         seconds = time.monotonic() - began
         stream.finish()
+        stream.break_line()
         if show:
-            terminal.say(" [stopped]\n" if stopped else "\n")
-            terminal.note(f"[{len(last)} tokens, {len(last) / seconds:.0f} tok/s, "
+            terminal.note(f"[{'stopped, ' * stopped}{len(last)} tokens, {len(last) / seconds:.0f} tok/s, "
                           f"{self.backend.peak_memory() / 2**30:.2f} GB]")
         return Answer("".join(said), stopped, len(last) == limit and last[-1] != tokenizer.end_id)
 
@@ -262,7 +262,6 @@ def run(config: ChatConfig) -> None:
         except KeyboardInterrupt:
             print()
         except EOFError:
-            print()
             return
         except UserError as error:
             terminal.note(f"mlxrlhf: {error}")

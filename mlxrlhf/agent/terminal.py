@@ -56,7 +56,7 @@ class Stream:
 
     def __init__(self, write: Callable[[str], None], hide_calls: bool, on_call: Callable[[], None] = lambda: None):
         self._write, self._hide, self._on_call = write, hide_calls, on_call
-        self._cleaner, self._waiting, self._in_call = Cleaner(), "", False
+        self._cleaner, self._waiting, self._in_call, self._last = Cleaner(), "", False, "\n"
 
     def push(self, text: str) -> None:
         self._waiting += text
@@ -67,6 +67,7 @@ class Stream:
                 break
             if not self._in_call:
                 self._emit(before)
+                self.break_line()
                 self._on_call()
             self._in_call, self._waiting = not self._in_call, after
         if self._in_call:
@@ -81,11 +82,20 @@ class Stream:
         """Write what still waits, unless it belongs to a call."""
         if not self._in_call:
             self._emit(self._waiting)
-        self._write(self._cleaner.finish())
+        self._put(self._cleaner.finish())
+
+    def break_line(self) -> None:
+        """End the line, if something stands on it."""
+        if self._last != "\n":
+            self._put("\n")
 
     def _emit(self, text: str) -> None:
-        if shown := self._cleaner.push(text):
-            self._write(shown)
+        self._put(self._cleaner.push(text))
+
+    def _put(self, text: str) -> None:
+        if text:
+            self._write(text)
+            self._last = text[-1]
 
 
 def say(text: str) -> None:
@@ -141,7 +151,7 @@ def _show_code(code: str, language: str) -> None:
 def show_result(text: str, name: str, seconds: float) -> None:
     """What a tool printed, and how long it took."""
     note("\n".join(f"  {line}" for line in cleaned(text).split("\n")))
-    note(f"[{name}: {seconds:.1f} s]\n")
+    note(f"[{name}: {seconds:.1f} s]")
 
 
 def side_by_side(left: tuple[str, str], right: tuple[str, str]) -> None:
