@@ -445,6 +445,8 @@ def test_save_and_load_come_back_exactly_and_finetune_reads_them(talk, tmp_path,
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="is no conversation"):
         commands.run(chat, f"/save {tmp_path / 'notes.txt'}")
+    with pytest.raises(UserError, match="No such file"):
+        commands.run(chat, f"/save {tmp_path / 'nowhere' / 'talk.json'}")
     for content, said in (('{"messages": []}', "list of turns"), ('{"text": ""}', 'no "messages"'),
                           ('{"messages": [{"role": "bot", "content": ""}]}', "role 'bot'")):
         (tmp_path / "bad.json").write_text(content)
@@ -536,6 +538,8 @@ def test_one_shot_prints_the_answer_alone_to_stdout(project):
 
 
 def test_a_pipe_is_read_plainly(project):
+    _, err = mlxrlhf(project, *KNOWS, "--max-tokens", "2", "--prompt", b"\xff")
+    assert "2 tokens" in err
     out, err = mlxrlhf(project, *KNOWS, stdin='Say hello.\n"""\nSay\nhello.\n"""\n/what\n/save piped.json\n')
     assert "Hello there, friend." in out and "/what is no command" in err
     messages = json.loads((project / "piped.json").read_text())["messages"]

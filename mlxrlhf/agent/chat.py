@@ -1,7 +1,8 @@
 """A conversation in the terminal with a model that may call tools.
 
 Every answer re-reads the whole conversation: the KV cache lives for one answer. At size nano that is milliseconds; with
-smollm2 on two CPU cores a conversation of 1,000 tokens costs about six seconds before each answer.
+smollm2 on two CPU cores a conversation of 1,000 tokens costs about six seconds before each answer, the listing of the
+six tools (470 tokens there) three of them.
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ class Voice:
     tokenizer: AnyTokenizer
 
     @classmethod
-    def load(cls, folder: Path, backend, config: ChatConfig) -> Voice:
-        """The model of a checkpoint folder."""
+    def load(cls, name: str, folder: Path, backend, config: ChatConfig) -> Voice:
+        """The model of a checkpoint folder, under the name that the user has for it."""
         shape, tokenizer = read_config(folder), open_tokenizer(folder)
-        return cls(str(folder), backend.Model(shape, folder=folder, dtype=config.dtype), tokenizer)
+        return cls(name, backend.Model(shape, folder=folder, dtype=config.dtype), tokenizer)
 
     def turns(self, messages: list[dict]) -> list[dict]:
         """The dialogue with tool results where this model's template can show them."""
@@ -63,11 +64,11 @@ class Voice:
         turns: list[dict] = []
         after_result = False  # such templates often want user and assistant to alternate
         for message in messages:
-            result, content = message["role"] == "tool", message["content"]
+            result, content = message["role"] == "tool", message.get("content") or ""
             if result:
                 message = {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>"}
             if after_result and message["role"] == "user":
-                message = {"role": "user", "content": f"{turns.pop()['content']}\n{message['content']}"}
+                message = {"role": "user", "content": f"{turns.pop()['content']}\n{message.get('content') or ''}"}
             turns.append(message)
             after_result = result
         return turns
@@ -124,6 +125,8 @@ class Chat:
 
     def send(self, text: str) -> None:
         """The user's message, and what the model answers and does. An error takes the message back."""
+        # Bytes that are no UTF-8 are no text for a tokenizer.
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         message = {"role": "user", "content": text}
         self.messages.append(message)
         self.compared = None
@@ -136,7 +139,7 @@ class Chat:
 
     def respond(self) -> None:
         """Answer, run what the answer calls, and answer again, at most --max-rounds times."""
-        for round in range(self.config.max_rounds + 1):
+        for number in range(self.config.max_rounds + 1):
             answer = self.answer(self.voice, self.messages)
             self.messages.append({"role": "assistant", "content": answer.text})
             if not self.tools_on or answer.stopped:
@@ -144,7 +147,7 @@ class Chat:
             calls = tools.parse_calls(answer.text, self.available)
             if not calls:
                 return
-            if round == self.config.max_rounds:
+            if number == self.config.max_rounds:
                 terminal.note(f"[not run: the limit of --max-rounds {self.config.max_rounds} is reached]")
                 self.messages += [{"role": "tool", "content": TOO_MANY} for _ in calls]
                 return
@@ -159,13 +162,14 @@ class Chat:
         if room < 1:
             raise UserError(f"the conversation has {len(prompt):,} tokens, more than the model's context of "
                             f"{model.config.max_positions:,}; start again with a shorter prompt")
-        limit, push, began, said, last = min(self.config.max_tokens, room), tokenizer.stream_decoder(), \
-            time.monotonic(), [], []
+        limit, push, began = min(self.config.max_tokens, room), tokenizer.stream_decoder(), time.monotonic()
+        said: list[str] = []
+        heard: list[int] = []
         stream = terminal.Stream(terminal.say if show else lambda text: None, hide_calls=self.tools_on and show,
                                  on_call=lambda: terminal.note("[a tool call ...]"))
 
         def hear(token: int) -> None:
-            last.append(token)
+            heard.append(token)
             if token != tokenizer.end_id:
                 said.append(push(token))
                 stream.push(said[-1])
@@ -184,9 +188,9 @@ class Chat:
         stream.finish()
         stream.break_line()
         if show:
-            terminal.note(f"[{'stopped, ' * stopped}{len(last)} tokens, {len(last) / seconds:.0f} tok/s, "
+            terminal.note(f"[{'stopped, ' * stopped}{len(heard)} tokens, {len(heard) / seconds:.0f} tok/s, "
                           f"{self.backend.peak_memory() / 2**30:.2f} GB]")
-        return Answer("".join(said), stopped, len(last) == limit and last[-1] != tokenizer.end_id)
+        return Answer("".join(said), stopped, len(heard) == limit and heard[-1] != tokenizer.end_id)
 
     # --- tools -----------------------------------------------------------------------------------------------------
 
@@ -245,12 +249,12 @@ def run(config: ChatConfig) -> None:
     own = own_tools.load(Path(config.tools)) if config.tools not in ("", "off") else {}
     folder = find_model(config)
     backend = backends.load(config.backend, config.device)
-    chat = Chat(Voice.load(folder, backend, config), backend, config, own)
+    chat = Chat(Voice.load(config.model or str(folder), folder, backend, config), backend, config, own)
     if config.prompt:
         chat.send(config.prompt)
         return
-    print(f"{folder}: {chat.voice.model.config.parameters() / 1e6:.1f}M parameters. Ctrl-C stops an answer, Ctrl-D "
-          "leaves, /help lists the commands.")
+    print(f"{chat.voice.name}: {chat.voice.model.config.parameters() / 1e6:.1f}M parameters. Ctrl-C stops an answer, "
+          "Ctrl-D leaves, /help lists the commands.")
     read = terminal.reader()
     while True:
         try:

@@ -27,15 +27,15 @@ def run(chat: Chat, line: str) -> None:
 
 def _help(chat: Chat, argument: str) -> None:
     for name, (_, usage, text) in COMMANDS.items():
-        print(f"/{name + ' ' + usage:18} {text}")
-    print('\nA line of """ begins a block of several lines and another ends it. Ctrl-C stops an answer or clears the '
-          "line, Ctrl-D leaves.")
+        print(f"/{name + ' ' + usage:21} {text}")
+    print('\nA line of """ begins a block of several lines, and another ends it.\n'
+          "Ctrl-C stops an answer or clears the line, Ctrl-D leaves.")
 
 
 def _system(chat: Chat, argument: str) -> None:
     has = bool(chat.messages) and chat.messages[0]["role"] == "system"
     if not argument:
-        print(terminal.cleaned(chat.messages[0]["content"]) if has else "there is no system message")
+        print(terminal.cleaned(chat.messages[0].get("content") or "") if has else "there is no system message")
         return
     chat.messages[:has] = [] if argument == "-" else [{"role": "system", "content": argument}]
 
@@ -60,9 +60,9 @@ def _tools(chat: Chat, argument: str) -> None:
     print(f"tools are {'on' if chat.tools_on else 'off'}")
     if argument in ("", "list"):
         for name, tool in chat.available.items():
-            where = "your process" if name in chat.own else "sandbox"
             asked = "runs without asking" if chat.config.yes or name in chat.always else "asks first"
-            print(f"{name:16} {' '.join(tool.description.split())} ({where}, {asked})")
+            where = ", outside the sandbox" if name in chat.own else ""
+            print(f"{name:16} {' '.join(tool.description.split())} ({asked}{where})")
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -163,9 +163,9 @@ def _compare(chat: Chat, argument: str) -> None:
     else:
         messages = chat.messages[:_last_user(chat) + 1]
     folder = published.fetch(os.path.expanduser(name))
-    if chat.other is None or chat.other.name != str(folder):
+    if chat.other is None or chat.other.name != name:
         chat.other = None  # its memory is free before the next is loaded
-        chat.other = Voice.load(folder, chat.backend, chat.config)
+        chat.other = Voice.load(name, folder, chat.backend, chat.config)
     first = chat.answers
     sides = []
     for voice in (chat.voice, chat.other):
@@ -186,7 +186,8 @@ def _rate(chat: Chat, argument: str) -> None:
             raise UserError("there is no answer to rate yet; ask something first")
         messages = chat.messages[:-1]
         second = chat.answer(chat.voice, messages, show=False).text
-        _show(chat, messages, (chat.voice.name, chat.messages[-1]["content"]), (chat.voice.name, second))
+        last = chat.messages[-1].get("content") or ""
+        _show(chat, messages, (chat.voice.name, last), (chat.voice.name, second))
     messages, left, right = chat.compared
     if left[1] == right[1]:
         chat.compared = None
@@ -222,11 +223,11 @@ COMMANDS: dict[str, tuple[Callable[[Chat, str], None], str, str]] = {
     "system": (_system, "TEXT", "set the system message; alone, show it; - removes it"),
     "temp": (_temp, "X", "set the sampling temperature; 0 is greedy"),
     "tools": (_tools, "[on|off|list]", "let the model call tools or not, or list them"),
-    "save": (_save, "FILE", "write the conversation as JSON, or add it to a .jsonl for finetune --data"),
+    "save": (_save, "FILE", "write the conversation; a .jsonl grows by it"),
     "load": (_load, "FILE", "go on with a saved conversation (of a .jsonl, the last)"),
     "retry": (_retry, "", "answer the last message again"),
     "undo": (_undo, "", "take back the last message and its answer"),
     "clear": (_clear, "", "forget all but the system message"),
-    "compare": (_compare, "DIR [PROMPT]", "another model's answer beside this one's; tools are not run"),
-    "rate": (_rate, "", "say which of two answers is better: those of /compare, or the last and a second one"),
+    "compare": (_compare, "DIR [PROMPT]", "two models' answers side by side, without tools run"),
+    "rate": (_rate, "", "prefer one: of /compare, or of the last and a new answer"),
 }

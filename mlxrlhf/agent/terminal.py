@@ -202,6 +202,7 @@ def reader() -> Callable[[], str]:
     """
     if sys.stdin.isatty() and sys.stdout.isatty():
         return _edited()
+    sys.stdin.reconfigure(errors="replace")
     return _plain
 
 
@@ -212,8 +213,7 @@ def _plain() -> str:
             lines.append(input())
         except EOFError:
             break
-    # Bytes that are no UTF-8 would be no text for the tokenizer.
-    return "\n".join(lines).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "\n".join(lines)
 
 
 def _edited() -> Callable[[], str]:
