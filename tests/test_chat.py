@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -355,6 +356,7 @@ def test_own_functions_become_tools_and_errors_come_back_as_text(own, talk, tmp_
     ({"values": [], "factor": 1, "names": {"a": "b"}}, 'the argument names["a"] of scale must be an integer'),
     ({"values": [float("nan")], "factor": 1}, "the argument values[0] of scale must be a finite number"),
     ({"values": [], "factor": 1, "more": 1}, 'scale has no argument "more"'),
+    ({"values": functools.reduce(lambda inside, _: [inside], range(400), []), "factor": 1}, "must be a number"),
 ])
 def test_arguments_are_checked_against_the_schema(own, arguments, said):
     [found] = tools.parse_calls(format_call("scale", arguments), {**tools.TOOLS, **own})
@@ -509,6 +511,14 @@ def test_rate_samples_a_second_answer_and_reward_trains_on_several_turns(talk, p
     out, _ = mlxrlhf(project, "reward", "--model", "base", "--data", str(tmp_path / "data" / "ratings.jsonl"),
                      "--num-epochs", "1", "--backend", "mlx", "--out", str(tmp_path / "reward"))
     assert "val_accuracy" in out
+
+
+def test_a_prompt_of_several_turns_is_checked(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"prompt": [{"role": "user", "content": "a"}, {"role": "bot", "content": "b"}],
+                                "chosen": "c", "rejected": "d"}))
+    with pytest.raises(UserError, match="pairs.jsonl:1: prompt: message 2 has role 'bot'"):
+        preferences.load_pairs(path)
 
 
 def test_a_half_written_last_line_does_not_spoil_the_next(tmp_path):

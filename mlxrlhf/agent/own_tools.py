@@ -35,7 +35,7 @@ def load(path: Path) -> dict[str, Tool]:
     """
     path = Path(path)
     try:
-        code = compile(path.read_text(encoding="utf-8"), str(path), "exec")
+        code = compile(path.read_text(encoding="utf-8"), str(path), "exec", dont_inherit=True)
     except OSError as error:
         raise UserError(f"--tools {path} cannot be read ({error.strerror}); give a Python file of functions") from None
     except UnicodeDecodeError:
@@ -52,7 +52,8 @@ def load(path: Path) -> dict[str, Tool]:
     except (Exception, SystemExit) as error:
         raise UserError(f"{_place(error, path)} raises {_named(error)}; correct it") from None
     found = {name: _tool(function, path) for name, function in vars(module).items()
-             if inspect.isfunction(function) and function.__module__ == "own_tools" and not name.startswith("_")}
+             if inspect.isfunction(function) and function.__module__ == "own_tools" and name == function.__name__
+             and not name.startswith("_")}
     if not found:
         raise UserError(f"{path} defines no function; write one with type hints and a docstring")
     return found
@@ -66,7 +67,7 @@ def _tool(function: Callable, path: Path) -> Tool:
         get_json_schema,
     )
 
-    name, place = function.__name__, f"{path}:{function.__code__.co_firstlineno}"
+    name, place = function.__name__, f"{path}:{inspect.unwrap(function).__code__.co_firstlineno}"
     if name in TOOLS:
         raise UserError(f"{place}: {name} is the name of a tool that there is already; choose another")
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):

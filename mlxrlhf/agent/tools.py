@@ -145,9 +145,12 @@ def _problem(name, arguments, available: Mapping[str, Tool] | None = None) -> st
     for argument, value in arguments.items():
         if argument not in properties:
             return f"error: {name} has no argument {_quoted(argument)}; it takes {', '.join(properties) or 'none'}"
-        if misfit := _misfit(value, properties[argument]):
-            place, expected = misfit
-            return f"error: the argument {argument}{place} of {name} {expected}"
+        try:
+            misfit = _misfit(value, properties[argument])
+        except RecursionError:
+            misfit = "", "is too deep"
+        if misfit:
+            return f"error: the argument {argument}{misfit[0]} of {name} {misfit[1]}"
     return None
 
 
