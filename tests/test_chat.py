@@ -193,6 +193,9 @@ def test_a_conversation_longer_than_the_context_takes_the_message_back(talk):
     with pytest.raises(UserError, match="context of 2,048"):
         chat.send("long " * 5_000)
     assert chat.messages == []
+    chat = talk(own={f"tool{i}": tools.Tool("f", "word " * 999, {"properties": {}}, str) for i in range(5)})
+    with pytest.raises(UserError, match="--tools off"):
+        chat.send("Hi")
 
 
 # --- what models are shown -----------------------------------------------------------------------------------------

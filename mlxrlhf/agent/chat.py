@@ -160,8 +160,10 @@ class Chat:
         prompt = voice.prompt(messages, self.available if self.tools_on else {})
         room = model.config.max_positions - len(prompt)
         if room < 1:
+            listed = len(voice.prompt(messages, {})) < len(prompt)
             raise UserError(f"the conversation has {len(prompt):,} tokens, more than the model's context of "
-                            f"{model.config.max_positions:,}; start again with a shorter prompt")
+                            f"{model.config.max_positions:,}; start again with a shorter prompt"
+                            + (", or with --tools off, which leaves their listing out" if listed else ""))
         limit, push, began = min(self.config.max_tokens, room), tokenizer.stream_decoder(), time.monotonic()
         said: list[str] = []
         heard: list[int] = []
