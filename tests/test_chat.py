@@ -438,7 +438,7 @@ def test_retry_undo_and_clear(talk):
 
 def test_save_and_load_come_back_exactly_and_finetune_reads_them(talk, tmp_path, capsys):
     chat = talk('"quotes" \\ and 🦜\n\ttab', MULTIPLY, "done", replies=["n"], system="Be brief.")
-    chat.send("naïve\nlines")
+    chat.send("naïve\nlines\u2028\x85")
     chat.send("multiply")
     saved = list(chat.messages)
     for name in ("talk.json", "talk.jsonl", "talk.jsonl"):

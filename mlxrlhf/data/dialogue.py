@@ -125,7 +125,7 @@ def read_jsonl(path: Path) -> list[tuple[str, dict]]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a string may hold U+2028, which splitlines() counts
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give an existing JSONL file") from None
     except UnicodeDecodeError as error:
