@@ -215,7 +215,10 @@ def fuse(settings: config.FuseConfig) -> None:
 @app.command()
 @options_of(config.ChatConfig)
 def chat(settings: config.ChatConfig) -> None:
-    """Talk to a trained model.
+    """Talk to a trained model; it may call tools, each shown and asked for before it runs in the sandbox.
+
+    In a conversation, /help lists the commands. With --prompt, the answer goes to stdout, and calls, results and
+    figures to stderr.
 
     Example: mlxrlhf chat --size nano --prompt "Write a function to check if a number is prime"
     """

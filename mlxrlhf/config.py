@@ -116,6 +116,13 @@ class ChatConfig(BackendConfig):
     max_tokens: int = option(256, "longest answer, in tokens", minimum=1)
     temp: float = option(0.2, "sampling temperature; 0 is greedy; 0.2 suits code (Chen et al. 2021)", minimum=0)
     seed: int = option(0, "seed of the sampling", minimum=0)
+    tools: str = option("", "Python file whose functions (type hints, docstrings with Args:) the model may call beside "
+                            "the six tools; they run with all your rights, outside the sandbox. off: no tools at all")
+    yes: bool = option(False, "run tools without asking; where there is no terminal to ask at, a call is refused "
+                              "unless this is given")
+    max_rounds: int = option(5, "times in one turn that the model may see results and go on", minimum=1)
+    unsafe_exec: bool = option(False, "run code even where no operating-system jail is available")
+    ratings: str = option("data/ratings.jsonl", "file that /rate appends to, for reward --data")
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ the token. One concession, SentencePiece's own: the character U+2581 stands for 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -250,12 +252,28 @@ class PublishedTokenizer(_Decoding):
         """Whether a text spells one of the special tokens."""
         return any(special in text for special in self._specials)
 
-    def apply_template(self, messages: Sequence[dict], *, generation: bool) -> str:
+    @functools.cached_property
+    def takes_tools(self) -> bool:
+        """Whether the chat template lists tools by itself."""
+        return bool(re.search(r"\btools\b", self._tokenizer.get_chat_template(tools=[{}])))
+
+    @functools.cached_property
+    def takes_tool_turns(self) -> bool:
+        """Whether the chat template shows the model what is in a tool's turn."""
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+                 {"role": "tool", "content": "a result"}]
+        try:
+            return "a result" in self.apply_template(turns, generation=True)
+        except UserError:
+            return False
+
+    def apply_template(self, messages: Sequence[dict], *, generation: bool, tools: Sequence[dict] = ()) -> str:
         """The dialogue as the model's chat template writes it. Raises UserError when the template refuses it."""
         from jinja2 import TemplateError
 
         try:
-            return self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation)
+            return self._tokenizer.apply_chat_template(list(messages), tools=list(tools) or None, tokenize=False,
+                                                       add_generation_prompt=generation)
         except (TemplateError, TypeError, KeyError) as error:
             raise UserError(f"the chat template of {self.folder} refuses this dialogue ({error}); some models take no "
                             "system turn, or no tool turns") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import platform
 import sys
@@ -257,9 +258,14 @@ class AdamW:
     """torch's AdamW (Loshchilov and Hutter 2019) over named parameters, its state in MLX's names and layout."""
 
     def __init__(self, parameters: dict[str, Tensor], weight_decay: float):
-        self.parameters = parameters
+        self.parameters, self.weight_decay = parameters, weight_decay
+
+    @functools.cached_property
+    def torch(self) -> torch.optim.AdamW:
+        """Made on first use: torch then loads its compiler, a second that a model which only answers need not wait."""
         # torch refuses an optimizer without parameters, but not an empty group in one.
-        self.torch = torch.optim.AdamW([{"params": list(parameters.values())}], weight_decay=weight_decay, **_ADAM)
+        groups = [{"params": list(self.parameters.values())}]
+        return torch.optim.AdamW(groups, weight_decay=self.weight_decay, **_ADAM)
 
     def step(self, gradients: dict[str, Tensor], learning_rate: float) -> None:
         for name, p in self.parameters.items():
