@@ -148,7 +148,8 @@ class ExportConfig(BackendConfig):
     model: str = option("", "checkpoint folder, smollm2 or a hub name (default: weights/SIZE/rlhf, or the last stage)")
     adapter: str = option("", "folder of LoRA adapters to merge first")
     out: str = option("", "folder to write; for gguf, the file")
-    dtype: str = option("float32", "precision of what is not quantised (hf and mlx)", choices=("float32", "bfloat16"))
+    dtype: str = option("auto", "precision of what is not quantised; auto is float32 for hf, bfloat16 for mlx",
+                        choices=("auto", "float32", "bfloat16"))
     gguf_type: str = option("f16", "precision of the matrices in a GGUF file", choices=("f32", "f16", "bf16", "q8_0"))
     group_size: int = option(64, "weights that share a scale in an MLX quantisation", minimum=32, maximum=128)
     text: str = option("", "text file to measure the cost of quantisation on (default: the prepared data's held-out "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from mlxrlhf import backends, checkpoint
@@ -21,9 +20,7 @@ def run(config: ServeConfig) -> None:
     shape = checkpoint.read_config(folder)
     checkpoint.check_safetensors(folder)
     open_tokenizer(folder)
-    content = json.loads((folder / "config.json").read_text())
-    if shape.family == "llama" and (shape.rope_theta != content.get("rope_theta", 10_000.0)
-                                    or shape.rope_scaling and not content.get("rope_scaling")):
+    if not checkpoint.mlx_lm_reads_rope(folder, shape):
         raise UserError(f"{folder}/config.json keeps its rope settings where mlx-lm does not read them; write the "
                         f"model again: mlxrlhf export --to hf --model {folder} --out DIR")
     if config.adapter and not (Path(config.adapter) / "adapter_config.json").is_file():

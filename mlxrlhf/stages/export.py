@@ -32,22 +32,22 @@ def run(config: ExportConfig, say: Callable[[str], None] = print) -> dict:
     out = Path(config.out)
     if config.to == "gguf" and out.is_dir():
         raise UserError(f"{out} is a folder; give --out a file name, such as {out / 'model.gguf'}")
-    if config.to != "gguf" and out.is_file():
-        raise UserError(f"{out} is a file; give --out a folder")
+    if config.to != "gguf" and (out.is_file() or out.is_dir() and any(out.iterdir())):
+        raise UserError(f"{out} is there already; give --out a new folder")
     source = find_model(config)
-    if out.resolve() == source.resolve():
-        raise UserError(f"--out {out} is the checkpoint itself; choose another folder")
+    shape = checkpoint.read_config(source)
+    checkpoint.refuse_quantised(source)
+    figures: dict = {}
     with tempfile.TemporaryDirectory(prefix=".export-", dir=_room(out)) as room:
+        whole = Path(room) / source.resolve().name
         if config.to == "gguf":
-            gguf_export.write(_merged(config, source, Path(room)), out, config.gguf_type)
-            figures = {}
+            gguf_export.write(_plain(config, source, whole) if config.adapter else source, out, config.gguf_type)
         elif config.to == "hf":
-            _plain(config, source, out)
-            figures = {}
+            _plain(config, source, out, "float32" if config.dtype == "auto" else config.dtype)
+        elif config.adapter or not checkpoint.mlx_lm_reads_rope(source, shape):
+            figures = _quantise(config, _plain(config, source, whole), out, say)
         else:
-            # Rewritten first: mlx-lm reads rope_theta at the top of config.json only.
-            whole = _plain(config, source, Path(room) / source.resolve().name)
-            figures = _quantise(config, whole, out, say)
+            figures = _quantise(config, source, out, say)
     files = [out] if out.is_file() else [p for p in out.iterdir() if p.is_file()]
     return {"wrote": str(out), "megabytes": round(sum(p.stat().st_size for p in files) / 1e6, 1), **figures}
 
@@ -61,24 +61,16 @@ def _room(out: Path) -> Path:
         raise UserError(f"cannot write to {out.parent}: {error.strerror}; choose another --out") from None
 
 
-def _merged(config: ExportConfig, source: Path, room: Path) -> Path:
-    """The checkpoint with its adapters merged: itself where there are none."""
-    if not config.adapter:
-        return source
-    return fuse.run(FuseConfig(model=str(source), adapter=config.adapter, out=str(room / source.resolve().name),
-                               backend=config.backend, device=config.device))
-
-
-def _plain(config: ExportConfig, source: Path, out: Path) -> Path:
-    """A whole checkpoint in --dtype, adapters merged and left behind."""
+def _plain(config: ExportConfig, source: Path, out: Path, dtype: str = "float32") -> Path:
+    """A whole checkpoint in `dtype`, adapters merged and left behind."""
     if config.adapter:
         fuse.run(FuseConfig(model=str(source), adapter=config.adapter, out=str(out), backend=config.backend,
-                            device=config.device, dtype=config.dtype))
+                            device=config.device, dtype=dtype))
         shutil.rmtree(out / "adapters")
         return out
     backend = backends.load(config.backend, config.device)
     tokenizer = open_tokenizer(source)
-    model = backend.Model(checkpoint.read_config(source), folder=source, dtype=config.dtype)
+    model = backend.Model(checkpoint.read_config(source), folder=source, dtype=dtype)
     with checkpoint.atomic_folder(out) as folder:
         folders.save_checkpoint(model, folder, tokenizer)
     return out
@@ -89,19 +81,20 @@ def _quantise(config: ExportConfig, whole: Path, out: Path, say: Callable[[str],
     from mlxrlhf.backends.mlx import quantize
 
     bits = int(config.to.removeprefix("mlx-").removesuffix("bit"))
+    name, rows = held_out(config, open_tokenizer(whole)) if config.eval_tokens else ("", None)
     with checkpoint.atomic_folder(out) as folder:
-        quantize.convert(whole, folder, bits=bits, group_size=config.group_size)
+        quantize.convert(whole, folder, bits=bits, group_size=config.group_size,
+                         dtype="bfloat16" if config.dtype == "auto" else config.dtype)
         checkpoint.copy_tokenizer(whole, folder)
-    if not config.eval_tokens:
+    if rows is None:
         return {}
-    name, rows = held_out(config, open_tokenizer(whole))
     say(f"measuring on {rows.size:,} tokens of {name}")
     return quantize.cost(whole, out, rows)
 
 
 def held_out(config: ExportConfig, tokenizer: AnyTokenizer) -> tuple[str, np.ndarray]:
     """Text that was not trained on: what it is, and (rows, WINDOW) ids of at most --eval-tokens tokens."""
-    window = min(WINDOW, config.eval_tokens)
+    window = max(2, min(WINDOW, config.eval_tokens))
     count = config.eval_tokens // window
     if config.text:
         name, parts = config.text, [tokenizer.encode(_read(Path(config.text)))]

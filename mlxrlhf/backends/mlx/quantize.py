@@ -16,11 +16,12 @@ from mlx_lm.utils import dequantize_model, load_model
 from mlxrlhf.errors import UserError
 
 
-def convert(source: Path, target: Path, *, bits: int, group_size: int) -> None:
+def convert(source: Path, target: Path, *, bits: int, group_size: int, dtype: str) -> None:
     """Quantise a checkpoint into the existing folder `target`. Raises UserError for one that mlx-lm cannot convert."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            mlx_lm.convert(str(source), target / "mlx", quantize=True, q_bits=bits, q_group_size=group_size)
+            mlx_lm.convert(str(source), target / "mlx", quantize=True, q_bits=bits, q_group_size=group_size,
+                           dtype=dtype)
     except (ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"mlx-lm cannot quantise {source} ({str(error).splitlines()[0]}); try --group-size 32, or "
                         "--to hf") from None
@@ -50,6 +51,6 @@ def _load(folder: Path) -> nn.Module:
     MLX multiplies packed and bfloat16 matrices slowly there."""
     model, _ = load_model(folder)
     if mx.default_device() == mx.Device(mx.cpu):
+        model.set_dtype(mx.float32)  # first: the weights would be rounded to the precision of their scales
         model = dequantize_model(model)
-        model.set_dtype(mx.float32)
     return model
