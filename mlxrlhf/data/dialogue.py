@@ -169,7 +169,7 @@ def _dialogue(row: dict, place: str) -> dict:
         if not any(m["role"] == "assistant" for m in messages):
             raise UserError(f"{place} has no assistant turn, so there is nothing to learn from; add one")
         if row.get("tools"):
-            messages = _with_tools(messages, row["tools"])
+            messages = with_tools(messages, row["tools"])
         return {"messages": messages}
     if "prompt" in row and "completion" in row:
         if not all(isinstance(row[k], str) and row[k] for k in ("prompt", "completion")):
@@ -181,7 +181,7 @@ def _dialogue(row: dict, place: str) -> dict:
     raise UserError(f"{place} has the keys {', '.join(row) or '(none)'}; give prompt and completion, messages, or text")
 
 
-def _with_tools(messages: list[dict], tools: list) -> list[dict]:
+def with_tools(messages: list[dict], tools: list) -> list[dict]:
     """Tool schemas join the system turn, as in the chat template."""
     listing = json.dumps(tools, ensure_ascii=False)
     if messages[0]["role"] == "system":

@@ -254,6 +254,11 @@ class PublishedTokenizer(_Decoding):
         """Whether a text spells one of the special tokens."""
         return any(special in text for special in self._specials)
 
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the chat template has a place of its own for tools."""
+        return "tools" in str(self._tokenizer.chat_template)
+
     def apply_template(self, messages: Sequence[dict], *, generation: bool) -> str:
         """The dialogue as the model's chat template writes it. Raises UserError when the template refuses it."""
         from jinja2 import TemplateError

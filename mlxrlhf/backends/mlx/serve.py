@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,13 +19,14 @@ from mlx_lm.models.cache import LRUPromptCache
 from mlx_lm.server import APIHandler, ModelProvider, ResponseGenerator
 
 from mlxrlhf.config import ServeConfig
+from mlxrlhf.data.tokenizer import TOOL_PARSER
 from mlxrlhf.errors import UserError
 
 
 class Provider(ModelProvider):
     """The one model that was asked for. The stock provider loads whatever folder or hub model a request names."""
 
-    def __init__(self, folder: Path, name: str, config: ServeConfig):
+    def __init__(self, folder: Path, name: str, config: ServeConfig, prompt: Callable | None, max_positions: int):
         # What `python -m mlx_lm.server` would parse from its command line.
         super().__init__(SimpleNamespace(
             model=str(folder), adapter_path=config.adapter or None, draft_model=None, num_draft_tokens=3,
@@ -34,7 +36,9 @@ class Provider(ModelProvider):
             decode_concurrency=32, prompt_concurrency=8, prefill_step_size=2048, prompt_cache_size=10,
             prompt_cache_bytes=None, kv_bits=None, kv_group_size=64, quantized_kv_start=0))
         self.name, self.names = name, {name, "default_model", str(folder), str(folder.resolve())}
-        self.loaded = threading.Event()
+        self.loaded, self.prompt, self.max_positions = threading.Event(), prompt, max_positions
+        if prompt is not None:
+            self._tokenizer_config["tool_parser_type"] = TOOL_PARSER  # for folders that do not say it themselves
 
     def load_default(self):
         try:
@@ -45,7 +49,20 @@ class Provider(ModelProvider):
     def load(self, model_path, adapter_path=None, draft_model_path=None):
         if model_path not in self.names:
             raise ValueError(f"no model {model_path!r} here; this server has {self.name!r}")
-        return super().load("default_model", None, "default_model")
+        model, tokenizer = super().load("default_model", None, "default_model")
+        if "apply_chat_template" not in vars(tokenizer):
+            tokenizer.apply_chat_template = self._template(tokenizer.apply_chat_template)
+        return model, tokenizer
+
+    def _template(self, stock: Callable) -> Callable:
+        def apply(messages: list[dict], *, tools: list[dict] | None = None, **settings) -> list[int]:
+            ids = self.prompt(messages, tools) if self.prompt else stock(messages, tools=tools, **settings)
+            if len(ids) >= self.max_positions:
+                raise UserError(f"the conversation has {len(ids):,} tokens; the model's context holds "
+                                f"{self.max_positions:,}")
+            return ids
+
+        return apply
 
 
 class Handler(APIHandler):
@@ -64,8 +81,12 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def serve(folder: Path, name: str, config: ServeConfig) -> None:
-    """Answer requests until Ctrl-C, and end the process. Raises UserError for a bad address or model."""
+def serve(folder: Path, name: str, config: ServeConfig, *, prompt: Callable | None, max_positions: int) -> None:
+    """Answer requests until Ctrl-C, and end the process.
+
+    `prompt` makes the ids of (messages, tools); None leaves that to the chat template. Raises UserError for a bad
+    address or model.
+    """
     generator = None
 
     def handler(*arguments):
@@ -85,7 +106,7 @@ def serve(folder: Path, name: str, config: ServeConfig) -> None:
         raise UserError(f"mlx-lm cannot load {folder} ({(str(error) or repr(error)).splitlines()[0]}); take a model "
                         "that `mlx_lm.generate` runs") from None
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    provider = Provider(folder, name, config)
+    provider = Provider(folder, name, config, prompt, max_positions)
     generator = ResponseGenerator(provider, LRUPromptCache(provider.cli_args.prompt_cache_size))
     try:
         provider.loaded.wait()
