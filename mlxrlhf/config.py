@@ -135,6 +135,40 @@ class FuseConfig(BackendConfig):
 
 
 @dataclass(frozen=True)
+class ServeConfig:
+    """Defaults of `mlxrlhf serve`; it runs on MLX."""
+
+    size: str = option("nano", "model size", choices=tuple(SIZES))
+    model: str = option("", "checkpoint folder, smollm2 or a hub name (default: weights/SIZE/rlhf, or the last stage)")
+    adapter: str = option("", "folder of LoRA adapters to put on it")
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in: there is no password")
+    port: int = option(8080, "port to listen on; 0 takes a free one", minimum=0, maximum=65_535)
+    device: str = option("", "gpu or cpu (default: the best there is)")
+    max_tokens: int = option(512, "longest answer where a request names none, in tokens", minimum=1)
+    temp: float = option(0.2, "sampling temperature where a request names none, as in chat", minimum=0)
+    allowed_origins: str = option("", "comma-separated origins of web pages that may call it; * is any page")
+
+
+@dataclass(frozen=True)
+class ExportConfig(BackendConfig):
+    """Defaults of `mlxrlhf export`."""
+
+    to: str = option("gguf", "what to write", choices=("gguf", "mlx-4bit", "mlx-8bit", "hf"))
+    size: str = option("nano", "model size", choices=tuple(SIZES))
+    model: str = option("", "checkpoint folder, smollm2 or a hub name (default: weights/SIZE/rlhf, or the last stage)")
+    adapter: str = option("", "folder of LoRA adapters to merge first")
+    out: str = option("", "folder to write; for gguf, the file")
+    dtype: str = option("auto", "precision of what is not quantised; auto is float32 for hf, bfloat16 for mlx",
+                        choices=("auto", "float32", "bfloat16"))
+    gguf_type: str = option("f16", "precision of the matrices in a GGUF file", choices=("f32", "f16", "bf16", "q8_0"))
+    group_size: int = option(64, "weights that share a scale in an MLX quantisation", minimum=32, maximum=128)
+    text: str = option("", "text file to measure the cost of quantisation on (default: the prepared data's held-out "
+                           "part, or else Python's documentation)")
+    data_dir: str = option("data", "folder of prepared data; SIZE is appended")
+    eval_tokens: int = option(4_096, "tokens to measure on; 0 leaves it out", minimum=0)
+
+
+@dataclass(frozen=True)
 class TrainConfig(RunConfig):
     """Supervised language-model training (pretrain and finetune)."""
 

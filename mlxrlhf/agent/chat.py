@@ -17,9 +17,8 @@ from mlxrlhf import backends, published
 from mlxrlhf.agent import terminal, tools
 from mlxrlhf.checkpoint import read_config
 from mlxrlhf.config import ChatConfig
-from mlxrlhf.data.dialogue import AnyTokenizer, render_prompt
+from mlxrlhf.data.dialogue import AnyTokenizer, render_prompt, with_tools
 from mlxrlhf.data.tokenizer import TOOL_CALL, PublishedTokenizer, open_tokenizer
-from mlxrlhf.data.tools import system_text
 from mlxrlhf.errors import UserError
 from mlxrlhf.stages import folders
 
@@ -77,19 +76,13 @@ class Voice:
         """Ids up to the answer, with the tools on offer as this model was trained to see them."""
         messages = self.turns(messages)
         schemas = tools.schemas(offered) if offered else []
-        if isinstance(self.tokenizer, PublishedTokenizer):
-            if not schemas or self.tokenizer.takes_tools:
-                return render_prompt(messages, self.tokenizer, schemas)
-            listing = system_text(schemas) + '\nTo call one, answer <tool_call>{"name": ..., "arguments": {...}}' \
-                                             "</tool_call> and wait for its result."
-        elif set(offered) <= set(tools.TOOLS):
+        published = isinstance(self.tokenizer, PublishedTokenizer)
+        if published and (not schemas or self.tokenizer.takes_tools):
+            return render_prompt(messages, self.tokenizer, schemas)
+        if published or not set(offered) <= set(tools.TOOLS):
             # Our own dialogues call the six without a listing; only bfcl-eval's, whose tools differ, have one.
-            return render_prompt(messages, self.tokenizer)
-        else:
-            listing = system_text(schemas)
-        if messages and messages[0]["role"] == "system":
-            listing, messages = f"{listing}\n\n{messages[0]['content']}", messages[1:]
-        return render_prompt([{"role": "system", "content": listing}, *messages], self.tokenizer)
+            messages = with_tools(messages, schemas, explained=published)
+        return render_prompt(messages, self.tokenizer)
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def _dialogue(row: dict, place: str) -> dict:
         if not any(m["role"] == "assistant" for m in messages):
             raise UserError(f"{place} has no assistant turn, so there is nothing to learn from; add one")
         if row.get("tools"):
-            messages = _with_tools(messages, row["tools"])
+            messages = with_tools(messages, row["tools"])
         return {"messages": messages}
     if "prompt" in row and "completion" in row:
         if not all(isinstance(row[k], str) and row[k] for k in ("prompt", "completion")):
@@ -186,10 +186,16 @@ def check_messages(messages, place: str) -> list[dict]:
     return messages
 
 
-def _with_tools(messages: list[dict], tools: list) -> list[dict]:
-    """Tool schemas join the system turn, as in the chat template."""
-    listing = json.dumps(tools, ensure_ascii=False)
-    if messages[0]["role"] == "system":
+def with_tools(messages: Sequence[dict], tools: Sequence[dict], *, explained: bool = False) -> list[dict]:
+    """Tool schemas join the system turn, as in the chat template.
+
+    `explained` also says how to call one, for a model that was not trained on such dialogues.
+    """
+    listing = json.dumps(list(tools), ensure_ascii=False)
+    if explained:
+        listing = (f"You may call these tools:\n{listing}\nTo call one, answer {names.TOOL_CALL}"
+                   f'{{"name": ..., "arguments": {{...}}}}{names.TOOL_CALL_END} and wait for its result.')
+    if messages and messages[0]["role"] == "system":
         return [{"role": "system", "content": messages[0]["content"] + "\n" + listing}, *messages[1:]]
     return [{"role": "system", "content": listing}, *messages]
 

@@ -26,6 +26,9 @@ TOOL_RESPONSE, TOOL_RESPONSE_END = "<tool_response>", "</tool_response>"
 #: ids 1 to 10, in this order; 0 is the unknown piece, which byte fallback never uses
 SPECIALS = (PAD, END, SYSTEM, USER, ASSISTANT, "<|preference|>", TOOL_CALL, TOOL_CALL_END, TOOL_RESPONSE,
             TOOL_RESPONSE_END)
+#: the module of mlx_lm.tool_parsers that reads <tool_call>{json}</tool_call>; mlx-lm's server takes its name from
+#: tokenizer_config.json, where a name it does not have would stop the server
+TOOL_PARSER = "json_tools"
 _SPACE = "\u2581"
 
 #: the form of a dialogue, the same as `dialogue.render` writes (a test compares them)
@@ -74,7 +77,8 @@ def train(texts: Iterable[str], vocab_size: int, folder: Path) -> None:
         (temporary / "tokenizer.json").write_text(json.dumps(_fast_tokenizer(processor), ensure_ascii=False),
                                                   encoding="utf-8")
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "eos_token": END, "bos_token": None,
-                  "unk_token": "<unk>", "clean_up_tokenization_spaces": False, "model_max_length": 2048}
+                  "unk_token": "<unk>", "clean_up_tokenization_spaces": False, "model_max_length": 2048,
+                  "tool_parser_type": TOOL_PARSER}
         (temporary / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
         (temporary / "chat_template.jinja").write_text(CHAT_TEMPLATE)
 
