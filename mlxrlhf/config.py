@@ -140,6 +140,8 @@ class TrainConfig(RunConfig):
     eval_every: int = option(100, "steps between validations", minimum=1)
     eval_batches: int = option(8, "validation batches", minimum=1)
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: slower, smaller")
+    optimizer_dtype: str = option("float32", "precision of AdamW's two moments (bfloat16: mlx only)",
+                                  choices=("float32", "bfloat16"))
     lora_rank: int = option(0, "rank of adapters to train instead of the weights; 0 trains every weight", minimum=0)
     lora_scale: float = option(2.0, "factor on the adapters' output", minimum=0)
 
@@ -197,6 +199,9 @@ class PPOConfig(RunConfig):
     value_learning_rate: float = option(1e-3, "learning rate of the value head", minimum=0)
     warmup_steps: int = option(2, "updates of linear warm-up", minimum=0)
     max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
+    gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: slower, smaller")
+    optimizer_dtype: str = option("float32", "precision of AdamW's two moments (bfloat16: mlx only)",
+                                  choices=("float32", "bfloat16"))
     lora_rank: int = option(16, "rank of the adapters; 0 trains every weight", minimum=0)
     lora_scale: float = option(2.0, "factor on the adapters' output", minimum=0)
     clip: float = option(0.2, "policy ratio clip range", minimum=0)

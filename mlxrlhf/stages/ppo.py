@@ -164,7 +164,8 @@ def run(config: PPOConfig) -> dict:
     settings = dict(folder=source, seed=config.seed, dtype=config.dtype)
     policy = backend.Model(model_config, lora_rank=config.lora_rank, lora_scale=config.lora_scale, value_head=True,
                            max_grad_norm=config.max_grad_norm, head_learning_rate=config.value_learning_rate,
-                           keep_reference_head=config.kl_in_loss, **settings)
+                           keep_reference_head=config.kl_in_loss, optimizer_dtype=config.optimizer_dtype,
+                           gradient_checkpointing=config.gradient_checkpointing, **settings)
     # With adapters the reference is the same trunk with them off: one trunk, four roles.
     reference = policy if config.lora_rank else backend.Model(model_config, **settings)
     ppo = PPO(config, policy, reference, lambda prompts, responses, features: normalise(head.scores(features)),
