@@ -169,7 +169,19 @@ class ExportConfig(BackendConfig):
 
 
 @dataclass(frozen=True)
-class TrainConfig(RunConfig):
+class WeightsConfig(RunConfig):
+    """What every command that trains the language model itself takes."""
+
+    max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
+    gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: slower, smaller")
+    optimizer_dtype: str = option("float32", "precision of AdamW's two moments (bfloat16: mlx only)",
+                                  choices=("float32", "bfloat16"))
+    lora_rank: int = option(0, "rank of adapters to train instead of the weights; 0 trains every weight", minimum=0)
+    lora_scale: float = option(2.0, "factor on the adapters' output", minimum=0)
+
+
+@dataclass(frozen=True)
+class TrainConfig(WeightsConfig):
     """Supervised language-model training (pretrain and finetune)."""
 
     num_epochs: int = option(1, "passes over the steps below", minimum=1)
@@ -180,12 +192,8 @@ class TrainConfig(RunConfig):
     learning_rate: float = option(1e-3, "peak learning rate of AdamW", minimum=0)
     warmup_steps: int = option(50, "steps of linear warm-up before the cosine decay", minimum=0)
     weight_decay: float = option(0.1, "decoupled weight decay on matrices", minimum=0)
-    max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
     eval_every: int = option(100, "steps between validations", minimum=1)
     eval_batches: int = option(8, "validation batches", minimum=1)
-    gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: slower, smaller")
-    lora_rank: int = option(0, "rank of adapters to train instead of the weights; 0 trains every weight", minimum=0)
-    lora_scale: float = option(2.0, "factor on the adapters' output", minimum=0)
 
 
 @dataclass(frozen=True)
@@ -238,15 +246,13 @@ def _rate_option(full: float, lora: float) -> Any:
 
 
 @dataclass(frozen=True)
-class AlignConfig(RunConfig):
+class AlignConfig(WeightsConfig):
     """What the alignment stages share: ppo, grpo and dpo."""
 
     #: learning rate of full fine-tuning and of LoRA: adapters start at zero and want larger steps than a trained matrix
     rates: ClassVar[tuple[float, float]] = (1e-6, 3e-4)
     learning_rate: float = _rate_option(*rates)
-    max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
     lora_rank: int = option(16, "rank of the adapters; 0 trains every weight", minimum=0)
-    lora_scale: float = option(2.0, "factor on the adapters' output", minimum=0)
 
     @property
     def rate(self) -> float:

@@ -12,6 +12,12 @@ def bucket(length: int, step: int = 32) -> int:
     return -(-max(length, 1) // step) * step
 
 
+def distinct(prompts: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], np.ndarray]:
+    """The prompts without repetitions, and for each of `prompts` its place among them."""
+    places = {tuple(prompt): i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    return list(places), np.array([places[tuple(prompt)] for prompt in prompts])
+
+
 def arrange(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int) -> dict[str, np.ndarray]:
     """Prompts padded on the left, responses on the right, so that responses start in one column.
 

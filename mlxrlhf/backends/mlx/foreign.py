@@ -114,13 +114,15 @@ def generate(trunk: Foreign, prompts: Sequence[Sequence[int]], *, uniforms: np.n
     """See `protocol.Model.generate`; batching, padding and caches are mlx-lm's."""
     from mlx_lm.generate import BatchGenerator
 
+    draws = None if uniforms is None else mx.array(uniforms.astype(np.float32))
+
     def sampler(row: int) -> Callable[[mx.array], mx.array]:
         position = -1
 
         def sample(logprobs: mx.array) -> mx.array:
             nonlocal position
             position = min(position + 1, max_tokens - 1)  # mlx-lm works one token ahead of a row's end
-            return pick(logprobs, temperature, None if uniforms is None else uniforms[row:row + 1, position])
+            return pick(logprobs, temperature, None if draws is None else draws[row:row + 1, position])
 
         return sample
 
