@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+#: share of a batch that must have ended before the rest is copied into a smaller one
+LEAVE_SHARE = 0.25
+
 
 def bucket(length: int, step: int = 32) -> int:
     """Round a length up, so that a compiled step meets a handful of shapes."""

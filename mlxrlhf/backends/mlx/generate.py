@@ -7,11 +7,8 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import numpy as np
 
-from mlxrlhf.algorithms.rollout import distinct
+from mlxrlhf.algorithms.rollout import LEAVE_SHARE, distinct
 from mlxrlhf.backends.mlx.model import KVCache, Llama, segment_mask
-
-#: share of the batch that must have ended before the rest is copied into a smaller one
-LEAVE_SHARE = 0.25
 
 
 def generate(model: Llama, prompts: Sequence[Sequence[int]], *, uniforms: np.ndarray | None, max_tokens: int,

@@ -7,11 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from mlxrlhf.algorithms.rollout import distinct
+from mlxrlhf.algorithms.rollout import LEAVE_SHARE, distinct
 from mlxrlhf.backends.torch.model import KVCache, Llama, segment_mask
-
-#: share of the batch that must have ended before the rest is copied into a smaller one
-LEAVE_SHARE = 0.25
 
 
 @torch.inference_mode()
