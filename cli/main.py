@@ -213,9 +213,36 @@ def fuse(settings: config.FuseConfig) -> None:
 
 
 @app.command()
+@options_of(config.ExportConfig)
+def export(settings: config.ExportConfig) -> None:
+    """Write a checkpoint for other programs: a GGUF file, a quantised MLX folder, or a Hugging Face folder.
+
+    Example: mlxrlhf export --to mlx-4bit --size nano --out exported/nano-4bit
+    """
+    from mlxrlhf.stages import export as stage
+
+    _report(stage.run(settings, typer.echo))
+
+
+@app.command()
+@options_of(config.ServeConfig)
+def serve(settings: config.ServeConfig) -> None:
+    """Serve a model over OpenAI's chat completions protocol (mlx-lm's server): streaming and tool calls.
+
+    Example: mlxrlhf serve --size nano --port 8080
+    """
+    from mlxrlhf.agent import serve as server
+
+    server.run(settings)
+
+
+@app.command()
 @options_of(config.ChatConfig)
 def chat(settings: config.ChatConfig) -> None:
-    """Talk to a trained model.
+    """Talk to a trained model; it may call tools, each shown and asked for before it runs in the sandbox.
+
+    In a conversation, /help lists the commands. With --prompt, the answer goes to stdout, and calls, results and
+    figures to stderr.
 
     Example: mlxrlhf chat --size nano --prompt "Write a function to check if a number is prime"
     """

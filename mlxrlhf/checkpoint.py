@@ -127,6 +127,21 @@ def read_config(folder: Path) -> ModelConfig:
         attention_bias=c.get("attention_bias", False), mlp_bias=c.get("mlp_bias", False), family=family)
 
 
+def refuse_quantised(folder: Path) -> None:
+    """Raises UserError for a checkpoint whose weights are packed: only mlx-lm runs those."""
+    if "quantization" in json.loads((Path(folder) / "config.json").read_text()):
+        raise UserError(f"{folder} is quantised: mlx_lm.generate and mlxrlhf serve run it; here, give the checkpoint "
+                        "it was made from")
+
+
+def mlx_lm_reads_rope(folder: Path, config: ModelConfig) -> bool:
+    """Whether mlx-lm sees a checkpoint's rope settings: for the Llama family it reads the top of config.json only, and
+    takes base 10,000 without scaling where transformers 5 wrote `rope_parameters` alone."""
+    content = json.loads((Path(folder) / "config.json").read_text())
+    return config.family != "llama" or (config.rope_theta == content.get("rope_theta", 10_000.0)
+                                        and bool(config.rope_scaling) == bool(content.get("rope_scaling")))
+
+
 def copy_config(source: Path, target: Path, *, dtype: str) -> None:
     """The config.json of a family that is not ours, as it is but for the precision."""
     content = json.loads((Path(source) / "config.json").read_text())
@@ -173,6 +188,7 @@ def weight_files(folder: Path, config: ModelConfig) -> list[Path]:
     Raises UserError for a missing, truncated or corrupt file, and for tensors that do not fit config.json.
     """
     folder = Path(folder)
+    refuse_quantised(folder)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})

@@ -116,6 +116,13 @@ class ChatConfig(BackendConfig):
     max_tokens: int = option(256, "longest answer, in tokens", minimum=1)
     temp: float = option(0.2, "sampling temperature; 0 is greedy; 0.2 suits code (Chen et al. 2021)", minimum=0)
     seed: int = option(0, "seed of the sampling", minimum=0)
+    tools: str = option("", "Python file whose functions (type hints, docstrings with Args:) the model may call beside "
+                            "the six tools; they run with all your rights, outside the sandbox. off: no tools at all")
+    yes: bool = option(False, "run tools without asking; where there is no terminal to ask at, a call is refused "
+                              "unless this is given")
+    max_rounds: int = option(5, "times in one turn that the model may see results and go on", minimum=1)
+    unsafe_exec: bool = option(False, "run code even where no operating-system jail is available")
+    ratings: str = option("data/ratings.jsonl", "file that /rate appends to, for reward --data")
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,53 @@ class FuseConfig(BackendConfig):
 
 
 @dataclass(frozen=True)
-class TrainConfig(RunConfig):
+class ServeConfig:
+    """Defaults of `mlxrlhf serve`; it runs on MLX."""
+
+    size: str = option("nano", "model size", choices=tuple(SIZES))
+    model: str = option("", "checkpoint folder, smollm2 or a hub name (default: weights/SIZE/rlhf, or the last stage)")
+    adapter: str = option("", "folder of LoRA adapters to put on it")
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in: there is no password")
+    port: int = option(8080, "port to listen on; 0 takes a free one", minimum=0, maximum=65_535)
+    device: str = option("", "gpu or cpu (default: the best there is)")
+    max_tokens: int = option(512, "longest answer where a request names none, in tokens", minimum=1)
+    temp: float = option(0.2, "sampling temperature where a request names none, as in chat", minimum=0)
+    allowed_origins: str = option("", "comma-separated origins of web pages that may call it; * is any page")
+
+
+@dataclass(frozen=True)
+class ExportConfig(BackendConfig):
+    """Defaults of `mlxrlhf export`."""
+
+    to: str = option("gguf", "what to write", choices=("gguf", "mlx-4bit", "mlx-8bit", "hf"))
+    size: str = option("nano", "model size", choices=tuple(SIZES))
+    model: str = option("", "checkpoint folder, smollm2 or a hub name (default: weights/SIZE/rlhf, or the last stage)")
+    adapter: str = option("", "folder of LoRA adapters to merge first")
+    out: str = option("", "folder to write; for gguf, the file")
+    dtype: str = option("auto", "precision of what is not quantised; auto is float32 for hf, bfloat16 for mlx",
+                        choices=("auto", "float32", "bfloat16"))
+    gguf_type: str = option("f16", "precision of the matrices in a GGUF file", choices=("f32", "f16", "bf16", "q8_0"))
+    group_size: int = option(64, "weights that share a scale in an MLX quantisation", minimum=32, maximum=128)
+    text: str = option("", "text file to measure the cost of quantisation on (default: the prepared data's held-out "
+                           "part, or else Python's documentation)")
+    data_dir: str = option("data", "folder of prepared data; SIZE is appended")
+    eval_tokens: int = option(4_096, "tokens to measure on; 0 leaves it out", minimum=0)
+
+
+@dataclass(frozen=True)
+class WeightsConfig(RunConfig):
+    """What every command that trains the language model itself takes."""
+
+    max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
+    gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: slower, smaller")
+    optimizer_dtype: str = option("float32", "precision of AdamW's two moments (bfloat16: mlx only)",
+                                  choices=("float32", "bfloat16"))
+    lora_rank: int = option(0, "rank of adapters to train instead of the weights; 0 trains every weight", minimum=0)
+    lora_scale: float = option(2.0, "factor on the adapters' output", minimum=0)
+
+
+@dataclass(frozen=True)
+class TrainConfig(WeightsConfig):
     """Supervised language-model training (pretrain and finetune)."""
 
     num_epochs: int = option(1, "passes over the steps below", minimum=1)
@@ -139,12 +192,8 @@ class TrainConfig(RunConfig):
     learning_rate: float = option(1e-3, "peak learning rate of AdamW", minimum=0)
     warmup_steps: int = option(50, "steps of linear warm-up before the cosine decay", minimum=0)
     weight_decay: float = option(0.1, "decoupled weight decay on matrices", minimum=0)
-    max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
     eval_every: int = option(100, "steps between validations", minimum=1)
     eval_batches: int = option(8, "validation batches", minimum=1)
-    gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: slower, smaller")
-    lora_rank: int = option(0, "rank of adapters to train instead of the weights; 0 trains every weight", minimum=0)
-    lora_scale: float = option(2.0, "factor on the adapters' output", minimum=0)
 
 
 @dataclass(frozen=True)
@@ -197,15 +246,13 @@ def _rate_option(full: float, lora: float) -> Any:
 
 
 @dataclass(frozen=True)
-class AlignConfig(RunConfig):
+class AlignConfig(WeightsConfig):
     """What the alignment stages share: ppo, grpo and dpo."""
 
     #: learning rate of full fine-tuning and of LoRA: adapters start at zero and want larger steps than a trained matrix
     rates: ClassVar[tuple[float, float]] = (1e-6, 3e-4)
     learning_rate: float = _rate_option(*rates)
-    max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
     lora_rank: int = option(16, "rank of the adapters; 0 trains every weight", minimum=0)
-    lora_scale: float = option(2.0, "factor on the adapters' output", minimum=0)
 
     @property
     def rate(self) -> float:

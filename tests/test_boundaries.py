@@ -59,6 +59,8 @@ from mlxrlhf import backends
     (["torch"], "print(backends.load('auto').__name__)", "mlxrlhf.backends.mlx"),
     (["torch"], "backends.load('torch')", "pip install 'mlxrlhf[torch]'"),
     (["mlx", "torch"], "backends.load('auto')", "MLX is not installed"),
+    (["mlx", "mlx_lm"], "from mlxrlhf import config\nfrom mlxrlhf.agent import serve\nserve.run(config.ServeConfig())",
+     "MLX is not installed"),
 ])
 def test_a_missing_library_is_not_needed_or_named(missing, code, said):
     done = subprocess.run([sys.executable, "-c", BLOCKED.format(names=missing, code=code)], capture_output=True,

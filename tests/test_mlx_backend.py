@@ -292,3 +292,46 @@ def test_save_points_fall_back_when_the_last_is_damaged(tmp_path):
     arrays, state = points.latest(said.append)
     assert state["step"] == 2 and state["beta"] == 0.2 and "step-00000003 is damaged" in said[0]
     assert len(list((tmp_path / "state").iterdir())) == 2
+
+
+def test_a_master_is_split_into_a_bfloat16_and_a_remainder_without_loss():
+    import mlx.core as mx
+
+    from mlxrlhf.backends.mlx.train import join, split
+
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2**32, 100_000, dtype=np.uint64).astype(np.uint32)
+    bits = bits[(bits >> 23 & 255) < 254]  # finite, and not so large that rounding overflows
+    master = mx.array(bits).view(mx.float32)
+    weight, lower = split(master)
+    np.testing.assert_array_equal(np.array(join(weight, lower).view(mx.uint32)), bits)
+    rounded = np.array(master.astype(mx.bfloat16).view(mx.uint16)).astype(int)
+    assert weight.dtype == mx.bfloat16 and np.abs(np.array(weight.view(mx.uint16)).astype(int) - rounded).max() <= 1
+    assert (np.array(weight.view(mx.uint16)) == rounded).mean() > 0.9999, "ties alone may round another way"
+
+
+def test_bfloat16_moments_follow_the_float32_ones_and_resume_exactly():
+    batch, runs = lm_batch(tokens()), []
+    for moments in ("float32", "bfloat16"):
+        model = mlx.Model(SMALL, seed=0, dtype="bfloat16", weight_decay=0.1, optimizer_dtype=moments)
+        losses_seen = [model.step(losses.language_modelling, [batch], want=("logp",), learning_rate=3e-3)["loss"]
+                       for _ in range(12)]
+        runs.append(losses_seen)
+    assert runs[0] != runs[1] and runs[1][-1] < 0.7 * runs[1][0]
+    np.testing.assert_allclose(runs[1], runs[0], rtol=0.02)
+    again = mlx.Model(SMALL, seed=9, dtype="bfloat16", weight_decay=0.1, optimizer_dtype="bfloat16")
+    again.load_state(model.state())
+    for _ in range(2):
+        expected = model.step(losses.language_modelling, [batch], want=("logp",), learning_rate=3e-3)
+        assert again.step(losses.language_modelling, [batch], want=("logp",), learning_rate=3e-3) == expected
+
+
+def test_equal_prompts_are_read_once_and_answered_apart():
+    model = mlx.Model(SMALL, seed=0)
+    prompts = [[5, 6, 7], [8], [5, 6, 7], [8], [5, 6, 7]]
+    uniforms = np.random.default_rng(0).random((5, 20))
+    settings = dict(max_tokens=20, temperature=1.0, stop_ids=[1, 2, 3], pad_id=0)
+    together = model.generate(prompts, uniforms=uniforms, **settings)
+    for i, prompt in enumerate(prompts):
+        assert together[i] == model.generate([prompt], uniforms=uniforms[i:i + 1], **settings)[0]
+    assert len({tuple(r) for r in together}) == 5

@@ -233,8 +233,8 @@ def test_sampling_finds_the_token_in_a_flat_tail():
     exact = np.exp(logits.astype(np.float64))
     exact = (exact / exact.sum(-1, keepdims=True)).cumsum(-1)
     expected = (exact <= uniforms[:, None]).sum(-1)
-    ours = np.array(mlx_generate.pick(mx.array(logits), 1.0, uniforms))
-    other = torch_generate.pick(library.from_numpy(logits), 1.0, uniforms).numpy()
+    ours = np.array(mlx_generate.pick(mx.array(logits), 1.0, mx.array(uniforms.astype(np.float32))))
+    other = torch_generate.pick(library.from_numpy(logits), 1.0, library.from_numpy(uniforms).float()).numpy()
     assert len(set(expected)) > 32, "most draws must fall into the tail"
     for picked in (ours, other):
         assert (picked == expected).mean() > 0.9 and np.abs(picked - expected).max() <= 1

@@ -249,7 +249,7 @@ def test_bfcl_becomes_dialogues(tmp_path):
     assert [message["role"] for message in called["messages"]] == ["system", "user", "assistant"]
     assert called["messages"][2]["content"] == (
         '<tool_call>{"name": "math.hypot", "arguments": {"x": 4, "o": {"p": [1.5]}}}</tool_call>')
-    schema = json.loads(called["messages"][0]["content"].split("\n")[1])["function"]["parameters"]
+    schema = json.loads(called["messages"][0]["content"])[0]["function"]["parameters"]
     assert schema == {"type": "object", "required": ["x", "o"], "properties": {
         "x": {"type": "number"}, "z": {"type": "integer"}, "type": {},
         "o": {"type": "object", "properties": {"p": {"type": "array", "items": {"type": "number"}}}}}}

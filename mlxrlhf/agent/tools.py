@@ -59,10 +59,10 @@ class ParseError:
 
 # --- calling -------------------------------------------------------------------------------------------------------
 
-def schemas() -> list[dict]:
-    """The tools as a chat template takes them: OpenAI's function form."""
+def schemas(available: Mapping[str, Tool] | None = None) -> list[dict]:
+    """The tools (default: the six) as a chat template takes them: OpenAI's function form."""
     return [{"type": "function", "function": {"name": tool.name, "description": tool.description,
-                                              "parameters": tool.parameters}} for tool in TOOLS.values()]
+                                              "parameters": tool.parameters}} for tool in (available or TOOLS).values()]
 
 
 def format_call(name: str, arguments: Mapping) -> str:
@@ -73,8 +73,11 @@ def format_call(name: str, arguments: Mapping) -> str:
 _SPACE = re.compile(r"\s*")
 
 
-def parse_calls(text: str) -> list[dict | ParseError]:
-    """The calls of an assistant's text in order: {"name", "arguments"}, or an error for each that cannot be made."""
+def parse_calls(text: str, available: Mapping[str, Tool] | None = None) -> list[dict | ParseError]:
+    """The calls of an assistant's text in order: {"name", "arguments"}, or an error for each that cannot be made.
+
+    available: the tools on offer (default: the six).
+    """
     opening, closing = "<tool_call>", "</tool_call>"
     decoder, found, at = json.JSONDecoder(), [], 0
     while (start := text.find(opening, at)) >= 0:
@@ -92,30 +95,31 @@ def parse_calls(text: str) -> list[dict | ParseError]:
             found.append(ParseError(f"error: the tool call does not end with {closing}"))
         elif not isinstance(value, dict) or set(value) != {"name", "arguments"}:
             found.append(ParseError('error: a tool call has the keys "name" and "arguments"'))
-        elif problem := _problem(value["name"], value["arguments"]):
+        elif problem := _problem(value["name"], value["arguments"], available):
             found.append(ParseError(problem))
         else:
             found.append(value)
     return found
 
 
-def call(name: str, arguments: Mapping, unsafe: bool = False) -> str:
+def call(name: str, arguments: Mapping, unsafe: bool = False, available: Mapping[str, Tool] | None = None) -> str:
     """Make one call: at most about 600 characters of output, or what went wrong."""
-    return call_many([(name, arguments)], unsafe=unsafe)[0]
+    return call_many([(name, arguments)], unsafe=unsafe, available=available)[0]
 
 
-def call_many(calls: Sequence[tuple[str, Mapping]], unsafe: bool = False) -> list[str]:
+def call_many(calls: Sequence[tuple[str, Mapping]], unsafe: bool = False,
+              available: Mapping[str, Tool] | None = None) -> list[str]:
     """The same for many calls at once, in order; equal calls are made once."""
     outcomes: dict[object, str | Program] = {}
     keys: list[object] = []
     for index, (name, arguments) in enumerate(calls):
-        if problem := _problem(name, arguments):
+        if problem := _problem(name, arguments, available):
             keys.append(index)
             outcomes[index] = problem
             continue
-        keys.append((name, *sorted(arguments.items())))
+        keys.append((name, json.dumps(dict(arguments), sort_keys=True)))
         if keys[-1] not in outcomes:
-            outcomes[keys[-1]] = TOOLS[name].function(**arguments)
+            outcomes[keys[-1]] = (available or TOOLS)[name].function(**arguments)
     for shell, run in ((False, sandbox.run_many), (True, sandbox.run_many_bash)):
         programs = {key: outcome for key, outcome in outcomes.items()
                     if isinstance(outcome, Program) and outcome.shell == shell}
@@ -127,23 +131,69 @@ def call_many(calls: Sequence[tuple[str, Mapping]], unsafe: bool = False) -> lis
     return [_shortened(outcomes[key]) for key in keys]
 
 
-def _problem(name, arguments) -> str | None:
+def _problem(name, arguments, available: Mapping[str, Tool] | None = None) -> str | None:
     """What is wrong with this call, for the model; None when it can be made."""
-    if not isinstance(name, str) or name not in TOOLS:
-        return f"error: no tool is named {_quoted(name)}; the tools are {', '.join(TOOLS)}"
-    properties = TOOLS[name].parameters["properties"]
+    available = available or TOOLS
+    if not isinstance(name, str) or name not in available:
+        return f"error: no tool is named {_quoted(name)}; the tools are {', '.join(available)}"
+    properties = available[name].parameters["properties"]
     if not isinstance(arguments, Mapping):
         return f"error: the arguments of {name} must be an object with {', '.join(properties)}"
-    for argument in TOOLS[name].parameters["required"]:
+    for argument in available[name].parameters.get("required", ()):
         if argument not in arguments:
             return f"error: {name} needs the argument {argument}"
     for argument, value in arguments.items():
         if argument not in properties:
-            return f"error: {name} has no argument {_quoted(argument)}; it takes {', '.join(properties)}"
-        if not isinstance(value, str):
-            return f"error: the argument {argument} of {name} must be a string"
-        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-            return f"error: the argument {argument} of {name} holds a character that is not text"
+            return f"error: {name} has no argument {_quoted(argument)}; it takes {', '.join(properties) or 'none'}"
+        try:
+            misfit = _misfit(value, properties[argument])
+        except RecursionError:
+            misfit = "", "is too deep"
+        if misfit:
+            return f"error: the argument {argument}{misfit[0]} of {name} {misfit[1]}"
+    return None
+
+
+_KINDS = {"string": (str, "a string"), "integer": (int, "an integer"), "number": ((int, float), "a number"),
+          "boolean": (bool, "true or false"), "array": (list, "an array"), "object": (dict, "an object"),
+          "null": (type(None), "null")}
+
+
+def _misfit(value, schema: Mapping) -> tuple[str, str] | None:
+    """Where a JSON value first departs from its schema ("[2]" inside it, "" itself), and what it should have been.
+
+    Knows what transformers' get_json_schema writes: type, nullable, enum, anyOf, items, prefixItems and
+    additionalProperties.
+    """
+    if value is None and schema.get("nullable"):
+        return None
+    if "anyOf" in schema:
+        misfits = [_misfit(value, one) for one in schema["anyOf"]]
+        return None if None in misfits else ("", " or ".join(expected for _, expected in misfits))
+    kinds = schema.get("type", ())
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if kinds and not any(isinstance(value, _KINDS[k][0]) and (k == "boolean" or not isinstance(value, bool))
+                         for k in kinds):
+        return "", "must be " + " or ".join(_KINDS[k][1] for k in kinds)
+    if "enum" in schema and value not in schema["enum"]:
+        return "", "must be one of " + ", ".join(map(str, schema["enum"]))
+    if isinstance(value, float) and not math.isfinite(value):
+        return "", "must be a finite number"
+    if isinstance(value, str) and ("\0" in value or any("\ud800" <= character <= "\udfff" for character in value)):
+        return "", "holds a character that is not text"
+    parts: list[tuple[str, object, Mapping]] = []
+    if isinstance(value, list):
+        fixed = schema.get("prefixItems")
+        if fixed and len(value) != len(fixed):
+            return "", f"must have {len(fixed)} items"
+        parts = [(f"[{i}]", item, fixed[i] if fixed else schema.get("items", {})) for i, item in enumerate(value)]
+    elif isinstance(value, dict):
+        inside = schema.get("additionalProperties", {})
+        parts = [(f"[{_quoted(key)}]", item, inside) for key, item in value.items()]
+        parts += [("", key, {}) for key in value]
+    for place, part, one in parts:
+        if misfit := _misfit(part, one):
+            return place + misfit[0], misfit[1]
     return None
 
 

@@ -51,15 +51,15 @@ def bradley_terry(xp, chosen: Array, rejected: Array, weights: Array | None = No
 def pair_objective(loss: str, margin: float) -> Callable:
     """The ranking loss of a reward model, "margin" or "bradley-terry", over rows chosen, rejected, chosen, ...
 
-    out: score (2N,). batch: total (), the pairs of the whole batch; weight (N,), 1 on average, where pairs have one.
+    out: score (2N,). batch: weight (N,) of the pairs; total (), the pairs of the whole batch.
     """
 
     def objective(xp, out, batch):
         chosen, rejected = out["score"][0::2], out["score"][1::2]
         if loss == "margin":
-            value = margin_ranking(xp, chosen, rejected, margin, batch.get("weight"))
+            value = margin_ranking(xp, chosen, rejected, margin, batch["weight"])
         else:
-            value = bradley_terry(xp, chosen, rejected, batch.get("weight"))
+            value = bradley_terry(xp, chosen, rejected, batch["weight"])
         value = value * (chosen.shape[0] / batch["total"])
         right = xp.where(chosen > rejected, chosen * 0.0 + 1.0, chosen * 0.0)
         return value, {"loss": value, "accuracy": right.sum() / batch["total"],

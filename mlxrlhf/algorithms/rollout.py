@@ -6,10 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
+#: share of a batch that must have ended before the rest is copied into a smaller one
+LEAVE_SHARE = 0.25
+
 
 def bucket(length: int, step: int = 32) -> int:
     """Round a length up, so that a compiled step meets a handful of shapes."""
     return -(-max(length, 1) // step) * step
+
+
+def distinct(prompts: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], np.ndarray]:
+    """The prompts without repetitions, and for each of `prompts` its place among them."""
+    places = {tuple(prompt): i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    return list(places), np.array([places[tuple(prompt)] for prompt in prompts])
 
 
 def arrange(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int) -> dict[str, np.ndarray]:

@@ -48,10 +48,10 @@ def render(messages: Sequence[dict], tokenizer: AnyTokenizer) -> tuple[list[int]
     return ids, mask
 
 
-def render_prompt(messages: Sequence[dict], tokenizer: AnyTokenizer) -> list[int]:
-    """Ids up to where the assistant answers."""
+def render_prompt(messages: Sequence[dict], tokenizer: AnyTokenizer, tools: Sequence[dict] = ()) -> list[int]:
+    """Ids up to where the assistant answers. `tools` are schemas for a published template that lists them itself."""
     if isinstance(tokenizer, PublishedTokenizer):
-        return _template_ids(messages, tokenizer, generation=True)[0]
+        return _template_ids(messages, tokenizer, generation=True, tools=tools)[0]
     return [*render(messages, tokenizer)[0], tokenizer.special(names.ASSISTANT)]
 
 
@@ -102,10 +102,10 @@ def _render_template(messages: Sequence[dict], tokenizer: PublishedTokenizer) ->
     return ids, mask
 
 
-def _template_ids(messages: Sequence[dict], tokenizer: PublishedTokenizer, *,
-                  generation: bool) -> tuple[list[int], str]:
+def _template_ids(messages: Sequence[dict], tokenizer: PublishedTokenizer, *, generation: bool,
+                  tools: Sequence[dict] = ()) -> tuple[list[int], str]:
     """Ids and text of a dialogue. A turn that spells a special token is encoded apart, as the plain text it is."""
-    text = tokenizer.apply_template(messages, generation=generation)
+    text = tokenizer.apply_template(messages, generation=generation, tools=tools)
     spelled = [m["content"] for m in messages if tokenizer.spells_special(m.get("content") or "")]
     if not spelled:
         return tokenizer.encode_template(text), text
@@ -125,7 +125,7 @@ def read_jsonl(path: Path) -> list[tuple[str, dict]]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a string may hold U+2028, which splitlines() counts
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give an existing JSONL file") from None
     except UnicodeDecodeError as error:
@@ -157,19 +157,11 @@ def load_dialogues(path: Path) -> list[dict]:
 
 def _dialogue(row: dict, place: str) -> dict:
     if "messages" in row:
-        messages = row["messages"]
-        if not isinstance(messages, list) or not messages:
-            raise UserError(f"{place}: messages must be a list of turns, each with role and content")
-        for i, message in enumerate(messages):
-            role = message.get("role") if isinstance(message, dict) else None
-            if role not in ROLES:
-                raise UserError(f"{place}: message {i + 1} has role {role!r}; use one of {', '.join(ROLES)}")
-            if not isinstance(message.get("content") or "", str):
-                raise UserError(f"{place}: the content of message {i + 1} must be text")
+        messages = check_messages(row["messages"], place)
         if not any(m["role"] == "assistant" for m in messages):
             raise UserError(f"{place} has no assistant turn, so there is nothing to learn from; add one")
         if row.get("tools"):
-            messages = _with_tools(messages, row["tools"])
+            messages = with_tools(messages, row["tools"])
         return {"messages": messages}
     if "prompt" in row and "completion" in row:
         if not all(isinstance(row[k], str) and row[k] for k in ("prompt", "completion")):
@@ -181,10 +173,29 @@ def _dialogue(row: dict, place: str) -> dict:
     raise UserError(f"{place} has the keys {', '.join(row) or '(none)'}; give prompt and completion, messages, or text")
 
 
-def _with_tools(messages: list[dict], tools: list) -> list[dict]:
-    """Tool schemas join the system turn, as in the chat template."""
-    listing = json.dumps(tools, ensure_ascii=False)
-    if messages[0]["role"] == "system":
+def check_messages(messages, place: str) -> list[dict]:
+    """The turns of a file's row, unchanged. Raises UserError for what is no dialogue."""
+    if not isinstance(messages, list) or not messages:
+        raise UserError(f"{place}: messages must be a list of turns, each with role and content")
+    for i, message in enumerate(messages):
+        role = message.get("role") if isinstance(message, dict) else None
+        if role not in ROLES:
+            raise UserError(f"{place}: message {i + 1} has role {role!r}; use one of {', '.join(ROLES)}")
+        if not isinstance(message.get("content") or "", str):
+            raise UserError(f"{place}: the content of message {i + 1} must be text")
+    return messages
+
+
+def with_tools(messages: Sequence[dict], tools: Sequence[dict], *, explained: bool = False) -> list[dict]:
+    """Tool schemas join the system turn, as in the chat template.
+
+    `explained` also says how to call one, for a model that was not trained on such dialogues.
+    """
+    listing = json.dumps(list(tools), ensure_ascii=False)
+    if explained:
+        listing = (f"You may call these tools:\n{listing}\nTo call one, answer {names.TOOL_CALL}"
+                   f'{{"name": ..., "arguments": {{...}}}}{names.TOOL_CALL_END} and wait for its result.')
+    if messages and messages[0]["role"] == "system":
         return [{"role": "system", "content": messages[0]["content"] + "\n" + listing}, *messages[1:]]
     return [{"role": "system", "content": listing}, *messages]
 

@@ -1,7 +1,6 @@
 """Preference data in the forms people publish it in, as pairs: local files, or data sets of the Hugging Face hub.
 
-    {prompt, chosen, rejected}         text, or lists of messages (TRL's explicit form, UltraFeedback binarized); an
-                                       optional "weight" says how much the pair counts in the reward model's loss
+    {prompt, chosen, rejected}         text, or lists of messages (TRL's explicit form, UltraFeedback binarized)
     {chosen, rejected}                 whole conversations with a common start (TRL's implicit form): messages, text, or
                                        transcripts of "\\n\\nHuman: ... \\n\\nAssistant: ..." (Anthropic HH)
     {instruction, completions}         UltraFeedback: the completion of the highest overall_score against the lowest
@@ -180,8 +179,10 @@ def _explicit_or_implicit(row: dict, place: str, report: Report) -> tuple[str, P
         if not row.get(name):
             raise UserError(f'{place} has no "{name}"; each row needs prompt, chosen and rejected')
     named = {k: str(row[k]) for k in ("criterion", "rationale", "task") if row.get(k)}
-    if row.get("weight") is not None:
-        named["weight"] = _weight(row["weight"], place)
+    weight = 1.0 if row.get("weight") is None else row["weight"]  # Parquet writes an absent one as null
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
+        raise UserError(f"{place}: weight is {weight!r}; it must be a number above 0")
+    named["weight"] = float(weight)
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
     if type(chosen) is not type(rejected):
         raise UserError(f"{place}: chosen and rejected must both be text or both be lists of messages")
@@ -224,12 +225,6 @@ def _explicit_or_implicit(row: dict, place: str, report: Report) -> tuple[str, P
             report.leave_out("with an empty answer", place)
             return form, None
     return form, Pair(_simplest(start), sides[0][0]["content"], sides[1][0]["content"], **named)
-
-
-def _weight(value, place: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise UserError(f"{place}: weight is {value!r}; it must be a number above 0")
-    return float(value)
 
 
 def _ultrafeedback(row: dict, place: str, report: Report) -> Pair | None:

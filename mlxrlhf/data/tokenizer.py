@@ -9,9 +9,11 @@ the token. One concession, SentencePiece's own: the character U+2581 stands for 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -24,6 +26,9 @@ TOOL_RESPONSE, TOOL_RESPONSE_END = "<tool_response>", "</tool_response>"
 #: ids 1 to 10, in this order; 0 is the unknown piece, which byte fallback never uses
 SPECIALS = (PAD, END, SYSTEM, USER, ASSISTANT, "<|preference|>", TOOL_CALL, TOOL_CALL_END, TOOL_RESPONSE,
             TOOL_RESPONSE_END)
+#: the module of mlx_lm.tool_parsers that reads <tool_call>{json}</tool_call>; mlx-lm's server takes its name from
+#: tokenizer_config.json, where a name it does not have would stop the server
+TOOL_PARSER = "json_tools"
 _SPACE = "\u2581"
 
 #: the form of a dialogue, the same as `dialogue.render` writes (a test compares them)
@@ -72,7 +77,8 @@ def train(texts: Iterable[str], vocab_size: int, folder: Path) -> None:
         (temporary / "tokenizer.json").write_text(json.dumps(_fast_tokenizer(processor), ensure_ascii=False),
                                                   encoding="utf-8")
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "eos_token": END, "bos_token": None,
-                  "unk_token": "<unk>", "clean_up_tokenization_spaces": False, "model_max_length": 2048}
+                  "unk_token": "<unk>", "clean_up_tokenization_spaces": False, "model_max_length": 2048,
+                  "tool_parser_type": TOOL_PARSER}
         (temporary / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
         (temporary / "chat_template.jinja").write_text(CHAT_TEMPLATE)
 
@@ -250,12 +256,28 @@ class PublishedTokenizer(_Decoding):
         """Whether a text spells one of the special tokens."""
         return any(special in text for special in self._specials)
 
-    def apply_template(self, messages: Sequence[dict], *, generation: bool) -> str:
+    @functools.cached_property
+    def takes_tools(self) -> bool:
+        """Whether the chat template lists tools by itself."""
+        return bool(re.search(r"\btools\b", self._tokenizer.get_chat_template(tools=[{}])))
+
+    @functools.cached_property
+    def takes_tool_turns(self) -> bool:
+        """Whether the chat template shows the model what is in a tool's turn."""
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+                 {"role": "tool", "content": "a result"}]
+        try:
+            return "a result" in self.apply_template(turns, generation=True)
+        except UserError:
+            return False
+
+    def apply_template(self, messages: Sequence[dict], *, generation: bool, tools: Sequence[dict] = ()) -> str:
         """The dialogue as the model's chat template writes it. Raises UserError when the template refuses it."""
         from jinja2 import TemplateError
 
         try:
-            return self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation)
+            return self._tokenizer.apply_chat_template(list(messages), tools=list(tools) or None, tokenize=False,
+                                                       add_generation_prompt=generation)
         except (TemplateError, TypeError, KeyError) as error:
             raise UserError(f"the chat template of {self.folder} refuses this dialogue ({error}); some models take no "
                             "system turn, or no tool turns") from None

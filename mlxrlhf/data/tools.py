@@ -26,6 +26,7 @@ from pathlib import Path
 
 from mlxrlhf.agent import tools
 from mlxrlhf.data import corpora
+from mlxrlhf.data.dialogue import with_tools
 from mlxrlhf.errors import UserError
 
 KINDS = ("none", "single", "chain", "fix")
@@ -689,11 +690,6 @@ _NO_TOOL_FITS = "None of the tools I have can do that."
 _JSON_TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": None, "": None}
 
 
-def system_text(functions: Sequence[dict]) -> str:
-    """What a system message says of the tools on offer: a line of JSON each."""
-    return "\n".join(["You may call these tools:", *(json.dumps(one, ensure_ascii=False) for one in functions)])
-
-
 def bfcl(source: str, say: Callable[[str], None] = print) -> list[dict]:
     """Dialogues of bfcl-eval: `package` fetches the pinned one and reads its data files only; else a folder of them."""
     if source != "package":
@@ -754,20 +750,16 @@ def _rows(path: Path, *keys: str) -> list[dict]:
 
 
 def _from_row(row: dict, answer: list[dict] | None) -> dict | None:
-    turns, system = row["question"][0], [system_text([_schema(function) for function in row["function"]])]
-    system += [turn["content"] for turn in turns if turn["role"] == "system"]
-    turns = [turn for turn in turns if turn["role"] != "system"]
-    if len(row["question"]) != 1 or [turn["role"] for turn in turns] != ["user"]:
+    turns = row["question"][0]
+    if len(row["question"]) != 1 or [turn["role"] for turn in turns] not in (["user"], ["system", "user"]):
         return None
     required = {function["name"]: function["parameters"].get("required", ()) for function in row["function"]}
     calls = [tools.format_call(name, _arguments(right, required[name]))
              for one in answer or () for name, right in one.items()]
     kind = "none" if not calls else "single" if len(calls) == 1 else "parallel"
-    return {"kind": kind, "messages": [
-        {"role": "system", "content": "\n\n".join(system)},
-        {"role": "user", "content": turns[0]["content"]},
-        {"role": "assistant", "content": "\n".join(calls) or _NO_TOOL_FITS},
-    ]}
+    asked = with_tools([{"role": turn["role"], "content": turn["content"]} for turn in turns],
+                       [_schema(function) for function in row["function"]])
+    return {"kind": kind, "messages": [*asked, {"role": "assistant", "content": "\n".join(calls) or _NO_TOOL_FITS}]}
 
 
 def _arguments(right: dict[str, list], required: Sequence[str]) -> dict:

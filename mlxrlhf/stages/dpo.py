@@ -86,7 +86,9 @@ def run(config: DPOConfig) -> dict:
     points = checkpoint.SavePoints(out)
     found = training.resume_from(points, config, print)
     policy = backend.Model(model_config, folder=source, seed=config.seed, dtype=config.dtype,
-                           lora_rank=config.lora_rank, lora_scale=config.lora_scale, max_grad_norm=config.max_grad_norm)
+                           lora_rank=config.lora_rank, lora_scale=config.lora_scale, max_grad_norm=config.max_grad_norm,
+                           optimizer_dtype=config.optimizer_dtype,
+                           gradient_checkpointing=config.gradient_checkpointing)
     if not found:
         print(f"dpo: the reference's log-probabilities of {len(pairs):,} pairs")
     dpo = DPO(config, policy, pairs, pad_id=tokenizer.pad_id, reference=found[0]["reference"] if found else None)

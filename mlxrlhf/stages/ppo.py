@@ -211,7 +211,8 @@ def align(config: PPOConfig | GRPOConfig, stage: str) -> dict:
     policy = backend.Model(model_config, lora_rank=config.lora_rank, lora_scale=config.lora_scale,
                            max_grad_norm=config.max_grad_norm, value_head=critic,
                            head_learning_rate=config.value_learning_rate if critic else None,
-                           keep_reference_head=critic and config.kl_in_loss, **settings)
+                           keep_reference_head=critic and config.kl_in_loss, optimizer_dtype=config.optimizer_dtype,
+                           gradient_checkpointing=config.gradient_checkpointing, **settings)
     # With adapters the reference is the same trunk with them off: one trunk, four roles.
     reference = policy if config.lora_rank else backend.Model(model_config, **settings)
     ppo = PPO(config, policy, reference, score, end_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)

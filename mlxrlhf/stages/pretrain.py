@@ -46,7 +46,7 @@ def fit(config: TrainConfig, stage: str, source: Path | None, model_config, toke
     model = backend.Model(model_config, folder=source, seed=config.seed, dtype=config.dtype,
                           weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
                           gradient_checkpointing=config.gradient_checkpointing, lora_rank=config.lora_rank,
-                          lora_scale=config.lora_scale)
+                          lora_scale=config.lora_scale, optimizer_dtype=config.optimizer_dtype)
     total = config.num_epochs * config.steps_per_epoch
     start = found[1]["step"] if found else 0
     with RunLog(out / "run", stage, total, to_json(config), start=start, memory=backend.peak_memory) as log:

@@ -86,17 +86,11 @@ def by_criterion(correct: np.ndarray, pairs: Sequence[EncodedPair]) -> dict[str,
     return {name: float(np.mean(values)) for name, values in sorted(groups.items())}
 
 
-def weights_of(pairs: Sequence[EncodedPair]) -> np.ndarray:
-    """How much each pair counts beside the others, (N,) float32, 1 on average."""
-    weights = np.array([p.weight for p in pairs], np.float32)
-    return weights / weights.mean()
-
-
 def train_head(head, chosen: np.ndarray, rejected: np.ndarray, config: RewardConfig, *, start: int = 0,
                weights: np.ndarray | None = None, on_step=lambda step, metrics: None) -> None:
     """`num_epochs` passes of the chosen loss over cached features (N, d), from optimizer step `start`.
 
-    weights (N,): how much each pair counts, 1 on average; None counts all alike.
+    weights (N,), 1 on average: how much each pair counts; None counts all alike.
     """
     size = min(config.batch_size, len(chosen))
     total = config.num_epochs * -(-len(chosen) // size)
@@ -107,23 +101,29 @@ def train_head(head, chosen: np.ndarray, rejected: np.ndarray, config: RewardCon
                                        None if weights is None else weights[rows]), "lr": rate})
 
 
+def pair_weights(pairs: Sequence[EncodedPair]) -> np.ndarray:
+    """How much each pair counts, (N,) float32, 1 on average."""
+    weights = np.array([p.weight for p in pairs], np.float32)
+    return weights / weights.mean()
+
+
 def unfreeze(model, pairs: Sequence[EncodedPair], config: RewardConfig, pad_id: int, *, start: int = 0,
              on_step=lambda step, metrics: None) -> None:
     """`unfreeze_epochs` passes of the chosen loss over adapters and head together, from optimizer step `start`."""
     objective = losses.pair_objective(config.loss, config.margin)
     size = min(config.batch_size, len(pairs))
     total = config.unfreeze_epochs * -(-len(pairs) // size)
-    mean_weight = np.mean([p.weight for p in pairs])
+    weights = pair_weights(pairs)
     for step in range(start, total):
-        some = [pairs[i] for i in pick(len(pairs), size, config.seed + 1, step)]
-        some.sort(key=lambda p: max(len(p.chosen), len(p.rejected)))
+        rows = pick(len(pairs), size, config.seed + 1, step)
+        rows = sorted(rows, key=lambda i: max(len(pairs[i].chosen), len(pairs[i].rejected)))
         batches = []
         for at in range(0, size, config.micro_batch_size):
-            part = some[at:at + config.micro_batch_size]
+            numbers = rows[at:at + config.micro_batch_size]
+            part = [pairs[i] for i in numbers]
             batch = _padded([side for p in part for side in (p.chosen, p.rejected)],
                             [p.start for p in part for _ in range(2)], pad_id)
-            batches.append({**batch, "total": np.float32(size),
-                            "weight": np.float32([p.weight / mean_weight for p in part])})
+            batches.append({**batch, "total": np.float32(size), "weight": weights[numbers]})
         rate = config.unfreeze_learning_rate * (1 - step / total)
         on_step(step + 1, {**model.step(objective, batches, want=("score",), learning_rate=rate), "lr": rate})
 
@@ -189,7 +189,7 @@ def run(config: RewardConfig) -> dict:
                 metrics["val_accuracy"] = float(accuracy(head, *val_features).mean())
             on_step(step, metrics, head)
 
-        train_head(head, *train_features, config, start=min(start, head_steps), weights=weights_of(train_pairs),
+        train_head(head, *train_features, config, weights=pair_weights(train_pairs), start=min(start, head_steps),
                    on_step=on_head_step)
         figures = {}
         if config.unfreeze_rank:

@@ -3,6 +3,8 @@
 mlx-lm's modules build their own causal mask, so rows with several documents or left padding are taken apart first:
 every document runs alone from the left edge, and its hidden states are put back where it stood. Positions restart at
 every document, which changes nothing: rotary embeddings depend on distances only.
+
+mlx-lm brings transformers along, which takes seconds to import: only a model that needs it waits for it.
 """
 
 from __future__ import annotations
@@ -13,9 +15,6 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx_lm.generate import BatchGenerator
-from mlx_lm.tuner.trainer import grad_checkpoint
-from mlx_lm.utils import load_model
 
 from mlxrlhf import checkpoint
 from mlxrlhf.algorithms.rollout import bucket
@@ -27,6 +26,8 @@ class Foreign(nn.Module):
     """A model of mlx-lm, its parameters under mlx-lm's names."""
 
     def __init__(self, folder: Path):
+        from mlx_lm.utils import load_model
+
         super().__init__()
         checkpoint.check_safetensors(folder)
         try:
@@ -52,6 +53,8 @@ class Foreign(nn.Module):
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, wanted: bool) -> None:
         if wanted:
+            from mlx_lm.tuner.trainer import grad_checkpoint
+
             grad_checkpoint(self.layers[0])  # it patches the class, so one block stands for all
 
     def head_weight(self) -> mx.array:
@@ -109,13 +112,17 @@ def generate(trunk: Foreign, prompts: Sequence[Sequence[int]], *, uniforms: np.n
              temperature: float, stop_ids: Sequence[int], pad_id: int,
              on_token: Callable[[int], None] | None = None) -> list[list[int]]:
     """See `protocol.Model.generate`; batching, padding and caches are mlx-lm's."""
+    from mlx_lm.generate import BatchGenerator
+
+    draws = None if uniforms is None else mx.array(uniforms.astype(np.float32))
+
     def sampler(row: int) -> Callable[[mx.array], mx.array]:
         position = -1
 
         def sample(logprobs: mx.array) -> mx.array:
             nonlocal position
             position = min(position + 1, max_tokens - 1)  # mlx-lm works one token ahead of a row's end
-            return pick(logprobs, temperature, None if uniforms is None else uniforms[row:row + 1, position])
+            return pick(logprobs, temperature, None if draws is None else draws[row:row + 1, position])
 
         return sample
 

@@ -1,4 +1,4 @@
-"""Batched sampling with a KV cache; finished rows leave the batch."""
+"""Batched sampling with a KV cache; equal prompts are read once, finished rows leave the batch."""
 
 from __future__ import annotations
 
@@ -7,57 +7,74 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import numpy as np
 
+from mlxrlhf.algorithms.rollout import LEAVE_SHARE, distinct
 from mlxrlhf.backends.mlx.model import KVCache, Llama, segment_mask
 
 
 def generate(model: Llama, prompts: Sequence[Sequence[int]], *, uniforms: np.ndarray | None, max_tokens: int,
              temperature: float, stop_ids: Sequence[int], pad_id: int,
              on_token: Callable[[int], None] | None = None) -> list[list[int]]:
-    """See `protocol.Model.generate`."""
-    width = max(len(p) for p in prompts)
+    """See `protocol.Model.generate`.
+
+    The device works one token ahead: a token is read only once the next forward is under way, which costs one unused
+    forward where every row ends early.
+    """
+    prompts, copies = distinct(prompts)
+    width, total = max(len(p) for p in prompts), len(copies)
     tokens = np.full((len(prompts), width), pad_id, np.int32)
-    pads = np.array([width - len(p) for p in prompts])
-    for row, prompt in zip(tokens, prompts):
+    seen = np.ones((len(prompts), width + max_tokens), bool)  # which cached keys are tokens
+    for row, keys, prompt in zip(tokens, seen, prompts):
         row[width - len(prompt):] = prompt
-    padded = bool(pads.any())
-    real = mx.array(np.arange(width)[None, :] >= pads[:, None])  # (B, width): which cached keys are tokens
+        keys[:width - len(prompt)] = False
+    padded = not seen.all()
+    mask = segment_mask(mx.array(seen[:, :width].astype(np.int32))) if padded else "causal"
 
     caches = [KVCache() for _ in model.model.layers]
-    mask = segment_mask(real.astype(mx.int32)) if padded else "causal"
     hidden = model(mx.array(tokens), mask=mask, caches=caches)[:, -1]
-    responses: list[list[int]] = [[] for _ in prompts]
-    active = np.arange(len(prompts))  # which response each live row writes
+    if len(prompts) < total:  # several responses to one prompt
+        rows = mx.array(copies)
+        hidden = hidden[rows]
+        for cache in caches:
+            cache.keep(rows)
+    real = mx.array(seen[copies])
+    responses: list[list[int]] = [[] for _ in copies]
+    active = np.arange(total)  # which response each row of the batch writes
+    done = np.zeros(total, bool)
+    draws = None if uniforms is None else mx.array(uniforms.astype(np.float32))
+    picked = pick(model.logits(hidden), temperature, None if draws is None else draws[:, 0])
     for position in range(max_tokens):
-        u = None if uniforms is None else uniforms[active, position]
-        picked = pick(model.logits(hidden), temperature, u)
-        ids = picked.tolist()
-        for row, token in zip(active, ids):
-            responses[row].append(token)
-        if on_token and active[0] == 0:
-            on_token(ids[0])
-        alive = np.array([token not in stop_ids for token in ids])
-        if not alive.any() or position + 1 == max_tokens:
+        following = None
+        if position + 1 < max_tokens:
+            key_mask = real[:, None, None, :width + position + 1] if padded else "causal"
+            hidden = model(picked[:, None], mask=key_mask, offset=width + position, caches=caches)[:, -1]
+            following = pick(model.logits(hidden), temperature, None if draws is None else draws[:, position + 1])
+            mx.async_eval(following)
+        for row, token in zip(active, picked.tolist()):
+            if not done[row]:
+                responses[row].append(token)
+                done[row] = token in stop_ids
+                if on_token and row == 0:
+                    on_token(token)
+        ended = done[active]
+        if ended.all() or following is None:
             break
-        if not alive.all():
-            rows = mx.array(np.flatnonzero(alive))
+        if ended.mean() >= LEAVE_SHARE:
+            rows = mx.array(np.flatnonzero(~ended))
             for cache in caches:
                 cache.keep(rows)
-            active, picked, real = active[alive], picked[rows], real[rows]
-        if padded:
-            real = mx.concatenate([real, mx.ones((len(active), 1), mx.bool_)], axis=1)
-        key_mask = real[:, None, None, :] if padded else "causal"
-        hidden = model(picked[:, None], mask=key_mask, offset=width + position,
-                       caches=caches)[:, -1]
+            active, following, real = active[~ended], following[rows], real[rows]
+            draws = None if draws is None else draws[rows]
+        picked = following
     return responses
 
 
-def pick(logits: mx.array, temperature: float, uniforms: np.ndarray | None) -> mx.array:
+def pick(logits: mx.array, temperature: float, uniforms: mx.array | None) -> mx.array:
     """Greedy, or by the inverse CDF: the first token whose cumulative probability exceeds u. (B, V) -> (B,)"""
     if uniforms is None or temperature == 0:
         return mx.argmax(logits, axis=-1)
     probs = mx.softmax(logits.astype(mx.float32) / temperature, axis=-1, precise=True)
     cumulative = cumulate(probs)
-    threshold = mx.array(uniforms.astype(np.float32))[:, None] * cumulative[:, -1:]
+    threshold = uniforms[:, None] * cumulative[:, -1:]
     return mx.minimum((cumulative <= threshold).sum(axis=-1), logits.shape[-1] - 1)
 
 

@@ -62,7 +62,7 @@ class KVCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def keep(self, rows: mx.array) -> None:
-        """Finished rows leave the batch."""
+        """The batch becomes these rows: finished ones leave, a shared prompt is repeated."""
         self.keys, self.values = self.keys[rows], self.values[rows]
 
 
@@ -214,8 +214,12 @@ def token_statistics(hidden: mx.array, weight: mx.array, targets: mx.array, temp
     float32. More than one chunk is recomputed in the backward pass, so that (N, V) logits never exist at once.
     """
 
+    def scaled(h, w):
+        logits = (h @ w.T).astype(mx.float32)
+        return logits if temperature == 1 else logits / temperature
+
     def chunk(h, w, t, *ref):
-        logits = (h @ w.T).astype(mx.float32) / temperature
+        logits = scaled(h, w)
         norm = mx.logsumexp(logits, axis=-1)
         picked = mx.stop_gradient(t)[:, None]  # recomputation would ask for a gradient of the indices
         outputs = [mx.take_along_axis(logits, picked, axis=-1)[:, 0] - norm]
@@ -225,7 +229,7 @@ def token_statistics(hidden: mx.array, weight: mx.array, targets: mx.array, temp
         if entropy:
             outputs.append(-(probs * logprobs).sum(axis=-1))
         if ref:
-            ref_logits = (ref[0] @ ref[1].T).astype(mx.float32) / temperature
+            ref_logits = scaled(*ref)
             ref_logprobs = ref_logits - mx.logsumexp(ref_logits, axis=-1, keepdims=True)
             outputs.append((probs * (logprobs - ref_logprobs)).sum(axis=-1))
         return tuple(outputs)

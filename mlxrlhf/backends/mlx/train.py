@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx.utils import tree_flatten, tree_unflatten
 
 from mlxrlhf import checkpoint
 from mlxrlhf.algorithms import losses
@@ -25,6 +25,8 @@ from mlxrlhf.errors import UserError
 
 _ADAM = dict(betas=[0.9, 0.95], eps=1e-5, bias_correction=True)  # MLX's default leaves the bias correction out
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
+#: elements updated at once: gradients and the optimizer's temporaries are freed from one portion to the next
+UPDATE_CHUNK = 2**22
 
 
 class ValueHead(nn.Module):
@@ -90,8 +92,9 @@ class MLXModel:
     def __init__(self, config: ModelConfig, *, folder: Path | None = None, seed: int = 0, dtype: str = "float32",
                  lora_rank: int = 0, lora_scale: float = 2.0, value_head: bool = False, weight_decay: float = 0.0,
                  max_grad_norm: float = 1.0, head_learning_rate: float | None = None,
-                 gradient_checkpointing: bool = False, keep_reference_head: bool = False):
-        self.config, self.dtype = config, dtype
+                 gradient_checkpointing: bool = False, keep_reference_head: bool = False,
+                 optimizer_dtype: str = "float32"):
+        self.config, self.dtype, self.optimizer_dtype = config, dtype, optimizer_dtype
         mx.random.seed(seed)
         self.folder = folder
         trunk = Foreign(folder) if config.family != "llama" else Llama(config)
@@ -111,8 +114,9 @@ class MLXModel:
         self._groups = {"decay": optim.AdamW(1.0, weight_decay=weight_decay, **_ADAM),
                         "plain": optim.AdamW(1.0, weight_decay=0.0, **_ADAM),
                         "head": optim.AdamW(1.0, weight_decay=0.0, **_ADAM)}
-        # bfloat16 cannot absorb small steps, so what is trained has a float32 master that the trunk is cast from.
-        self._masters = {k: v.astype(mx.float32) for k, v in tree_flatten(self.network.trainable_parameters())}
+        # bfloat16 cannot absorb small steps, so what is trained has a float32 master: the bfloat16 weight is its upper
+        # half, and the lower half is kept here. A float32 weight is its own master.
+        self._lower = {name: mx.zeros(w.shape, mx.uint16) for name, w in self._trained() if w.dtype == mx.bfloat16}
         self._compiled: dict = {}
 
     # --- forward ---------------------------------------------------------------------------------------------------
@@ -137,22 +141,24 @@ class MLXModel:
 
     def step(self, objective, batches, *, want, learning_rate, temperature=1.0):
         self._enable(True)
-        gradients, totals = None, {}
+        gradients, totals = {}, {}
         for batch in batches:
             gradient, metrics = self._gradient(objective, batch, tuple(want), temperature)
-            gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
-            totals = metrics if not totals else {k: totals[k] + metrics[k] for k in totals}
+            gradient = dict(tree_flatten(gradient))
+            # A bfloat16 gradient is kept as it is, but sums of them need more digits.
+            gradients = {k: gradients[k].astype(mx.float32) + g for k, g in gradient.items()} if gradients else gradient
+            totals = {k: totals[k] + metrics[k] for k in totals} if totals else metrics
+            del gradient
             mx.eval(gradients, totals)
-        flat = {k: v.astype(mx.float32) for k, v in tree_flatten(gradients)}
         # Reduced row by row: a naive float32 sum over a large array loses digits.
-        norm = mx.sqrt(sum(mx.square(g).sum(axis=-1).sum() for g in flat.values()))
-        metrics = {name: float(value) for name, value in totals.items()}
-        metrics["grad_norm"], metrics["skipped"] = float(norm), 0.0
-        if not all(map(math.isfinite, (metrics["grad_norm"], metrics["loss"]))):
+        norm = mx.sqrt(sum(mx.square(g.astype(mx.float32)).sum(axis=-1).sum() for g in gradients.values())).item()
+        metrics = {name: value.item() for name, value in totals.items()}
+        metrics["grad_norm"], metrics["skipped"] = norm, 0.0
+        if not all(map(math.isfinite, (norm, metrics["loss"]))):
             metrics["skipped"] = 1.0
             return metrics
-        scale = min(1.0, self.max_grad_norm / (metrics["grad_norm"] + 1e-6)) if self.max_grad_norm else 1.0
-        self._update({k: g * scale for k, g in flat.items()}, learning_rate)
+        scale = min(1.0, self.max_grad_norm / (norm + 1e-6)) if self.max_grad_norm else 1.0
+        self._update(gradients, scale, learning_rate)
         return metrics
 
     def _gradient(self, objective, batch, want, temperature):
@@ -172,23 +178,48 @@ class MLXModel:
         (_, metrics), gradient = self._compiled[key](arrays)
         return gradient, metrics
 
-    def _update(self, gradients: dict[str, mx.array], learning_rate: float) -> None:
+    def _update(self, gradients: dict[str, mx.array], scale: float, learning_rate: float) -> None:
+        """One AdamW step; `gradients` is emptied, for each is freed once it was used."""
         head_rate = learning_rate if self.head_learning_rate is None else self.head_learning_rate
+        weights = dict(self._trained())
         for group, optimizer in self._groups.items():
             names = [name for name, g in gradients.items() if _group(name, g) == group]
-            if names:
-                optimizer.learning_rate = head_rate if group == "head" else learning_rate
-                self._masters.update(optimizer.apply_gradients({n: gradients[n] for n in names},
-                                                               {n: self._masters[n] for n in names}))
-        self._publish()
-        mx.eval(self.network.parameters(), [o.state for o in self._groups.values()])
+            if not names:
+                continue
+            optimizer.learning_rate = head_rate if group == "head" else learning_rate
+            optimizer.state["step"] = optimizer.step + 1
+            while names:
+                moved, size = {}, 0
+                while names and size < UPDATE_CHUNK:
+                    name = names.pop()
+                    gradient, master = gradients.pop(name), self._master(name, weights.pop(name))
+                    size += gradient.size
+                    state = optimizer.state.setdefault(name, {})
+                    if not state:
+                        optimizer.init_single(master.astype(_DTYPES[self.optimizer_dtype]), state)
+                    moved[name] = optimizer.apply_single(gradient.astype(mx.float32) * scale, master, state)
+                    for moment in state:
+                        state[moment] = state[moment].astype(_DTYPES[self.optimizer_dtype])
+                    del gradient, master
+                self._publish(moved)
+                del moved
+                mx.eval(self.network.trainable_parameters(), self._lower, optimizer.state)
 
-    def _publish(self) -> None:
-        """Cast the masters into the network: adapters and heads stay float32, the trunk takes its own precision."""
-        dtype = _DTYPES[self.dtype]
-        keeps = ("value_head", "lora_")
-        self.network.update(tree_unflatten([(k, v if any(s in k for s in keeps) else v.astype(dtype))
-                                            for k, v in self._masters.items()]))
+    def _trained(self) -> list[tuple[str, mx.array]]:
+        return tree_flatten(self.network.trainable_parameters())
+
+    def _master(self, name: str, weight: mx.array) -> mx.array:
+        """The float32 value of a trained weight."""
+        return weight if name not in self._lower else join(weight, self._lower[name])
+
+    def _publish(self, masters: dict[str, mx.array]) -> None:
+        """Put float32 values into the network: adapters and heads stay float32, the trunk takes its own precision."""
+        weights = []
+        for name, master in masters.items():
+            if name in self._lower:
+                master, self._lower[name] = split(master)
+            weights.append((name, master))
+        self.network.update(tree_unflatten(weights))
 
     def _arrays(self, batch: dict) -> dict:
         """The batch as MLX arrays; mlx-lm's models take the layout of segments in their place."""
@@ -204,21 +235,21 @@ class MLXModel:
     # --- state and saving ------------------------------------------------------------------------------------------
 
     def state(self):
-        arrays = {f"weights/{k}": np.array(v) for k, v in self._masters.items()}
+        arrays = {f"weights/{k}": np.array(self._master(k, v)) for k, v in self._trained()}
         for group, optimizer in self._groups.items():
-            arrays.update({f"optimizer/{group}/{k}": np.array(v) for k, v in tree_flatten(optimizer.state)})
+            arrays.update({f"optimizer/{group}/{k}": np.array(v.astype(mx.float32) if v.dtype == mx.bfloat16 else v)
+                           for k, v in tree_flatten(optimizer.state)})
         return arrays
 
     def load_state(self, arrays):
-        self._masters = {k.removeprefix("weights/"): mx.array(v) for k, v in arrays.items() if k.startswith("weights/")}
+        self._publish({k.removeprefix("weights/"): mx.array(v) for k, v in arrays.items() if k.startswith("weights/")})
         for group, optimizer in self._groups.items():
             prefix = f"optimizer/{group}/"
             state = {k.removeprefix(prefix): mx.array(v) for k, v in arrays.items() if k.startswith(prefix)}
+            moments = _DTYPES[self.optimizer_dtype]
             # Parameter names contain dots, so the flat state is one level of names above {m, v}.
-            optimizer.state = _nest(state)
-            optimizer._initialized = any("." in k for k in state)
-        self._publish()
-        mx.eval(self.network.parameters())
+            optimizer.state = _nest({k: v.astype(moments) if "." in k else v for k, v in state.items()})
+        mx.eval(self.network.parameters(), self._lower, [o.state for o in self._groups.values()])
 
     def save(self, folder, *, pad_id, end_id):
         weights = {}
@@ -304,12 +335,28 @@ def to_mlx(batch: dict) -> dict:
     a compiled step meets a handful of shapes.
     """
     arrays = {k: int(v) if k == "start" else mx.array(v) for k, v in batch.items()}
-    if "mask" in batch:
+    if "mask" in batch and not np.all(batch["mask"]):
         positions = np.flatnonzero(batch["mask"])
         counted = np.full(bucket(len(positions), 128), np.size(batch["mask"]), np.int32)
         counted[:len(positions)] = positions
         arrays["counted"] = mx.array(counted)
     return arrays
+
+
+def split(master: mx.array) -> tuple[mx.array, mx.array]:
+    """A float32 array as its nearest bfloat16 and the lower 16 bits, uint16: together they are exactly the float32.
+
+    (Kalamkar et al. 2020, "Split-SGD-BF16": a master that costs two bytes beside the weight instead of four.)
+    """
+    bits = master.view(mx.uint32)
+    upper = (bits + 0x8000) >> 16  # the lower half, read as signed, is what rounding took or added
+    return upper.astype(mx.uint16).view(mx.bfloat16), (bits & 0xFFFF).astype(mx.uint16)
+
+
+def join(weight: mx.array, lower: mx.array) -> mx.array:
+    """The float32 array that `split` took apart."""
+    upper, lower = weight.view(mx.uint16).astype(mx.uint32), lower.astype(mx.uint32)
+    return (((upper - (lower >> 15)) << 16) | lower).view(mx.float32)
 
 
 def use_device(name: str = "") -> None:
@@ -386,9 +433,9 @@ def gradient_check(step: float = 0.02) -> float:
     gradient, _ = model._gradient(losses.language_modelling, batch, ("logp",), 1.0)
     flat = dict(tree_flatten(gradient))
     norm = math.sqrt(sum(float(mx.square(g).sum(axis=-1).sum()) for g in flat.values()))
-    start, sides = dict(model._masters), []
+    start, sides = model.state(), []
     for sign in (1, -1):
-        model._masters = {k: v + sign * step / norm * flat[k] for k, v in start.items()}
-        model._publish()
+        model.load_state({**start, **{f"weights/{k}": start[f"weights/{k}"] + sign * step / norm * np.array(g)
+                                      for k, g in flat.items()}})
         sides.append(-model.evaluate(batch, ("logp",))["logp"].mean(dtype=np.float64))
     return abs((sides[0] - sides[1]) / (2 * step) - norm) / norm

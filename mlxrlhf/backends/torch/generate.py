@@ -1,4 +1,4 @@
-"""Batched sampling with a KV cache; finished rows leave the batch."""
+"""Batched sampling with a KV cache; equal prompts are read once, finished rows leave the batch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from mlxrlhf.algorithms.rollout import LEAVE_SHARE, distinct
 from mlxrlhf.backends.torch.model import KVCache, Llama, segment_mask
 
 
@@ -16,49 +17,57 @@ def generate(model: Llama, prompts: Sequence[Sequence[int]], *, uniforms: np.nda
              on_token: Callable[[int], None] | None = None) -> list[list[int]]:
     """See `protocol.Model.generate`."""
     device = model.head_weight().device
-    width = max(len(p) for p in prompts)
+    prompts, copies = distinct(prompts)
+    width, total = max(len(p) for p in prompts), len(copies)
     tokens = np.full((len(prompts), width), pad_id, np.int64)
-    pads = np.array([width - len(p) for p in prompts])
-    for row, prompt in zip(tokens, prompts):
+    seen = np.ones((len(prompts), width + max_tokens), bool)  # which cached keys are tokens
+    for row, keys, prompt in zip(tokens, seen, prompts):
         row[width - len(prompt):] = prompt
-    padded = bool(pads.any())
-    # (B, width): which cached keys are tokens
-    real = torch.from_numpy(np.arange(width)[None, :] >= pads[:, None]).to(device)
+        keys[:width - len(prompt)] = False
+    padded = not seen.all()
+    mask = segment_mask(torch.from_numpy(seen[:, :width]).to(device)) if padded else "causal"
 
     caches = [KVCache() for _ in model.model.layers]
-    mask = segment_mask(real) if padded else "causal"
     hidden = model(torch.from_numpy(tokens).to(device), mask=mask, caches=caches)[:, -1]
-    responses: list[list[int]] = [[] for _ in prompts]
-    active = np.arange(len(prompts))  # which response each live row writes
+    if len(prompts) < total:  # several responses to one prompt
+        rows = torch.from_numpy(copies).to(device)
+        hidden = hidden[rows]
+        for cache in caches:
+            cache.keep(rows)
+    real = torch.from_numpy(seen[copies]).to(device)
+    responses: list[list[int]] = [[] for _ in copies]
+    active = np.arange(total)  # which response each row of the batch writes
+    done = np.zeros(total, bool)
+    draws = None if uniforms is None else torch.from_numpy(uniforms.astype(np.float32)).to(device)
     for position in range(max_tokens):
-        u = None if uniforms is None else uniforms[active, position]
-        picked = pick(model.logits(hidden), temperature, u)
-        ids = picked.tolist()
-        for row, token in zip(active, ids):
-            responses[row].append(token)
-        if on_token and active[0] == 0:
-            on_token(ids[0])
-        alive = np.array([token not in stop_ids for token in ids])
-        if not alive.any() or position + 1 == max_tokens:
+        picked = pick(model.logits(hidden), temperature, None if draws is None else draws[:, position])
+        for row, token in zip(active, picked.tolist()):
+            if not done[row]:
+                responses[row].append(token)
+                done[row] = token in stop_ids
+                if on_token and row == 0:
+                    on_token(token)
+        ended = done[active]
+        if ended.all() or position + 1 == max_tokens:
             break
-        if not alive.all():
-            rows = torch.from_numpy(np.flatnonzero(alive)).to(device)
+        if ended.mean() >= LEAVE_SHARE:
+            rows = torch.from_numpy(np.flatnonzero(~ended)).to(device)
             for cache in caches:
                 cache.keep(rows)
-            active, picked, real = active[alive], picked[rows], real[rows]
-        if padded:
-            real = torch.cat([real, real.new_ones(len(active), 1)], dim=1)
-        key_mask = real[:, None, None, :] if padded else "causal"
+            active, picked, real = active[~ended], picked[rows], real[rows]
+            draws = None if draws is None else draws[rows]
+        key_mask = real[:, None, None, :width + position + 1] if padded else "causal"
         hidden = model(picked[:, None], mask=key_mask, offset=width + position, caches=caches)[:, -1]
     return responses
 
 
-def pick(logits: torch.Tensor, temperature: float, uniforms: np.ndarray | None) -> torch.Tensor:
+def pick(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor | None) -> torch.Tensor:
     """Greedy, or by the inverse CDF: the first token whose cumulative probability exceeds u. (B, V) -> (B,)"""
     if uniforms is None or temperature == 0:
         return logits.argmax(dim=-1)
-    cumulative = cumulate(torch.softmax(logits.float() / temperature, dim=-1))
-    threshold = torch.from_numpy(uniforms.astype(np.float32)).to(logits.device)[:, None] * cumulative[:, -1:]
+    logits = logits.float()
+    cumulative = cumulate(torch.softmax(logits if temperature == 1 else logits / temperature, dim=-1))
+    threshold = uniforms[:, None] * cumulative[:, -1:]
     return (cumulative <= threshold).sum(dim=-1).clamp(max=logits.shape[-1] - 1)
 
 

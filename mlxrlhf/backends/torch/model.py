@@ -65,7 +65,7 @@ class KVCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def keep(self, rows: Tensor) -> None:
-        """Finished rows leave the batch."""
+        """The batch becomes these rows: finished ones leave, a shared prompt is repeated."""
         self.keys, self.values = self.keys[rows], self.values[rows]
 
 
@@ -122,7 +122,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     x (B, T, heads, head_dim), cos and sin (T, 1, head_dim / 2).
     """
     a, b = x.float().chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+    return torch.cat([torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(b * cos, a, sin)], dim=-1).to(x.dtype)
 
 
 class MLP(nn.Module):
@@ -145,6 +145,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == self.weight.dtype == torch.float32:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
 
 
@@ -165,7 +167,8 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     def __init__(self, c: ModelConfig):
         super().__init__()
-        self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
+        # A weight of its own spares torch's draw, which on the meta device loads torch's compiler: a second.
+        self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size, _weight=torch.empty(c.vocab_size, c.hidden_size))
         self.layers = nn.ModuleList(Block(c) for _ in range(c.num_layers))
         self.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
 
@@ -190,7 +193,8 @@ class Llama(nn.Module):
         for path, module in self.named_modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 std = scaled if path.endswith(("o_proj", "down_proj")) else 0.02
-                module.weight.normal_(std=std, generator=generator)
+                # Drawn in float32 one tensor at a time, whatever precision the model has.
+                module.weight.copy_(torch.empty(module.weight.shape).normal_(std=std, generator=generator))
                 if getattr(module, "bias", None) is not None:
                     module.bias.zero_()
             elif isinstance(module, RMSNorm):
@@ -250,16 +254,19 @@ def token_statistics(hidden: Tensor, weight: Tensor, targets: Tensor, temperatur
     float32. More than one chunk is recomputed in the backward pass, so that (N, V) logits never exist at once.
     """
 
+    def log_softmax(h, w):
+        logits = (h @ w.T).float()
+        return F.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
+
     def chunk(h, w, t, *ref):
-        logprobs = F.log_softmax((h @ w.T).float() / temperature, dim=-1)
+        logprobs = log_softmax(h, w)
         outputs = [logprobs.gather(-1, t[:, None])[:, 0]]
         if entropy or ref:
             probs = logprobs.exp()
         if entropy:
             outputs.append(-(probs * logprobs).sum(dim=-1))
         if ref:
-            ref_logprobs = F.log_softmax((ref[0] @ ref[1].T).float() / temperature, dim=-1)
-            outputs.append((probs * (logprobs - ref_logprobs)).sum(dim=-1))
+            outputs.append((probs * (logprobs - log_softmax(*ref))).sum(dim=-1))
         return tuple(outputs)
 
     def run(*arguments):

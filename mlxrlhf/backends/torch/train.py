@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import platform
 import sys
@@ -90,15 +91,18 @@ class TorchModel:
     def __init__(self, config: ModelConfig, *, folder: Path | None = None, seed: int = 0, dtype: str = "float32",
                  lora_rank: int = 0, lora_scale: float = 2.0, value_head: bool = False, weight_decay: float = 0.0,
                  max_grad_norm: float = 1.0, head_learning_rate: float | None = None,
-                 gradient_checkpointing: bool = False, keep_reference_head: bool = False):
+                 gradient_checkpointing: bool = False, keep_reference_head: bool = False,
+                 optimizer_dtype: str = "float32"):
         if config.family != "llama":
             raise UserError(f"{folder} is a {config.family} model; other families than Llama run on --backend mlx")
+        if optimizer_dtype != "float32":
+            raise UserError("--optimizer-dtype bfloat16 runs on --backend mlx; PyTorch keeps its moments in float32")
         self.config, self.dtype, self.device = config, dtype, _device
         torch.manual_seed(seed)
         self.network = Network(config, value_head)
         trunk = self.network.trunk
         if folder is None:
-            trunk.to_empty(device="cpu").initialise(seed)
+            trunk.to(_DTYPES[dtype]).to_empty(device="cpu").initialise(seed)
         else:
             for file in checkpoint.weight_files(folder, config):
                 # Copied: load_file's tensors are the mapped file itself.
@@ -146,7 +150,11 @@ class TorchModel:
         gradients, totals = None, {}
         for batch in batches:
             gradient, metrics = self._gradient(objective, batch, tuple(want), temperature)
-            gradients = gradient if gradients is None else {k: gradients[k] + g for k, g in gradient.items()}
+            if gradients is None:
+                gradients = gradient
+            else:
+                torch._foreach_add_(list(gradients.values()), list(gradient.values()))
+            del gradient
             totals = metrics if not totals else {k: totals[k] + metrics[k] for k in totals}
         norm = nn.utils.get_total_norm(gradients.values())
         metrics = {name: float(value) for name, value in totals.items()}
@@ -155,7 +163,9 @@ class TorchModel:
             metrics["skipped"] = 1.0
             return metrics
         scale = min(1.0, self.max_grad_norm / (metrics["grad_norm"] + 1e-6)) if self.max_grad_norm else 1.0
-        self._update({k: g * scale for k, g in gradients.items()}, learning_rate)
+        if scale < 1:
+            torch._foreach_mul_(list(gradients.values()), scale)
+        self._update(gradients, learning_rate)
         return metrics
 
     def _gradient(self, objective, batch, want, temperature):
@@ -257,9 +267,14 @@ class AdamW:
     """torch's AdamW (Loshchilov and Hutter 2019) over named parameters, its state in MLX's names and layout."""
 
     def __init__(self, parameters: dict[str, Tensor], weight_decay: float):
-        self.parameters = parameters
+        self.parameters, self.weight_decay = parameters, weight_decay
+
+    @functools.cached_property
+    def torch(self) -> torch.optim.AdamW:
+        """Made on first use: torch then loads its compiler, a second that a model which only answers need not wait."""
         # torch refuses an optimizer without parameters, but not an empty group in one.
-        self.torch = torch.optim.AdamW([{"params": list(parameters.values())}], weight_decay=weight_decay, **_ADAM)
+        groups = [{"params": list(self.parameters.values())}]
+        return torch.optim.AdamW(groups, weight_decay=self.weight_decay, **_ADAM)
 
     def step(self, gradients: dict[str, Tensor], learning_rate: float) -> None:
         for name, p in self.parameters.items():
@@ -312,7 +327,7 @@ def to_torch(batch: dict, device: torch.device) -> dict:
     for name, value in batch.items():
         dtype = torch.int64 if np.asarray(value).dtype.kind in "iu" else torch.float32
         arrays[name] = int(value) if name == "start" else torch.as_tensor(value, dtype=dtype, device=device)
-    if "mask" in batch:
+    if "mask" in batch and not np.all(batch["mask"]):
         arrays["counted"] = torch.as_tensor(np.flatnonzero(batch["mask"]), device=device)
     return arrays
 

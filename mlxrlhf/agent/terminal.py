@@ -1,0 +1,254 @@
+"""What the chat prints and reads: answers as they stream, tool calls before they run, lines and blocks of the user.
+
+Text of a model, of a tool or of a file is not trusted: no escape sequence or control character of it reaches the
+terminal, where one can hide text, change the title or fill the clipboard.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mlxrlhf.data.tokenizer import TOOL_CALL, TOOL_CALL_END
+
+#: ECMA-48: control sequences, strings (title, clipboard, ...) with their text, and the shorter escapes
+_SEQUENCE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"
+                       r"|\x1b[ -/]*[0-OQ-WYZ\\`-~]")
+_UNFINISHED = re.compile(r"(?:\x1b(?:[ -/]*|\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?)|\x9b[0-?]*[ -/]*)\Z")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_LONGEST_SEQUENCE = 256  # an unfinished one must not swallow an answer
+
+
+class Cleaner:
+    """Strips terminal escape sequences from text that comes in pieces; an unfinished one waits for its rest."""
+
+    def __init__(self):
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        text = _SEQUENCE.sub("", self._held + text)
+        tail = _UNFINISHED.search(text)
+        self._held = tail[0] if tail and len(tail[0]) < _LONGEST_SEQUENCE else ""
+        return _CONTROL.sub("", text[:len(text) - len(self._held)])
+
+    def finish(self) -> str:
+        text, self._held = self._held, ""
+        return _CONTROL.sub("", text)
+
+
+def cleaned(text: str) -> str:
+    """Text without terminal escape sequences and control characters other than tab and line feed."""
+    cleaner = Cleaner()
+    return cleaner.push(text) + cleaner.finish()
+
+
+def revealed(text: str) -> str:
+    """Text with every character that does not show spelled out (\\x1b, \\u202e): nothing hides in what is approved."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+class Stream:
+    """Writes an answer as it comes, except tool calls, which are shown whole before they are run."""
+
+    def __init__(self, write: Callable[[str], None], hide_calls: bool, on_call: Callable[[], None] = lambda: None):
+        self._write, self._hide, self._on_call = write, hide_calls, on_call
+        self._cleaner, self._waiting, self._in_call, self._last = Cleaner(), "", False, "\n"
+
+    def push(self, text: str) -> None:
+        self._waiting += text
+        while self._hide:
+            marker = TOOL_CALL_END if self._in_call else TOOL_CALL
+            before, found, after = self._waiting.partition(marker)
+            if not found:
+                break
+            if not self._in_call:
+                self._emit(before)
+                self.break_line()
+                self._on_call()
+            self._in_call, self._waiting = not self._in_call, after
+        if self._in_call:
+            return
+        # Half a marker waits: where it is no special token, it comes in several pieces.
+        ends = [n for n in range(1, len(TOOL_CALL)) if self._waiting.endswith(TOOL_CALL[:n])] if self._hide else []
+        kept = max(ends, default=0)
+        self._emit(self._waiting[:len(self._waiting) - kept])
+        self._waiting = self._waiting[len(self._waiting) - kept:]
+
+    def finish(self) -> None:
+        """Write what still waits, unless it belongs to a call."""
+        if not self._in_call:
+            self._emit(self._waiting)
+        self._put(self._cleaner.finish())
+
+    def break_line(self) -> None:
+        """End the line, if something stands on it."""
+        if self._last != "\n":
+            self._put("\n")
+
+    def _emit(self, text: str) -> None:
+        self._put(self._cleaner.push(text))
+
+    def _put(self, text: str) -> None:
+        if text:
+            self._write(text)
+            self._last = text[-1]
+
+
+def say(text: str) -> None:
+    """To the model's reader: stdout."""
+    print(text, end="", flush=True)
+
+
+def note(text: str = "") -> None:
+    """A line about the answer: stderr, so that stdout holds the answer alone."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def interactive() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask(question: str) -> str:
+    """A line of the user's. Raises EOFError and KeyboardInterrupt."""
+    print(question, end="", file=sys.stderr, flush=True)
+    return input()
+
+
+# --- tool calls ----------------------------------------------------------------------------------------------------
+
+_LANGUAGES = {"code": "python", "tests": "python", "command": "bash"}
+
+
+def show_call(name: str, arguments: Mapping) -> None:
+    """A call with its arguments, code as code, all of it: the user decides on what is seen here."""
+    note(f"\n[{name}]")
+    for argument, value in arguments.items():
+        if isinstance(value, str) and (argument in _LANGUAGES or "\n" in value):
+            note(f"  {argument}:")
+            _show_code(revealed(value), _LANGUAGES.get(argument, "text"))
+        else:
+            note(f"  {argument} = {revealed(json.dumps(value, ensure_ascii=False))}")
+
+
+def _show_code(code: str, language: str) -> None:
+    if not sys.stderr.isatty():
+        note("\n".join(f"    {line}" for line in code.split("\n")))
+        return
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.syntax import Syntax
+
+    # Without wrapping, rich would cut long lines off.
+    syntax = Syntax(code, language, theme="ansi_dark", background_color="default", word_wrap=True)
+    Console(stderr=True).print(Padding(syntax, (0, 0, 0, 4)))
+
+
+def show_result(text: str, name: str, seconds: float) -> None:
+    """What a tool printed, and how long it took."""
+    note("\n".join(f"  {line}" for line in cleaned(text).split("\n")))
+    note(f"[{name}: {seconds:.1f} s]")
+
+
+def side_by_side(left: tuple[str, str], right: tuple[str, str]) -> None:
+    """Two (title, text) in columns as wide as the terminal allows, one under the other where it is narrow."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if console.width < 60:
+        for title, text in (left, right):
+            console.print(Text(f"--- {cleaned(title)}\n{cleaned(text)}"))
+        return
+    table = Table(expand=True)
+    for title, _ in (left, right):
+        table.add_column(Text(cleaned(title)), ratio=1, overflow="fold")
+    table.add_row(*(Text(cleaned(text)) for _, text in (left, right)))
+    console.print(table)
+
+
+# --- what the user types -------------------------------------------------------------------------------------------
+
+BLOCK = '"""'
+
+
+def block_is_open(text: str) -> bool:
+    '''Whether """ has begun a block of several lines that no line of """ alone, nor """ behind its only line, ends.'''
+    if not text.startswith(BLOCK):
+        return False
+    first, *rest = text.split("\n")
+    if not rest:
+        return len(first) < 2 * len(BLOCK) or not first.endswith(BLOCK)
+    return rest[-1].rstrip() != BLOCK
+
+
+def unwrapped(text: str) -> str:
+    """A block's text without its quotes; any other text as it is."""
+    if not text.startswith(BLOCK):
+        return text
+    text = text[3:].rstrip()
+    return text.removesuffix(BLOCK).strip("\n")
+
+
+def reader() -> Callable[[], str]:
+    """A function that reads the next message: with line editing where a person types, plainly from a pipe.
+
+    It raises EOFError at the end of input (Ctrl-D) and, without line editing, KeyboardInterrupt.
+    """
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        return _edited()
+    sys.stdin.reconfigure(errors="replace")
+    return _plain
+
+
+def _plain() -> str:
+    lines = [ask("> ") if sys.stdin.isatty() else input()]
+    while block_is_open("\n".join(lines)):
+        try:
+            lines.append(input())
+        except EOFError:
+            break
+    return "\n".join(lines)
+
+
+def _edited() -> Callable[[], str]:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _(event) -> None:
+        buffer = event.current_buffer
+        if block_is_open(buffer.text):
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("c-c")
+    @keys.add("<sigint>")
+    def _(event) -> None:
+        event.current_buffer.reset()
+
+    file = history_file()
+    session = PromptSession("> ", history=FileHistory(file) if file else InMemoryHistory(), key_bindings=keys,
+                            multiline=True, prompt_continuation="  ")
+    return session.prompt
+
+
+def history_file() -> Path | None:
+    """The file of earlier messages, for its owner's eyes alone; None where it cannot be written."""
+    path = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "mlxrlhf" / "chat_history"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+        path.chmod(0o600)
+    except OSError:
+        return None
+    return path
