@@ -255,7 +255,7 @@ class MLXModel:
         weights = {}
         merged = {id(layer.linear): layer.merged() for layer in self.adapters}
         for path, module in self.network.trunk.named_modules():
-            if isinstance(module, LoRALinear):
+            if isinstance(module, LoRALinear) and not path.startswith("_"):  # mlx-lm's own objects: the same layers
                 weights[f"{path}.weight"] = merged[id(module.linear)].astype(_DTYPES[self.dtype])
         for name, value in tree_flatten(self.network.trunk.parameters()):
             if "lora_" not in name and not name.endswith(".linear.weight"):
