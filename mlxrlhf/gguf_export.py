@@ -46,7 +46,6 @@ def write(source: Path, file: Path, gguf_type: str) -> None:
     _add_tokenizer(writer, source, config.vocab_size)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_layers)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         for name, array in _tensors(source, config):
             stored = kind if array.ndim == 2 else gguf.GGMLQuantizationType.F32
             if stored == gguf.GGMLQuantizationType.Q8_0 and array.shape[1] % 32:
@@ -153,8 +152,7 @@ def _add_tokenizer(writer, source: Path, vocab_size: int) -> None:
     for token, i in model["vocab"].items():
         tokens[i], types[i] = token, TokenType.NORMAL
     if model.get("byte_fallback"):
-        scores = _add_sentencepiece(writer, source, content, tokens, types)
-        writer.add_token_scores(scores)
+        writer.add_token_scores(_add_sentencepiece(writer, source, content, tokens, types))
     else:
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(_pre_tokenizer(source, content["pre_tokenizer"]))
@@ -196,7 +194,8 @@ def _add_sentencepiece(writer, source: Path, content: dict, tokens: list[str], t
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     # tokenizer.json decides: transformers and mlx-lm read that one.
-    writer.add_add_space_prefix('"prepend"' in json.dumps(content).lower())
+    described = json.dumps([content["normalizer"], content["pre_tokenizer"]])
+    writer.add_add_space_prefix(any(f'"{word}"' in described for word in ("Prepend", "always", "first")))
     return scores
 
 

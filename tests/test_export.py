@@ -165,6 +165,21 @@ def test_llama_cpp_gives_the_same_ids_and_writes_dialogues_alike(kind, house, tm
     assert llama_cpp.post("/apply-template", messages=TURNS)["prompt"] == rendered
 
 
+def test_a_tokenizer_that_puts_a_space_in_front_keeps_it(house, tmp_path):
+    """As Llama 2's does: the same vocabulary with another normalizer."""
+    shutil.copytree(house, tmp_path / "tokenizer")
+    path = tmp_path / "tokenizer" / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"},
+                                                                 content["normalizer"]]}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    source = checkpoint(tmp_path / "model", tmp_path / "tokenizer", tie_word_embeddings=True)
+    gguf_export.write(source, tmp_path / "model.gguf", "f16")
+    stock, llama_cpp = AutoTokenizer.from_pretrained(source), LlamaCpp(tmp_path / "model.gguf")
+    for text in TEXTS[:5]:
+        assert llama_cpp.ids(text) == stock.encode(text) != AutoTokenizer.from_pretrained(house).encode(text), text
+
+
 @pytest.mark.parametrize("gguf_type,error", [("f16", 5e-3), ("bf16", 5e-2), ("q8_0", 0.3)])
 def test_smaller_gguf_types_stay_close(gguf_type, error, house, tmp_path):
     source = checkpoint(tmp_path / "model", house, tie_word_embeddings=False)
