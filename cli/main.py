@@ -246,9 +246,9 @@ def chat(settings: config.ChatConfig) -> None:
 
     Example: mlxrlhf chat --size nano --prompt "Write a function to check if a number is prime"
     """
-    from mlxrlhf.agent import chat as talk
+    from mlxrlhf.agent import repl
 
-    talk.run(settings)
+    repl.run(settings)
 
 
 @app.command()

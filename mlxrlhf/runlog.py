@@ -75,12 +75,8 @@ class RunLog:
                              f"left {int(left // 60)}:{int(left % 60):02d}"]), file=sys.stderr, flush=True)
 
     def summary(self, figures: dict) -> None:
-        """Write summary.json, the figures a script reads, and report.html where there are curves to draw."""
-        from mlxrlhf import report  # which reads metrics with this module
-
+        """Write summary.json: the figures a script reads."""
         atomic_text(self.folder / "summary.json", json.dumps(figures, indent=2) + "\n")
-        if self.rows():
-            report.run_report(self.folder, self.title)
 
     def rows(self) -> list[dict]:
         """Every row of the run so far, those before a resume included."""

@@ -21,7 +21,7 @@ from mlxrlhf.annotate import store as stores
 from mlxrlhf.annotate.store import Conflict, Item, Store, Vote
 from mlxrlhf.config import AnnotateConfig
 from mlxrlhf.data import tasks
-from mlxrlhf.data.preferences import load_pairs
+from mlxrlhf.data.preference_files import load_pairs
 from mlxrlhf.errors import UserError
 
 # --- agreement -----------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from mlxrlhf.config import SIZES, ChatConfig
 from mlxrlhf.data import corpora, preferences
 from mlxrlhf.data import tokenizer as tokenizers
 from mlxrlhf.data.dialogue import encode_answer, load_dialogues, render_prompt
+from mlxrlhf.data.preference_files import load_pairs
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
 
@@ -502,7 +503,7 @@ def test_rate_samples_a_second_answer_and_reward_trains_on_several_turns(talk, p
     chat.send("e")
     commands.run(chat, "/rate")
     assert len(ratings(tmp_path)) == 2, "a tie stores nothing"
-    pairs = preferences.load_pairs(tmp_path / "data" / "ratings.jsonl")
+    pairs = load_pairs(tmp_path / "data" / "ratings.jsonl")
     assert pairs[0] == preferences.Pair(first["prompt"], "another two", "two")
     assert pairs[1].rationale == "first"
     from mlxrlhf.stages.reward import _encode
@@ -521,7 +522,7 @@ def test_a_prompt_of_several_turns_is_checked(tmp_path):
     path.write_text(json.dumps({"prompt": [{"role": "user", "content": "a"}, {"role": "bot", "content": "b"}],
                                 "chosen": "c", "rejected": "d"}))
     with pytest.raises(UserError, match="pairs.jsonl:1: prompt: message 2 has role 'bot'"):
-        preferences.load_pairs(path)
+        load_pairs(path)
 
 
 def test_a_half_written_last_line_does_not_spoil_the_next(tmp_path):

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from mlxrlhf.data import preference_files
-from mlxrlhf.data.preferences import Pair, load_pairs, split_by_prompt
+from mlxrlhf.data.preference_files import load_pairs
+from mlxrlhf.data.preferences import Pair, split_by_prompt
 from mlxrlhf.errors import UserError
 
 
@@ -21,7 +21,7 @@ def assistant(text):
 def load(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = []
-    return preference_files.load(path, said.append), said[0]
+    return load_pairs(path, said.append), said[0]
 
 
 TURNS = [user("Hi"), assistant("Hello!"), user("What is 2 + 2?")]

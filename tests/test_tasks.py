@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlxrlhf.data import preferences, quality, tasks
-from mlxrlhf.data.preferences import load_pairs
+from mlxrlhf.data.preference_files import load_pairs
 from mlxrlhf.errors import UserError
 
 BANK = tasks.load_tasks()

@@ -1,4 +1,4 @@
-"""A conversation in the terminal with a model that may call tools.
+"""A conversation with a model that may call tools.
 
 Every answer re-reads the whole conversation: the KV cache lives for one answer. At size nano that is milliseconds; with
 smollm2 on two CPU cores a conversation of 1,000 tokens costs about six seconds before each answer, the listing of the
@@ -13,33 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import backends, published
 from mlxrlhf.agent import terminal, tools
 from mlxrlhf.checkpoint import read_config
 from mlxrlhf.config import ChatConfig
 from mlxrlhf.data.dialogue import AnyTokenizer, render_prompt, with_tools
 from mlxrlhf.data.tokenizer import TOOL_CALL, PublishedTokenizer, open_tokenizer
 from mlxrlhf.errors import UserError
-from mlxrlhf.stages import folders
 
-LATEST_FIRST = ("rlhf", "tools", "code", "language")
 REFUSED = "error: the user refused this call"
 NOBODY = "error: this call was refused: there is nobody to ask for permission"
 STOPPED = "error: the user stopped this call"
 TOO_MANY = "error: not run: this turn has had all the calls it may make"
 CUT_OFF = "error: the tool call was cut off before its end; write a shorter one"
 NO_SANDBOX = "error: this tool cannot run on this machine"
-
-
-def find_model(config: ChatConfig) -> Path:
-    """The folder asked for, or the last stage there is."""
-    if config.model:
-        return published.fetch(config.model)
-    for stage in LATEST_FIRST:
-        folder = folders.weights(config.size, stage)
-        if (folder / "config.json").is_file():
-            return folder
-    raise UserError(f"there is no trained model under weights/{config.size}; run: mlxrlhf demo")
 
 
 @dataclass(frozen=True)
@@ -235,32 +221,3 @@ class Chat:
                 return True
             if reply in ("n", "no"):
                 return False
-
-
-def run(config: ChatConfig) -> None:
-    """Answer --prompt, or talk until end of input (Ctrl-D)."""
-    from mlxrlhf.agent import commands, own_tools
-
-    own = own_tools.load(Path(config.tools)) if config.tools not in ("", "off") else {}
-    folder = find_model(config)
-    backend = backends.load(config.backend, config.device)
-    chat = Chat(Voice.load(config.model or str(folder), folder, backend, config), backend, config, own)
-    if config.prompt:
-        chat.send(config.prompt)
-        return
-    print(f"{chat.voice.name}: {chat.voice.model.config.parameters() / 1e6:.1f}M parameters. Ctrl-C stops an answer, "
-          "Ctrl-D leaves, /help lists the commands.")
-    read = terminal.reader()
-    while True:
-        try:
-            text = read()
-            if text.startswith("/"):
-                commands.run(chat, text)
-            elif terminal.unwrapped(text).strip():
-                chat.send(terminal.unwrapped(text))
-        except KeyboardInterrupt:
-            print()
-        except EOFError:
-            return
-        except UserError as error:
-            terminal.note(f"mlxrlhf: {error}")

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlxrlhf import backends, checkpoint
-from mlxrlhf.agent.chat import find_model
 from mlxrlhf.config import ServeConfig
 from mlxrlhf.data import tokenizer as names
 from mlxrlhf.data.dialogue import ROLES, AnyTokenizer, render_prompt, with_tools
 from mlxrlhf.data.tokenizer import PublishedTokenizer, open_tokenizer
 from mlxrlhf.errors import UserError
+from mlxrlhf.stages import folders
 
 
 def run(config: ServeConfig) -> None:
@@ -23,7 +23,7 @@ def run(config: ServeConfig) -> None:
     backends.load("mlx", config.device)  # before anything imports mlx: it puts a fast BLAS under it
     from mlxrlhf.backends.mlx import serve
 
-    folder = find_model(config)
+    folder = folders.find_model(config)
     shape = checkpoint.read_config(folder)
     checkpoint.check_safetensors(folder)
     if not checkpoint.mlx_lm_reads_rope(folder, shape):

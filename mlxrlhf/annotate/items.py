@@ -12,7 +12,7 @@ from mlxrlhf import backends, published
 from mlxrlhf.annotate.store import Item, Store
 from mlxrlhf.checkpoint import read_config
 from mlxrlhf.config import AnnotateConfig
-from mlxrlhf.data import preference_files, preferences
+from mlxrlhf.data import preference_files
 from mlxrlhf.data.dialogue import read_jsonl, render_prompt
 from mlxrlhf.data.tasks import Task
 from mlxrlhf.data.tokenizer import open_tokenizer
@@ -31,7 +31,7 @@ def from_file(source: str, bank: Sequence[Task]) -> list[Item]:
     tests_of = _Tests(bank)
     return [Item(p.prompt, p.chosen, p.rejected, "chosen", "rejected", Path(source).name, p.criterion,
                  *tests_of(p.prompt, p.task, *own.get(json.dumps(p.prompt), (None, ""))))
-            for p in preferences.load_pairs(source)]
+            for p in preference_files.load_pairs(source)]
 
 
 def read_prompts(path: Path, bank: Sequence[Task]) -> list[tuple[str, str, tuple[str, ...]]]:

@@ -49,7 +49,7 @@ class Report:
         return text + (f"; left out: {'; '.join(reasons)}" if reasons else "")
 
 
-def load(source: str | Path, say: Callable[[str], None] = print) -> list[Pair]:
+def load_pairs(source: str | Path, say: Callable[[str], None] = print) -> list[Pair]:
     """Every pair of a file, or of hub:NAME[:PATTERN]. Says what was read and left out.
 
     Raises UserError for what cannot be read, for a malformed row, and when nothing is left.

@@ -6,7 +6,6 @@ import ast
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -230,13 +229,6 @@ def messages(pair: Pair) -> list[dict]:
 def to_json(pair: Pair) -> dict:
     """The pair as a row of rlhf_preferences.json."""
     return asdict(pair)
-
-
-def load_pairs(source: str | Path) -> list[Pair]:
-    """A user's own pairs: a file in any of the public forms, or hub:NAME; see data/preference_files.py."""
-    from mlxrlhf.data import preference_files  # it builds on Pair
-
-    return preference_files.load(source)
 
 
 def split_by_prompt(pairs: Sequence[Pair], seed: int, share: float = 0.1) -> tuple[list[Pair], list[Pair]]:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from mlxrlhf import backends, checkpoint, gguf_export
-from mlxrlhf.agent.chat import find_model
 from mlxrlhf.config import ExportConfig, FuseConfig
 from mlxrlhf.data import corpora
 from mlxrlhf.data.dialogue import AnyTokenizer
@@ -34,7 +33,7 @@ def run(config: ExportConfig, say: Callable[[str], None] = print) -> dict:
         raise UserError(f"{out} is a folder; give --out a file name, such as {out / 'model.gguf'}")
     if config.to != "gguf" and (out.is_file() or out.is_dir() and any(out.iterdir())):
         raise UserError(f"{out} is there already; give --out a new folder")
-    source = find_model(config)
+    source = folders.find_model(config)
     shape = checkpoint.read_config(source)
     checkpoint.refuse_quantised(source)
     figures: dict = {}

@@ -14,6 +14,9 @@ from mlxrlhf.errors import UserError
 COMMANDS = {"language": "mlxrlhf pretrain", "code": "mlxrlhf finetune --stage code",
             "tools": "mlxrlhf finetune --stage tools", "reward": "mlxrlhf reward", "rlhf": "mlxrlhf ppo"}
 
+#: where `chat`, `serve` and `export` look for a model
+LATEST_FIRST = ("rlhf", "tools", "code", "language")
+
 
 def label(config) -> str:
     """What a run's folders are called: its size, or the published model's name."""
@@ -50,6 +53,17 @@ def need(path: Path, command: str) -> Path:
     if not path.exists():
         raise UserError(f"{path} does not exist; run: {command}")
     return path
+
+
+def find_model(config) -> Path:
+    """The folder asked for, or the last stage there is."""
+    if config.model:
+        return published.fetch(config.model)
+    for stage in LATEST_FIRST:
+        folder = weights(config.size, stage)
+        if (folder / "config.json").is_file():
+            return folder
+    raise UserError(f"there is no trained model under weights/{config.size}; run: mlxrlhf demo")
 
 
 def open_checkpoint(config, stage: str, given: str = "") -> tuple[Path, ModelConfig, AnyTokenizer]:

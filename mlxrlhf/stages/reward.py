@@ -24,6 +24,7 @@ from mlxrlhf.config import RewardConfig, to_json
 from mlxrlhf.data import preferences, tasks
 from mlxrlhf.data.batches import pick
 from mlxrlhf.data.dialogue import encode_answer, render_prompt
+from mlxrlhf.data.preference_files import load_pairs
 from mlxrlhf.errors import UserError
 from mlxrlhf.runlog import RunLog
 from mlxrlhf.stages import folders, training
@@ -323,7 +324,7 @@ def encoded_pairs(config, tokenizer, context: int) -> tuple[list[EncodedPair], l
     config: a RewardConfig or DPOConfig. Pairs longer than `context` tokens are left out aloud.
     """
     if config.data:
-        sides = preferences.split_by_prompt(preferences.load_pairs(config.data), config.seed)
+        sides = preferences.split_by_prompt(load_pairs(config.data), config.seed)
         if not sides[0]:
             raise UserError(f"{config.data} has pairs for one prompt only; one prompt is needed to train on and one to "
                             "validate with")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import checkpoint, diagnosis
+from mlxrlhf import checkpoint, diagnosis, report
 from mlxrlhf.algorithms import losses
 from mlxrlhf.config import TrainConfig, to_json
 from mlxrlhf.data.batches import Mixture, Rows, Stream
@@ -95,6 +95,7 @@ def loop(config, log: RunLog, start: int, total: int, update: Callable[[int], tu
         verdict = diagnose(rows)
         figures = {**summarise(rows), "verdict": [asdict(finding) for finding in verdict]}
         log.summary(figures)
+        report.run_report(log.folder, log.title)
         print("\n".join(map(str, verdict)))
     if stopped:
         raise stopped
