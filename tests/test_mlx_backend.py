@@ -297,14 +297,14 @@ def test_save_points_fall_back_when_the_last_is_damaged(tmp_path):
 def test_a_master_is_split_into_a_bfloat16_and_a_remainder_without_loss():
     import mlx.core as mx
 
-    from mlxrlhf.backends.mlx.train import join, split
+    from mlxrlhf.backends.mlx.train import _join, _split
 
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2**32, 100_000, dtype=np.uint64).astype(np.uint32)
     bits = bits[(bits >> 23 & 255) < 254]  # finite, and not so large that rounding overflows
     master = mx.array(bits).view(mx.float32)
-    weight, lower = split(master)
-    np.testing.assert_array_equal(np.array(join(weight, lower).view(mx.uint32)), bits)
+    weight, lower = _split(master)
+    np.testing.assert_array_equal(np.array(_join(weight, lower).view(mx.uint32)), bits)
     rounded = np.array(master.astype(mx.bfloat16).view(mx.uint16)).astype(int)
     assert weight.dtype == mx.bfloat16 and np.abs(np.array(weight.view(mx.uint16)).astype(int) - rounded).max() <= 1
     assert (np.array(weight.view(mx.uint16)) == rounded).mean() > 0.9999, "ties alone may round another way"

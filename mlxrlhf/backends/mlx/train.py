@@ -210,14 +210,14 @@ class MLXModel:
 
     def _master(self, name: str, weight: mx.array) -> mx.array:
         """The float32 value of a trained weight."""
-        return weight if name not in self._lower else join(weight, self._lower[name])
+        return weight if name not in self._lower else _join(weight, self._lower[name])
 
     def _publish(self, masters: dict[str, mx.array]) -> None:
         """Put float32 values into the network: adapters and heads stay float32, the trunk takes its own precision."""
         weights = []
         for name, master in masters.items():
             if name in self._lower:
-                master, self._lower[name] = split(master)
+                master, self._lower[name] = _split(master)
             weights.append((name, master))
         self.network.update(tree_unflatten(weights))
 
@@ -343,7 +343,7 @@ def to_mlx(batch: dict) -> dict:
     return arrays
 
 
-def split(master: mx.array) -> tuple[mx.array, mx.array]:
+def _split(master: mx.array) -> tuple[mx.array, mx.array]:
     """A float32 array as its nearest bfloat16 and the lower 16 bits, uint16: together they are exactly the float32.
 
     (Kalamkar et al. 2020, "Split-SGD-BF16": a master that costs two bytes beside the weight instead of four.)
@@ -353,8 +353,8 @@ def split(master: mx.array) -> tuple[mx.array, mx.array]:
     return upper.astype(mx.uint16).view(mx.bfloat16), (bits & 0xFFFF).astype(mx.uint16)
 
 
-def join(weight: mx.array, lower: mx.array) -> mx.array:
-    """The float32 array that `split` took apart."""
+def _join(weight: mx.array, lower: mx.array) -> mx.array:
+    """The float32 array that `_split` took apart."""
     upper, lower = weight.view(mx.uint16).astype(mx.uint32), lower.astype(mx.uint32)
     return (((upper - (lower >> 15)) << 16) | lower).view(mx.float32)
 
