@@ -207,11 +207,10 @@ def test_our_models_see_the_tools_as_in_training(talk, project):
     tokenizer = chat.voice.tokenizer
     assert chat.voice.prompt(turns, tools.TOOLS) == render_prompt(turns, tokenizer), "the six: without a listing"
     text = tokenizer.decode(chat.voice.prompt([{"role": "system", "content": "Be brief."}, *turns], chat.available))
-    assert text.startswith('<|system|>You may call these tools:\n{"type": "function", "function": {"name": '
-                           '"execute_python", "description": "Run Python code and return what it prints.", ')
-    assert text.endswith('\n{"type": "function", "function": {"name": "double", "description": "Double.", '
-                         '"parameters": {"type": "object", "properties": {}}}}\n\nBe brief.<|end|><|user|>Hi<|end|>'
-                         "<|assistant|>")
+    assert text.startswith('<|system|>Be brief.\n[{"type": "function", "function": {"name": "execute_python", '
+                           '"description": "Run Python code and return what it prints.", ')
+    assert text.endswith('{"type": "function", "function": {"name": "double", "description": "Double.", "parameters": '
+                         '{"type": "object", "properties": {}}}}]<|end|><|user|>Hi<|end|><|assistant|>')
 
 
 CHATML = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -345,7 +344,7 @@ def test_own_functions_become_tools_and_errors_come_back_as_text(own, talk, tmp_
     assert json.loads(scaled) == {"scaled": [2, 5.0], "unit": "m", "note": None}
     assert failed == f"error: KeyError: 'no such thing' ({tmp_path}/own.py:24)" and left == "(no output)"
     assert "said on the way" not in capsys.readouterr().out
-    assert "You may call these tools:" in chat.voice.model.heard[0] and '"scale"' in chat.voice.model.heard[0]
+    assert '"scale"' in chat.voice.model.heard[0]
 
 
 @pytest.mark.parametrize("arguments, said", [

@@ -260,7 +260,9 @@ def test_a_published_template_without_tools_gets_them_in_the_system_turn(tmp_pat
     call = [{"function": {"name": "f", "arguments": {"a": 1}}}]
     ids = serve.prompt_maker(tokenizer)([*ASKED, {"role": "assistant", "content": "", "tool_calls": call}], TOOLS)
     assert tokenizer.decode(ids) == (
-        f"<|im_start|>system\n{json.dumps(TOOLS)}<|im_end|>\n<|im_start|>user\nWhat is 17 * 23?<|im_end|>\n"
+        f"<|im_start|>system\nYou may call these tools:\n{json.dumps(TOOLS)}\nTo call one, answer <tool_call>"
+        '{"name": ..., "arguments": {...}}</tool_call> and wait for its result.<|im_end|>\n'
+        "<|im_start|>user\nWhat is 17 * 23?<|im_end|>\n"
         '<|im_start|>assistant\n<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call><|im_end|>\n')
     made.chat_template = template + "{{ tools | tojson }}"
     made.save_pretrained(tmp_path)
