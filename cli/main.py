@@ -142,7 +142,7 @@ def finetune(settings: config.FinetuneConfig) -> None:
 def reward(settings: config.RewardConfig) -> None:
     """Train the reward model on preference pairs: a two-layer head on the frozen tools checkpoint.
 
-    Example: mlxrlhf reward --size nano --num-epochs 30
+    Example: mlxrlhf reward --size nano --num-epochs 10
     """
     from mlxrlhf.stages import reward as stage
 

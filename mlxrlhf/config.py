@@ -228,7 +228,7 @@ class RewardConfig(RunConfig):
     max_tokens: int = option(160, "longest sampled answer, in tokens", minimum=1)
     temp: float = option(1.0, "sampling temperature of those answers: that of PPO's rollouts", minimum=1e-3)
     unsafe_exec: bool = option(False, "run sampled answers even where no operating-system jail is available")
-    num_epochs: int = option(40, "passes over the pairs (the base runs once: features are cached)", minimum=1)
+    num_epochs: int = option(6, "passes over the pairs (the base runs once: features are cached)", minimum=1)
     batch_size: int = option(64, "pairs per optimizer step", minimum=1)
     learning_rate: float = option(1e-3, "learning rate of AdamW", minimum=0)
     weight_decay: float = option(0.1, "decoupled weight decay", minimum=0)
@@ -389,11 +389,11 @@ DEMO: dict[str, dict[str, Any]] = {
     "pretrain": dict(steps_per_epoch=30, batch_size=16, sequence_length=128, warmup_steps=5, learning_rate=3e-3,
                      eval_every=30, eval_batches=2),
     # Small batches: with so few tokens to spend, more steps teach more than smoother ones.
-    "code": dict(steps_per_epoch=640, batch_size=6, sequence_length=160, warmup_steps=20, learning_rate=3e-3,
-                 dialogue_share=0.93, eval_every=320, eval_batches=4),
+    "code": dict(steps_per_epoch=560, batch_size=6, sequence_length=160, warmup_steps=20, learning_rate=3e-3,
+                 dialogue_share=0.93, eval_every=280, eval_batches=4),
     "tools": dict(steps_per_epoch=60, batch_size=8, sequence_length=224, warmup_steps=5, learning_rate=6e-4,
                   dialogue_share=0.7, eval_every=60, eval_batches=4),
-    "reward": dict(temp=0.7),
+    "reward": dict(temp=0.7, samples=2),
     # One decision early in an answer (type hints or none) earns a score 40 tokens later: nothing may discount it.
     # Paid by the reward model alone, as many answers parse as before; with tests beside it, more do.
     "ppo": dict(steps_per_epoch=24, ppo_epochs=2, max_tokens=128, temp=0.7, gamma=1.0, lam=1.0, kl_coef=0.1,

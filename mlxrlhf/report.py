@@ -56,7 +56,7 @@ li.warning{font-weight:600}.pair>div{min-width:0}svg{width:100%;height:auto}svg 
 
 
 def chart(points: Sequence[tuple[float, float]], title: str) -> str:
-    """A line chart (320 x 180) as SVG; the plot area spans x 44 to 310 and y 12 to 150."""
+    """A line chart (320 x 180) as SVG; the plot area spans x 54 to 310 and y 12 to 150."""
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     low, high = min(ys), max(ys)
     if high == low:
@@ -64,18 +64,18 @@ def chart(points: Sequence[tuple[float, float]], title: str) -> str:
     span = max(xs) - min(xs) or 1
 
     def place(x: float, y: float) -> tuple[float, float]:
-        return 44 + 266 * (x - min(xs)) / span, 150 - 138 * (y - low) / (high - low)
+        return 54 + 256 * (x - min(xs)) / span, 150 - 138 * (y - low) / (high - low)
 
     grid = ""
     for value in (low, (low + high) / 2, high):
         y = place(min(xs), value)[1]
-        grid += (f'<line x1="44" x2="310" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>'
-                 f'<text x="40" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
+        grid += (f'<line x1="54" x2="310" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>'
+                 f'<text x="50" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*p) for p in points))
     mark = "<circle cx='{:.1f}' cy='{:.1f}' r='3' fill='var(--a)'/>".format(*place(*points[-1]))
     return (f'<svg viewBox="0 0 320 180" role="img" aria-label="{html.escape(title, quote=True)}">{grid}'
             f'<polyline points="{line}" fill="none" stroke="var(--a)" stroke-width="1.8"/>{mark}'
-            f'<text x="44" y="168">{min(xs):g}</text><text x="310" y="168" text-anchor="end">step {max(xs):g}</text>'
+            f'<text x="54" y="168">{min(xs):g}</text><text x="310" y="168" text-anchor="end">step {max(xs):g}</text>'
             "</svg>")
 
 

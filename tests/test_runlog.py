@@ -41,8 +41,8 @@ def test_an_unwritable_folder_is_one_sentence():
 
 def test_a_chart_places_its_points():
     drawn = report.chart([(0, 0.0), (5, 1.0), (10, 2.0)], "t")
-    # x from 44 to 310, y from 150 (lowest) up to 12
-    assert re.search('points="([^"]*)"', drawn).group(1) == "44.0,150.0 177.0,81.0 310.0,12.0"
+    # x from 54 to 310, y from 150 (lowest) up to 12
+    assert re.search('points="([^"]*)"', drawn).group(1) == "54.0,150.0 182.0,81.0 310.0,12.0"
     assert "nan" not in report.chart([(1, 3.0)], "one point") + report.chart([(1, 2.0), (2, 2.0)], "constant")
 
 

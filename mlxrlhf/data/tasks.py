@@ -182,7 +182,7 @@ def operations(pairs: Sequence[tuple[str, str]], *, unsafe: bool = False) -> lis
 def sft_dialogues(tasks: Sequence[Task], rng, *, per_phrasing: int = 16, held_out: bool = False) -> list[dict]:
     """(request -> answer) dialogues of mixed quality, as code in the wild is: alignment must have something to change.
 
-    Of the answers 45% are the solution without its documentation, 20% naive, 25% the solution and 10% wrong. Only
+    Of the answers 40% are the solution, 35% the same without its documentation, 15% naive and 10% wrong. Only
     training tasks are used: their training phrasings, each worded anew every time, or the other phrasings as they are
     when `held_out` (for validation).
     """
@@ -191,7 +191,7 @@ def sft_dialogues(tasks: Sequence[Task], rng, *, per_phrasing: int = 16, held_ou
         if task.held_out:
             continue
         wrong = task.rejected.get("correctness") or (task.naive,)
-        answers = [strip_documentation(task.solution)] * 9 + [task.naive] * 4 + [task.solution] * 5 + list(wrong[:2])
+        answers = [strip_documentation(task.solution)] * 7 + [task.naive] * 3 + [task.solution] * 8 + list(wrong[:2])
         for phrasing in task.held_out_phrasings if held_out else task.train_phrasings:
             for i in rng.choice(len(answers), per_phrasing, replace=False):
                 request = phrasing if held_out else reworded(phrasing, rng)
