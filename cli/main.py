@@ -69,17 +69,20 @@ def options_of(kind: type, *leading: inspect.Parameter):
             parameters.append(inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default,
                                                 annotation=declared))
 
-        def wrapper(**values):
-            first = {p.name: values.pop(p.name) for p in leading}
-            context, path = values.pop("context"), values.pop("config_file")
-            if path:
-                written = config.read_yaml(Path(path), kind)
+        def settings_of(context, config_file, **values):
+            if config_file:
+                written = config.read_yaml(Path(config_file), kind)
                 values.update({name: value for name, value in written.items()
                                if context.get_parameter_source(name).name != "COMMANDLINE"})
             settings = kind(**values)
             config.validate(settings)
-            return command(settings, **first)
+            return settings
 
+        def wrapper(**values):
+            first = {p.name: values.pop(p.name) for p in leading}
+            return command(settings_of(**values), **first)
+
+        wrapper.settings_of = settings_of
         wrapper.__signature__ = inspect.Signature(parameters)
         wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
         wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
@@ -183,6 +186,31 @@ def dpo(settings: config.DPOConfig) -> None:
     from mlxrlhf.stages import dpo as stage
 
     _report(stage.run(settings))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def plan(context: typer.Context,
+         stage: Annotated[str, typer.Option(help="pretrain, finetune, reward, ppo, grpo or dpo")] = "ppo",
+         prompt_tokens: Annotated[int, typer.Option(help="longest prompt, where the stage has prompts", min=1)] = 64,
+         answer_tokens: Annotated[int, typer.Option(help="longest answer in preference data", min=1)] = 160) -> None:
+    """Say how much memory and time a command will take; it takes that command's flags and loads no weights.
+
+    Example: mlxrlhf plan --stage ppo --size large --dtype bfloat16 --micro-batch-size 2
+    """
+    from mlxrlhf import backends
+    from mlxrlhf import plan as planning
+
+    commands = {"pretrain": pretrain, "finetune": finetune, "code": finetune, "tools": finetune, "reward": reward,
+                "ppo": ppo, "grpo": grpo, "dpo": dpo}
+    if stage not in commands:
+        raise UserError(f"--stage {stage}: choose one of {', '.join(commands)}")
+    name = commands[stage].__name__
+    command = typer.main.get_command(app).commands[name]
+    parsed = command.make_context(name, list(context.args), parent=context)
+    settings = commands[stage].settings_of(context=parsed, **parsed.params)
+    backend = backends.load(settings.backend, settings.device)
+    for line in planning.describe(settings, backend, prompt_tokens, answer_tokens):
+        typer.echo(line)
 
 
 @app.command()

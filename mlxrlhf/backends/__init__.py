@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import sys
 
@@ -43,3 +44,12 @@ def _apple_silicon() -> bool:
 
 def _mlx_cuda() -> bool:
     return any((d.name or "").startswith("mlx-cuda") for d in importlib.metadata.distributions())
+
+
+def host_memory() -> int:
+    """Bytes that a process may take on this machine: what is available on Linux, all there is elsewhere."""
+    try:
+        with open("/proc/meminfo") as stream:
+            return 1024 * next(int(line.split()[1]) for line in stream if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else sys.maxsize

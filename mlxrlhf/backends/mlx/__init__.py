@@ -10,8 +10,11 @@ from mlxrlhf.backends.mlx.train import (  # noqa: E402
     describe_device,
     device_check,
     gradient_check,
+    matmul_rate,
+    memory_limit,
     peak_memory,
     use_device,
 )
 
-__all__ = ["Head", "Model", "describe_device", "device_check", "gradient_check", "peak_memory", "use_device"]
+__all__ = ["Head", "Model", "describe_device", "device_check", "gradient_check", "matmul_rate", "memory_limit",
+           "peak_memory", "use_device"]

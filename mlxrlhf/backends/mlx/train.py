@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlxrlhf import checkpoint
 from mlxrlhf.algorithms import losses
 from mlxrlhf.algorithms.rollout import bucket
+from mlxrlhf.backends import host_memory
 from mlxrlhf.backends.mlx import blas, foreign
 from mlxrlhf.backends.mlx.foreign import Foreign
 from mlxrlhf.backends.mlx.generate import generate
@@ -392,6 +394,24 @@ def _nest(state: dict[str, mx.array]) -> dict:
 def peak_memory() -> int:
     """Most bytes MLX has held at once."""
     return mx.get_peak_memory()
+
+
+def memory_limit() -> int:
+    """Bytes a run may hold: what Metal recommends at most, the host's memory on the CPU."""
+    info = mx.device_info() if mx.default_device() == mx.Device(mx.gpu) else {}
+    return int(info.get("max_recommended_working_set_size") or info.get("memory_size") or host_memory())
+
+
+def matmul_rate(dtype: str, seconds: float = 0.5) -> float:
+    """Floating-point operations per second of a square matrix product in a precision, measured now."""
+    size = 4096 if mx.default_device() == mx.Device(mx.gpu) else 512
+    a = mx.random.normal((size, size)).astype(_DTYPES[dtype])
+    mx.eval(a @ a)
+    count, began = 0, time.monotonic()
+    while time.monotonic() - began < seconds:
+        mx.eval(a @ a)
+        count += 1
+    return count * 2 * size**3 / (time.monotonic() - began)
 
 
 def describe_device() -> dict[str, str]:

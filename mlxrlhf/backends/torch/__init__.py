@@ -2,6 +2,15 @@
 
 from mlxrlhf.backends.torch.train import TorchHead as Head
 from mlxrlhf.backends.torch.train import TorchModel as Model
-from mlxrlhf.backends.torch.train import describe_device, device_check, gradient_check, peak_memory, use_device
+from mlxrlhf.backends.torch.train import (
+    describe_device,
+    device_check,
+    gradient_check,
+    matmul_rate,
+    memory_limit,
+    peak_memory,
+    use_device,
+)
 
-__all__ = ["Head", "Model", "describe_device", "device_check", "gradient_check", "peak_memory", "use_device"]
+__all__ = ["Head", "Model", "describe_device", "device_check", "gradient_check", "matmul_rate", "memory_limit",
+           "peak_memory", "use_device"]

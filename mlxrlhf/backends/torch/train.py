@@ -6,6 +6,7 @@ import functools
 import math
 import platform
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from mlxrlhf import checkpoint
 from mlxrlhf.algorithms import losses
+from mlxrlhf.backends import host_memory
 from mlxrlhf.backends.torch.generate import generate
 from mlxrlhf.backends.torch.model import Llama, LoRALinear, token_statistics
 from mlxrlhf.config import ModelConfig
@@ -378,6 +380,26 @@ def peak_memory() -> int:
     except ImportError:
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory_limit() -> int:
+    """Bytes a run may hold: what is free on CUDA, what MPS recommends at most, the host's memory on the CPU."""
+    if _device.type == "cuda":
+        return torch.cuda.mem_get_info(_device)[0]
+    return torch.mps.recommended_max_memory() if _device.type == "mps" else host_memory()
+
+
+@torch.inference_mode()
+def matmul_rate(dtype: str, seconds: float = 0.5) -> float:
+    """Floating-point operations per second of a square matrix product in a precision, measured now."""
+    size = 512 if _device.type == "cpu" else 4096
+    a = torch.randn(size, size, device=_device).to(_DTYPES[dtype])
+    float((a @ a)[0, 0])
+    count, began = 0, time.monotonic()
+    while time.monotonic() - began < seconds:
+        float((a @ a)[0, 0])  # waits for the device
+        count += 1
+    return count * 2 * size**3 / (time.monotonic() - began)
 
 
 def describe_device() -> dict[str, str]:
