@@ -65,6 +65,7 @@ COUNTS: dict[tuple[str, str, str], Counts] = {
     ("mlx", "checkpointed", "bfloat16"): Counts((7.7, 4.9, 2.0, 2.8, 1.4), (26.0, 4.1, 0.0, 0.0), 6.7),
     ("mlx", "forward", "float32"): Counts((0, 0, 0, 0, 0), (10, 10, 5, 2), 3),
     ("mlx", "forward", "bfloat16"): Counts((0, 0, 0, 0, 0), (10, 10, 5, 2), 3),
+    **{("torch", m, d): Counts((5, 5, 4, 3, 1) if m in ("full", "lora") else (1, 0, 0, 0, 0), (10, 10, 5, 2), 3) for m in ("full", "lora", "checkpointed", "forward") for d in ("float32", "bfloat16")},
 }
 #: float32 elements alive in the optimizer step, per element of its largest portion
 UPDATE = {("mlx", "float32"): 0.9, ("mlx", "bfloat16"): 1.7, ("torch", "float32"): 0.0, ("torch", "bfloat16"): 0.0}
@@ -238,8 +239,8 @@ def describe(config: RunConfig, backend, prompt: int, answer: int) -> Iterator[s
         yield f"{'time per step':22}  unknown: the base runs once, the head's own steps take milliseconds"
         return
     rate = backend.matmul_rate(config.dtype)
-    yield (f"{'time per step':22} {planned.operations / rate:8.1f} s    at least: {planned.operations / 1e12:.2f} TFLOP "
-           f"at this machine's {rate / 1e9:,.0f} GFLOP/s of {config.dtype} matrix products")
+    work = f"{planned.operations / 1e12:.2f} TFLOP at the {rate / 1e9:,.0f} GFLOP/s of {config.dtype} products here"
+    yield f"{'time per step':22} {planned.operations / rate:8.1f} s    at least: {work}"
 
 
 def shape(config: RunConfig) -> ModelConfig:

@@ -4,6 +4,7 @@ from mlxrlhf.backends.mlx import blas
 
 blas.preload()  # before mlx.core is imported: afterwards it has no effect
 
+from mlxrlhf.backends.mlx.parallel import world  # noqa: E402
 from mlxrlhf.backends.mlx.train import MLXHead as Head  # noqa: E402
 from mlxrlhf.backends.mlx.train import MLXModel as Model  # noqa: E402
 from mlxrlhf.backends.mlx.train import (  # noqa: E402
@@ -17,4 +18,4 @@ from mlxrlhf.backends.mlx.train import (  # noqa: E402
 )
 
 __all__ = ["Head", "Model", "describe_device", "device_check", "gradient_check", "matmul_rate", "memory_limit",
-           "peak_memory", "use_device"]
+           "peak_memory", "use_device", "world"]

@@ -1,5 +1,6 @@
 """The PyTorch backend: the reference that MLX is checked against, and the way to run on CUDA and on Windows."""
 
+from mlxrlhf.backends.torch.parallel import world
 from mlxrlhf.backends.torch.train import TorchHead as Head
 from mlxrlhf.backends.torch.train import TorchModel as Model
 from mlxrlhf.backends.torch.train import (
@@ -13,4 +14,4 @@ from mlxrlhf.backends.torch.train import (
 )
 
 __all__ = ["Head", "Model", "describe_device", "device_check", "gradient_check", "matmul_rate", "memory_limit",
-           "peak_memory", "use_device"]
+           "peak_memory", "use_device", "world"]
