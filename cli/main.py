@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import typing
 from dataclasses import fields
@@ -11,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from mlxrlhf import __version__, config
+from mlxrlhf import __version__, config, parallel
 from mlxrlhf.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -280,6 +281,8 @@ def demo(size: Annotated[str, typer.Option(help="nano or micro")] = "nano",
 
 def run() -> None:
     """Entry point: a UserError becomes one sentence and exit code 2."""
+    if not parallel.first():  # of several processes the first speaks
+        sys.stdout = open(os.devnull, "w")
     try:
         app()
     except UserError as error:

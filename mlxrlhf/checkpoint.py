@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlxrlhf import parallel
 from mlxrlhf.config import ModelConfig
 from mlxrlhf.errors import UserError
 
@@ -266,6 +267,8 @@ class SavePoints:
 
     def save(self, step: int, arrays: dict[str, np.ndarray], state: dict) -> None:
         """Write one state: `arrays` (weights, optimizer) and `state` (JSON: controller, best loss, configuration)."""
+        if not parallel.first():
+            return
         from safetensors.numpy import save
 
         with atomic_folder(self.folder / f"step-{step:08d}") as folder:
@@ -293,6 +296,8 @@ class SavePoints:
 
     def clear(self) -> None:
         """Forget every state: a new run starts."""
+        if not parallel.first():
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _steps(self) -> list[Path]:

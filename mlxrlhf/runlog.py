@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from mlxrlhf import parallel
 from mlxrlhf.checkpoint import atomic_text
 from mlxrlhf.errors import UserError
 
@@ -17,13 +18,17 @@ class RunLog:
     """Append one JSON object per step to FOLDER/metrics.jsonl and show where the run is.
 
     `start` = k keeps the rows up to step k of an interrupted run. Keys under `time/` and `memory/` are the only ones in
-    which a resumed run may differ from an uninterrupted one.
+    which a resumed run may differ from an uninterrupted one. Of several processes only the first writes and shows.
     """
 
     def __init__(self, folder: Path, title: str, total: int, config: dict, *, start: int = 0,
                  memory: Callable[[], int] = lambda: 0, quiet: bool = False):
         self.folder, self.title, self.total, self.memory, self.quiet = Path(folder), title, total, memory, quiet
         path = self.folder / "metrics.jsonl"
+        self._start, self._began, self._last, self._shown = start, time.monotonic(), time.monotonic(), -math.inf
+        self._bar = self._file = None
+        if not parallel.first():
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             kept = [row for row in read_metrics(path) if row["step"] <= start] if start else []
@@ -32,23 +37,24 @@ class RunLog:
             self._file = open(path, "a", encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from None
-        self._start, self._began, self._last, self._shown = start, time.monotonic(), time.monotonic(), -math.inf
-        self._bar = None
 
     def __enter__(self):
-        if sys.stderr.isatty() and not self.quiet:
+        if sys.stderr.isatty() and not self.quiet and self._file:
             self._bar = _progress()
             self._task = self._bar.add_task(self.title, total=self.total, completed=self._start, facts="")
             self._bar.start()
         return self
 
     def __exit__(self, *_):
-        self._file.close()
+        if self._file:
+            self._file.close()
         if self._bar:
             self._bar.stop()
 
     def log(self, step: int, row: dict, tokens: int = 0) -> None:
         """Record step `step` (from 1); NaN and infinity become null."""
+        if not self._file:
+            return
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         speed = tokens / seconds if tokens and seconds > 0 else None
@@ -76,11 +82,13 @@ class RunLog:
 
     def summary(self, figures: dict) -> None:
         """Write summary.json: the figures a script reads."""
+        if not self._file:
+            return
         atomic_text(self.folder / "summary.json", json.dumps(figures, indent=2) + "\n")
 
     def rows(self) -> list[dict]:
         """Every row of the run so far, those before a resume included."""
-        return read_metrics(self.folder / "metrics.jsonl")
+        return read_metrics(self.folder / "metrics.jsonl") if self._file else []
 
 
 def _progress():

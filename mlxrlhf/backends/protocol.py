@@ -19,6 +19,11 @@ class Model(Protocol):
     """One trunk with what is trained on it (every weight, or adapters), an optional value head, and its optimizer."""
 
     config: ModelConfig
+    #: this process's number and how many train the model together
+    world: tuple[int, int]
+
+    def gather(self, array: np.ndarray) -> np.ndarray:
+        """The array of every process, stacked: (processes, ...). All have one shape."""
 
     def generate(self, prompts: Sequence[Sequence[int]], *, uniforms: np.ndarray | None, max_tokens: int,
                  temperature: float, stop_ids: Sequence[int], pad_id: int,
@@ -43,8 +48,8 @@ class Model(Protocol):
 
     def step(self, objective: Objective, batches: Sequence[Batch], *, want: Sequence[str], learning_rate: float,
              temperature: float = 1.0) -> dict[str, float]:
-        """Gradients of `objective` summed over micro-batches, clipped, one AdamW step. A non-finite gradient leaves
-        the weights alone and is reported as skipped = 1."""
+        """Gradients of `objective` summed over micro-batches and processes, clipped, one AdamW step. A non-finite
+        gradient leaves the weights alone and is reported as skipped = 1."""
 
     def state(self) -> dict[str, np.ndarray]:
         """Trained weights and optimizer state, float32, for a save point."""

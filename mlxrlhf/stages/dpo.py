@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlxrlhf import backends, checkpoint, diagnosis
+from mlxrlhf import backends, checkpoint, diagnosis, parallel
 from mlxrlhf.algorithms import losses, rollout
 from mlxrlhf.config import DPOConfig, to_json
 from mlxrlhf.data.batches import pick
@@ -82,6 +82,7 @@ def run(config: DPOConfig) -> dict:
     train_pairs, val_pairs, length_baseline = reward_stage.encoded_pairs(config, tokenizer, model_config.max_positions)
     pairs = train_pairs + val_pairs
     backend = backends.load(config.backend, config.device)
+    parallel.alone(backend, "mlxrlhf dpo")
     out = folders.output(config, "dpo")
     points = checkpoint.SavePoints(out)
     found = training.resume_from(points, config, print)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import backends, checkpoint, diagnosis, rewards
+from mlxrlhf import backends, checkpoint, diagnosis, parallel, rewards
 from mlxrlhf.agent import sandbox
 from mlxrlhf.algorithms import advantages, losses, rollout
 from mlxrlhf.config import GRPOConfig, PPOConfig, to_json
@@ -69,8 +69,7 @@ class PPO:
         c, beta = self.config, self.controller.beta
         prompts, rows = ([x for x in some for _ in range(c.responses_per_prompt)]
                          for some in (prompts, prompts if rows is None else rows))
-        responses = self.policy.generate(prompts, uniforms=rng.random((len(prompts), c.max_tokens)), temperature=c.temp,
-                                         max_tokens=c.max_tokens, stop_ids=self.end_ids, pad_id=self.pad_id)
+        responses = self._sample(prompts, rng.random((len(prompts), c.max_tokens)))
         batch = rollout.arrange(prompts, responses, self.pad_id)
         mask = batch["mask"]
         old = self._forward(self.policy, batch, ("logp", "entropy") + ("value",) * self.critic)
@@ -79,7 +78,7 @@ class PPO:
 
         finished = rollout.ends(responses, self.end_ids)
         began = time.monotonic()
-        measures = self.score(rows, responses, frozen["features"])
+        measures = self._score(rows, responses, frozen["features"])
         scoring = time.monotonic() - began
         scores = measures["scores"]
         penalised = scores - c.missing_end_penalty * ~finished
@@ -143,6 +142,7 @@ class PPO:
                 shared = {"total": np.float32(mask[rows].sum()), "kl_coef": np.float32(self.controller.beta)}
                 if not self.critic:
                     batch["weight"][rows] = advantages.token_weights(mask[rows], c.loss_type, c.max_tokens)
+                rows = rows[parallel.share(len(rows), self.policy)]
                 parts = [rollout.cut({**batch, **shared}, rows[part])
                          for part in rollout.by_length(mask[rows], c.micro_batch_size)]
                 steps.append(self.policy.step(self.objective, parts, want=self.want, learning_rate=learning_rate,
@@ -157,7 +157,9 @@ class PPO:
     def _forward(self, model, batch: dict, want: Sequence[str], adapters: bool = True) -> dict[str, np.ndarray]:
         """`model.evaluate` over the whole batch, in micro-batches of similar length; zero behind a response's end."""
         mask, out = batch["mask"], {}
-        for rows in rollout.by_length(mask, self.config.micro_batch_size):
+        own = parallel.share(len(mask), self.policy)
+        for part in rollout.by_length(mask[own], self.config.micro_batch_size):
+            rows = own[part]
             found = model.evaluate(rollout.cut(batch, rows), want, temperature=self.config.temp, adapters=adapters)
             for name, value in found.items():
                 if name == "features":
@@ -165,7 +167,34 @@ class PPO:
                 else:
                     whole = out.setdefault(name, np.zeros((*mask.shape, *value.shape[2:]), np.float32))
                     whole[rows, :value.shape[1]] = value
-        return out
+        return {name: self._whole(value) for name, value in out.items()}
+
+    def _whole(self, array: np.ndarray) -> np.ndarray:
+        """An array of which every process has filled its own rows, the others zero."""
+        return parallel.gather(self.policy, array).sum(axis=0) if self.policy.world[1] > 1 else array
+
+    def _sample(self, prompts: Sequence[Sequence[int]], uniforms: np.ndarray) -> list[list[int]]:
+        """A response to each prompt, each process sampling its share."""
+        c, own = self.config, parallel.share(len(prompts), self.policy)
+        found = self.policy.generate([prompts[i] for i in own], uniforms=uniforms[own], temperature=c.temp,
+                                     max_tokens=c.max_tokens, stop_ids=self.end_ids, pad_id=self.pad_id)
+        if self.policy.world[1] == 1:
+            return found
+        tokens = np.zeros((len(prompts), c.max_tokens + 1), np.int32)  # the first column holds the length
+        for i, response in zip(own, found):
+            tokens[i, 0], tokens[i, 1:len(response) + 1] = len(response), response
+        return [row[1:row[0] + 1].tolist() for row in self._whole(tokens)]
+
+    def _score(self, rows: Sequence, responses: list[list[int]], features: np.ndarray) -> dict[str, np.ndarray]:
+        """What `score` gives for every response, each process scoring its share: tests that are run may not repeat."""
+        if self.policy.world[1] == 1:
+            return self.score(rows, responses, features)
+        own = parallel.share(len(rows), self.policy)
+        found = self.score([rows[i] for i in own], [responses[i] for i in own], features[own])
+        out = {name: np.zeros(len(rows), np.float32) for name in found}
+        for name, values in found.items():
+            out[name][own] = values
+        return {name: self._whole(values) for name, values in out.items()}
 
     def _check_first(self, metrics: dict[str, float]) -> None:
         error = np.sqrt(metrics["val/ratio_error"])
@@ -223,7 +252,8 @@ def align(config: PPOConfig | GRPOConfig, stage: str) -> dict:
     total = config.num_epochs * config.steps_per_epoch
 
     def keep(step: int) -> None:
-        points.save(step, policy.state(), {"config": to_json(config), "beta": ppo.controller.beta})
+        if parallel.first():
+            points.save(step, policy.state(), {"config": to_json(config), "beta": ppo.controller.beta})
 
     def update(step: int) -> tuple[dict, int]:
         rows = pick(len(encoded), config.batch_size, config.seed, step)
@@ -235,9 +265,11 @@ def align(config: PPOConfig | GRPOConfig, stage: str) -> dict:
     log = RunLog(out / "run", "ppo" if critic else "grpo", total, to_json(config), start=start,
                  memory=backend.peak_memory)
     figures = training.loop(config, log, start, total, update, keep, summarise,
-                            lambda rows: diagnosis.rollouts(rows, reward_accuracy=accuracy))
-    with checkpoint.atomic_folder(out) as folder:
-        folders.save_checkpoint(policy, folder, tokenizer)
+                            lambda rows: diagnosis.rollouts(rows, reward_accuracy=accuracy),
+                            agree=lambda flag: parallel.any_of(policy, flag))
+    if parallel.first():
+        with checkpoint.atomic_folder(out) as folder:
+            folders.save_checkpoint(policy, folder, tokenizer)
     return figures
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlxrlhf import backends, checkpoint, report
+from mlxrlhf import backends, checkpoint, parallel, report
 from mlxrlhf.config import SIZES, PretrainConfig, TrainConfig, to_json
 from mlxrlhf.data import corpora
 from mlxrlhf.data.batches import Mixture, Rows, Stream
@@ -53,5 +53,6 @@ def fit(config: TrainConfig, stage: str, source: Path | None, model_config, toke
         figures = training.train(model, train_rows, val_rows, config, log, out,
                                  lambda path: folders.save_checkpoint(model, path, tokenizer), points, found)
         log.summary(figures)
-        report.run_report(log.folder, log.title)
+        if parallel.first():
+            report.run_report(log.folder, log.title)
     return figures

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import backends, checkpoint, report
+from mlxrlhf import backends, checkpoint, parallel, report
 from mlxrlhf.algorithms import evidence, losses
 from mlxrlhf.algorithms.rollout import bucket
 from mlxrlhf.config import RewardConfig, to_json
@@ -151,6 +151,7 @@ def run(config: RewardConfig) -> dict:
     source, model_config, tokenizer = folders.open_checkpoint(config, "tools", config.checkpoint)
     train_pairs, val_pairs, length_baseline = encoded_pairs(config, tokenizer, model_config.max_positions)
     backend = backends.load(config.backend, config.device)
+    parallel.alone(backend, "mlxrlhf reward")
     out = folders.output(config, "reward")
     points = checkpoint.SavePoints(out)
     found = training.resume_from(points, config, print)

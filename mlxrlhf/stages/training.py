@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import checkpoint, diagnosis, report
+from mlxrlhf import checkpoint, diagnosis, parallel, report
 from mlxrlhf.algorithms import losses
 from mlxrlhf.config import TrainConfig, to_json
 from mlxrlhf.data.batches import Mixture, Rows, Stream
@@ -70,11 +70,11 @@ def resume_from(points: checkpoint.SavePoints, config, say: Callable[[str], None
 
 def loop(config, log: RunLog, start: int, total: int, update: Callable[[int], tuple[dict, int]],
          keep: Callable[[int], None], summarise: Callable[[list[dict]], dict],
-         diagnose: Callable[[list[dict]], list[diagnosis.Finding]]) -> dict:
+         diagnose: Callable[[list[dict]], list[diagnosis.Finding]], agree: Callable[[bool], bool] = bool) -> dict:
     """The steps of an alignment stage, its saves and its verdict. Returns the figures of summary.json.
 
     update(step) -> (metrics, tokens); keep(step) writes a save point; summarise and diagnose read metrics.jsonl.
-    A run that stops itself leaves its verdict too.
+    agree(flag) is true in every process when the flag is in one. A run that stops itself leaves its verdict too.
     """
     stopped = None
     with log, Interrupt() as interrupt:
@@ -86,16 +86,18 @@ def loop(config, log: RunLog, start: int, total: int, update: Callable[[int], tu
                 stopped = error
                 break
             log.log(step + 1, metrics, tokens=tokens)
-            if (step + 1) % config.save_every == 0 or step + 1 == total or interrupt.asked:
+            asked = agree(interrupt.asked)
+            if (step + 1) % config.save_every == 0 or step + 1 == total or asked:
                 keep(step + 1)
-            if interrupt.asked and step + 1 < total:
+            if asked and step + 1 < total:
                 raise Interrupted(f"stopped at update {step + 1} of {total}; the same command with --resume continues")
     rows, figures = log.rows(), {}
     if rows:
         verdict = diagnose(rows)
         figures = {**summarise(rows), "verdict": [asdict(finding) for finding in verdict]}
         log.summary(figures)
-        report.run_report(log.folder, log.title)
+        if parallel.first():
+            report.run_report(log.folder, log.title)
         print("\n".join(map(str, verdict)))
     if stopped:
         raise stopped
@@ -105,12 +107,14 @@ def loop(config, log: RunLog, start: int, total: int, update: Callable[[int], tu
 def validation_loss(model, rows: Rows | Stream | Mixture, config: TrainConfig) -> float:
     """Token-weighted cross-entropy over `eval_batches` fixed batches of the validation rows, nats per token."""
     total = count = 0.0
-    for i in range(min(config.eval_batches, -(-len(rows) // config.batch_size))):
+    number, processes = model.world
+    for i in range(number, min(config.eval_batches, -(-len(rows) // config.batch_size)), processes):
         batch = rows.draw(min(config.batch_size, len(rows)), 0, i).batch()
         logp = model.evaluate(batch, ("logp",))["logp"]
         total -= float((logp * batch["mask"]).sum(dtype=np.float64))
         count += float(batch["mask"].sum())
-    return total / max(count, 1)
+    total, count = parallel.gather(model, np.array([total, count], np.float32)).sum(axis=0, dtype=np.float64)
+    return float(total / max(count, 1))
 
 
 def train(model, train_rows: Rows | Stream | Mixture, val_rows: Rows | Stream | Mixture, config: TrainConfig, log,
@@ -128,17 +132,19 @@ def train(model, train_rows: Rows | Stream | Mixture, val_rows: Rows | Stream | 
     began, row, skipped = time.monotonic(), {}, 0
 
     def keep(step: int) -> None:
-        points.save(step, model.state(), {"config": to_json(config), "best": best if best < math.inf else None,
-                                          "bad": bad})
+        if parallel.first():
+            points.save(step, model.state(), {"config": to_json(config), "best": best if best < math.inf else None,
+                                              "bad": bad})
 
+    own = parallel.share(config.batch_size, model)
     with Interrupt() as interrupt:
         for step in range(start, total):
             size = config.batch_size * config.gradient_accumulation_steps
             rows = train_rows.draw(size, config.seed, step)
             # Strided, so that a mixture's parts are spread over the micro-batches.
-            batches = [rows.take(np.arange(i, size, config.gradient_accumulation_steps)).batch()
+            batches = [rows.take(np.arange(i, size, config.gradient_accumulation_steps)[own]).batch()
                        for i in range(config.gradient_accumulation_steps)]
-            counted = np.float32(sum(b["mask"].sum() for b in batches))
+            counted = np.float32(rows.mask[:, 1:].sum())  # of all processes
             for batch in batches:
                 batch["total"] = counted
             rate = cosine_with_warmup(step, peak=config.learning_rate, warmup=config.warmup_steps, total=total)
@@ -151,18 +157,21 @@ def train(model, train_rows: Rows | Stream | Mixture, val_rows: Rows | Stream | 
                 row["val_loss"] = validation_loss(model, val_rows, config)
                 if row["val_loss"] < best:
                     best = row["val_loss"]
-                    with checkpoint.atomic_folder(out / "best") as folder:
-                        save(folder)
+                    if parallel.first():
+                        with checkpoint.atomic_folder(out / "best") as folder:
+                            save(folder)
             log.log(step + 1, row, tokens=size * train_rows.length)
             if bad >= 3:
                 keep(step + 1)
                 raise UserError(f"three steps in a row were not finite, the last at {step + 1}; "
                                 f"the last good weights are saved; try --learning-rate below {config.learning_rate:g}")
-            if (step + 1) % config.save_every == 0 or step + 1 == total or interrupt.asked:
+            asked = parallel.any_of(model, interrupt.asked)
+            if (step + 1) % config.save_every == 0 or step + 1 == total or asked:
                 keep(step + 1)
-            if interrupt.asked and step + 1 < total:
+            if asked and step + 1 < total:
                 raise Interrupted(f"stopped at step {step + 1} of {total}; the same command with --resume continues")
-    with checkpoint.atomic_folder(out) as folder:
-        save(folder)
+    if parallel.first():
+        with checkpoint.atomic_folder(out) as folder:
+            save(folder)
     return {"loss": row.get("loss"), "val_loss": row.get("val_loss"), "best_val_loss": best, "steps": total,
             "skipped": skipped, "seconds": time.monotonic() - began}

@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlxrlhf import checkpoint
 from mlxrlhf.algorithms import losses
 from mlxrlhf.algorithms.rollout import bucket
-from mlxrlhf.backends.mlx import blas, foreign
+from mlxrlhf.backends.mlx import blas, foreign, parallel
 from mlxrlhf.backends.mlx.foreign import Foreign
 from mlxrlhf.backends.mlx.generate import generate
 from mlxrlhf.backends.mlx.model import Llama, LoRALinear, token_statistics
@@ -96,7 +96,7 @@ class MLXModel:
                  optimizer_dtype: str = "float32"):
         self.config, self.dtype, self.optimizer_dtype = config, dtype, optimizer_dtype
         mx.random.seed(seed)
-        self.folder = folder
+        self.folder, self.world, self.gather = folder, parallel.world(), parallel.gather
         trunk = Foreign(folder) if config.family != "llama" else Llama(config)
         self.network = Network(trunk, config.hidden_size, value_head)
         if folder is None:
@@ -149,6 +149,9 @@ class MLXModel:
             gradients = {k: gradients[k].astype(mx.float32) + g for k, g in gradient.items()} if gradients else gradient
             totals = {k: totals[k] + metrics[k] for k in totals} if totals else metrics
             del gradient
+            mx.eval(gradients, totals)
+        if self.world[1] > 1:
+            gradients, totals = parallel.add(gradients, self.world[1]), parallel.add(totals, self.world[1])
             mx.eval(gradients, totals)
         # Reduced row by row: a naive float32 sum over a large array loses digits.
         norm = mx.sqrt(sum(mx.square(g.astype(mx.float32)).sum(axis=-1).sum() for g in gradients.values())).item()

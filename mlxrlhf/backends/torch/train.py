@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mlxrlhf import checkpoint
 from mlxrlhf.algorithms import losses
+from mlxrlhf.backends.torch import parallel
 from mlxrlhf.backends.torch.generate import generate
 from mlxrlhf.backends.torch.model import Llama, LoRALinear, token_statistics
 from mlxrlhf.config import ModelConfig
@@ -97,7 +98,7 @@ class TorchModel:
             raise UserError(f"{folder} is a {config.family} model; other families than Llama run on --backend mlx")
         if optimizer_dtype != "float32":
             raise UserError("--optimizer-dtype bfloat16 runs on --backend mlx; PyTorch keeps its moments in float32")
-        self.config, self.dtype, self.device = config, dtype, _device
+        self.config, self.dtype, self.device, self.world = config, dtype, _device, parallel.world()
         torch.manual_seed(seed)
         self.network = Network(config, value_head)
         trunk = self.network.trunk
@@ -143,6 +144,9 @@ class TorchModel:
         trunk = self.network.trunk
         return trunk.logits(trunk(torch.as_tensor(tokens, device=self.device))).float().cpu().numpy()
 
+    def gather(self, array: np.ndarray) -> np.ndarray:
+        return parallel.gather(array, self.device)
+
     # --- training --------------------------------------------------------------------------------------------------
 
     def step(self, objective, batches, *, want, learning_rate, temperature=1.0):
@@ -156,6 +160,8 @@ class TorchModel:
                 torch._foreach_add_(list(gradients.values()), list(gradient.values()))
             del gradient
             totals = metrics if not totals else {k: totals[k] + metrics[k] for k in totals}
+        if self.world[1] > 1:
+            gradients, totals = parallel.add(gradients), parallel.add(totals)
         norm = nn.utils.get_total_norm(gradients.values())
         metrics = {name: float(value) for name, value in totals.items()}
         metrics["grad_norm"], metrics["skipped"] = float(norm), 0.0

@@ -1,0 +1,30 @@
+"""Sums and gathers over the processes that mlx.launch started."""
+
+from __future__ import annotations
+
+import os
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+
+def world() -> tuple[int, int]:
+    """This process's number and how many there are."""
+    if not any(name in os.environ for name in ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")):
+        return 0, 1  # without a launcher MLX would look for MPI
+    group = mx.distributed.init()
+    return group.rank(), group.size()
+
+
+def gather(array: np.ndarray) -> np.ndarray:
+    """The array of every process, stacked: (processes, ...)."""
+    stacked = mx.distributed.all_gather(mx.array(array)[None])
+    return np.array(stacked)
+
+
+def add(arrays: dict[str, mx.array], processes: int) -> dict[str, mx.array]:
+    """Each array summed over the processes; float32."""
+    tree = tree_unflatten([(name, array.astype(mx.float32)) for name, array in arrays.items()])
+    return {name: mean * processes for name, mean in tree_flatten(nn.utils.average_gradients(tree))}
