@@ -19,7 +19,7 @@ demo: .venv/demo
 
 test: .venv/test
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 clean:
 	rm -rf .venv *.egg-info

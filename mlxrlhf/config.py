@@ -389,8 +389,8 @@ DEMO: dict[str, dict[str, Any]] = {
     "pretrain": dict(steps_per_epoch=30, batch_size=16, sequence_length=128, warmup_steps=5, learning_rate=3e-3,
                      eval_every=30, eval_batches=2),
     # Small batches: with so few tokens to spend, more steps teach more than smoother ones.
-    "code": dict(steps_per_epoch=640, batch_size=6, sequence_length=160, warmup_steps=20, learning_rate=3e-3,
-                 dialogue_share=0.93, eval_every=320, eval_batches=4),
+    "code": dict(steps_per_epoch=560, batch_size=6, sequence_length=160, warmup_steps=20, learning_rate=3e-3,
+                 dialogue_share=0.93, eval_every=280, eval_batches=4),
     "tools": dict(steps_per_epoch=60, batch_size=8, sequence_length=224, warmup_steps=5, learning_rate=6e-4,
                   dialogue_share=0.7, eval_every=60, eval_batches=4),
     "reward": dict(temp=0.7, samples=2),

@@ -115,7 +115,7 @@ def test_the_verdict_stands_on_the_report_of_the_run(tmp_path):
         for row in rows(**{"objective/reward/<b>": line(0, 1)}):
             log.log(row.pop("step"), row)
         log.summary({"verdict": [{"severity": "warning", "sentence": "<i>", "remedy": "do"}]})
-    page = (tmp_path / "report.html").read_text()
+    page = report.run_report(tmp_path, "ppo").read_text()
     assert "<li class='warning'>warning: &lt;i&gt;; do</li>" in page and page.count("<svg") == 9
     assert "Pass rate" in page and "Reward: &lt;b&gt;" in page and "<b>Reward: <b>" not in page
     assert "<ul>" not in report.stage_section("x", tmp_path / "nowhere")
