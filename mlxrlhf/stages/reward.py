@@ -254,8 +254,9 @@ def warning(figures: dict) -> str:
     name, best = max((("length alone", length), ("counting tokens", figures["token_baseline"])), key=lambda b: b[1])
     if figures["val_accuracy"] >= best + 0.10:
         return ""
-    return (f"on held-out pairs the reward model is right in {figures['val_accuracy']:.0%}, {name} in {best:.0%}: less "
-            "than ten points apart, so it may have learned little else; use more varied pairs or a larger base")
+    return (f"on held-out pairs the reward model is right in {figures['val_accuracy']:.0%}, {name} in {best:.0%}; "
+            "without ten points between them nothing shows that it has learned more than that: use more varied pairs, "
+            "a larger base or --unfreeze-rank")
 
 
 def load(folder: Path, backend, tokenizer) -> tuple:
