@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from mlxrlhf.data import quality, tasks
-from mlxrlhf.data.dialogue import AnyTokenizer, read_jsonl
+from mlxrlhf.data.dialogue import AnyTokenizer, decode_answer, read_jsonl
 from mlxrlhf.errors import UserError
 
 MEASURES = ("model", "tests", "lint")
@@ -121,8 +121,7 @@ class Rewards:
                  features: np.ndarray) -> dict[str, np.ndarray]:
         """rows: prompt and tests of each response. Returns scores (B,), the weighted sum; reward/NAME (B,) for each
         component; and pass_rate, 1 or 0 for each response that has tests."""
-        end = self.tokenizer.end_id
-        texts = [self.tokenizer.decode(r[:-1] if r[-1] == end else r) for r in responses]
+        texts = [decode_answer(r, self.tokenizer) for r in responses]
         codes = [tasks.extract_code(text) for text in texts]
         tested = [i for i, row in enumerate(rows) if row["tests"]] if self.run_tests else []
         shares = np.zeros(len(rows), np.float32)

@@ -13,7 +13,7 @@ from mlxrlhf.annotate.store import Item, Store
 from mlxrlhf.checkpoint import read_config
 from mlxrlhf.config import AnnotateConfig
 from mlxrlhf.data import preference_files
-from mlxrlhf.data.dialogue import read_jsonl, render_prompt
+from mlxrlhf.data.dialogue import decode_answer, read_jsonl, render_prompt
 from mlxrlhf.data.tasks import Task
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
@@ -116,7 +116,7 @@ def _answerer(name: str, config: AnnotateConfig, backend) -> Callable[[Sequence[
         responses = model.generate(encoded, uniforms=rng.random((len(encoded), config.max_tokens)),
                                    max_tokens=config.max_tokens, temperature=config.temp,
                                    stop_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)
-        return [tokenizer.decode(r[:-1] if r[-1] == tokenizer.end_id else r) for r in responses]
+        return [decode_answer(r, tokenizer) for r in responses]
 
     return answer
 

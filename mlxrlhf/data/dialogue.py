@@ -62,6 +62,11 @@ def encode_answer(answer: str, tokenizer: AnyTokenizer) -> list[int]:
     return [*_assistant(answer, (), tokenizer), tokenizer.end_id]
 
 
+def decode_answer(ids: Sequence[int], tokenizer: AnyTokenizer) -> str:
+    """The text of a sampled answer, without the end token where it has one."""
+    return tokenizer.decode(ids[:-1] if ids[-1] == tokenizer.end_id else ids)
+
+
 def _assistant(content: str, tool_calls: Sequence[dict], tokenizer: Tokenizer) -> list[int]:
     for call in tool_calls:
         call = call.get("function", call)

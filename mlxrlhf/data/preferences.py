@@ -221,11 +221,6 @@ def length_baseline(pairs: Sequence[Pair]) -> float:
     return float(np.mean((np.sign(differences) + 1) / 2)) if pairs else 0.0
 
 
-def messages(pair: Pair) -> list[dict]:
-    """The dialogue that both answers continue."""
-    return [{"role": "user", "content": pair.prompt}] if isinstance(pair.prompt, str) else pair.prompt
-
-
 def to_json(pair: Pair) -> dict:
     """The pair as a row of rlhf_preferences.json."""
     return asdict(pair)

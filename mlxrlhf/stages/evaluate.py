@@ -12,7 +12,7 @@ from mlxrlhf import backends, checkpoint
 from mlxrlhf.algorithms import advantages, rollout
 from mlxrlhf.config import EvaluateConfig, to_json
 from mlxrlhf.data import humaneval, quality, tasks
-from mlxrlhf.data.dialogue import render_prompt
+from mlxrlhf.data.dialogue import decode_answer, render_prompt
 from mlxrlhf.runlog import RunLog
 from mlxrlhf.stages import folders, ppo
 from mlxrlhf.stages import reward as reward_stage
@@ -68,7 +68,7 @@ def humaneval_figures(model, problems: Sequence[humaneval.Problem], config, toke
                                    max_tokens=config.max_tokens, temperature=config.temp,
                                    stop_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)
         cut += sum(r[-1] != tokenizer.end_id for r in responses)
-        answers += [tokenizer.decode(r[:-1] if r[-1] == tokenizer.end_id else r) for r in responses]
+        answers += [decode_answer(r, tokenizer) for r in responses]
     passed = np.array(humaneval.passes(asked, answers, unsafe=config.unsafe_exec), float)
     unseen = [i for i, problem in enumerate(asked) if problem.task_id not in ours]
     return {"humaneval_pass@1": float(passed.mean()), "humaneval_unseen": float(passed[unseen].mean()),
@@ -82,7 +82,7 @@ def _tasks(config: EvaluateConfig, base, aligned, judge, tokenizer, model_config
         order = np.random.default_rng(config.seed).permutation(len(prompts))
         prompts = [prompts[i] for i in sorted(order[:config.prompts])]
     prompts = [p for p in prompts for _ in range(config.samples)]
-    encoded = [render_prompt([{"role": "user", "content": p["prompt"]}], tokenizer) for p in prompts]
+    encoded = ppo.encode_prompts(prompts, tokenizer)
     ppo.check_context(encoded, config.max_tokens, model_config.max_positions)
     bank = {task.name: task for task in tasks.load_tasks()}
     uniforms = np.random.default_rng(config.seed).random((len(encoded), config.max_tokens))
@@ -95,7 +95,7 @@ def _tasks(config: EvaluateConfig, base, aligned, judge, tokenizer, model_config
         judged = base.evaluate(batch, ("logp", "features"), temperature=config.temp or 1.0)
         own = model.evaluate(batch, ("logp",), temperature=config.temp or 1.0)["logp"]
         kl = (advantages.kl_estimate(own, judged["logp"]) * batch["mask"]).sum(axis=1)
-        texts = [tokenizer.decode(r[:-1] if r[-1] == tokenizer.end_id else r) for r in responses]
+        texts = [decode_answer(r, tokenizer) for r in responses]
         codes = [tasks.extract_code(text) for text in texts]
         sides[name] = {"texts": texts, "scores": judge(encoded, responses, judged["features"]), "kl": kl,
                        "lengths": [len(r) for r in responses], "quality": quality.measure(codes),

@@ -23,7 +23,7 @@ from mlxrlhf.algorithms.rollout import bucket
 from mlxrlhf.config import RewardConfig, to_json
 from mlxrlhf.data import preferences, tasks
 from mlxrlhf.data.batches import pick
-from mlxrlhf.data.dialogue import encode_answer, render_prompt
+from mlxrlhf.data.dialogue import decode_answer, encode_answer, render_prompt
 from mlxrlhf.data.preference_files import load_pairs
 from mlxrlhf.errors import UserError
 from mlxrlhf.runlog import RunLog
@@ -377,7 +377,7 @@ def sampled_pairs(base, config: RewardConfig, tokenizer) -> tuple[list[EncodedPa
                                       temperature=config.temp,
                                       max_tokens=config.max_tokens, stop_ids=[tokenizer.end_id],
                                       pad_id=tokenizer.pad_id)
-            answers += [tokenizer.decode(r[:-1] if r[-1] == tokenizer.end_id else r) for r in responses]
+            answers += [decode_answer(r, tokenizer) for r in responses]
         pairs = preferences.from_samples(requests, answers, config.seed, unsafe=config.unsafe_exec)
         print(f"reward: {len(pairs):,} pairs from {len(answers):,} answers of the base "
               f"({'held-out' if held_out else 'training'} tasks)")
