@@ -70,17 +70,20 @@ def options_of(kind: type, *leading: inspect.Parameter):
             parameters.append(inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default,
                                                 annotation=declared))
 
-        def wrapper(**values):
-            first = {p.name: values.pop(p.name) for p in leading}
-            context, path = values.pop("context"), values.pop("config_file")
-            if path:
-                written = config.read_yaml(Path(path), kind)
+        def settings_of(context, config_file, **values):
+            if config_file:
+                written = config.read_yaml(Path(config_file), kind)
                 values.update({name: value for name, value in written.items()
                                if context.get_parameter_source(name).name != "COMMANDLINE"})
             settings = kind(**values)
             config.validate(settings)
-            return command(settings, **first)
+            return settings
 
+        def wrapper(**values):
+            first = {p.name: values.pop(p.name) for p in leading}
+            return command(settings_of(**values), **first)
+
+        wrapper.settings_of = settings_of
         wrapper.__signature__ = inspect.Signature(parameters)
         wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
         wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
@@ -184,6 +187,28 @@ def dpo(settings: config.DPOConfig) -> None:
     from mlxrlhf.stages import dpo as stage
 
     _report(stage.run(settings))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def plan(context: typer.Context,
+         stage: Annotated[str, typer.Option(help="pretrain, finetune, reward, ppo, grpo, dpo or evaluate")] = "ppo",
+         prompt_tokens: Annotated[int, typer.Option(help="longest prompt, where the stage has prompts", min=1)] = 64,
+         answer_tokens: Annotated[int, typer.Option(help="longest answer of preference data", min=1)] = 160) -> None:
+    """Say how much memory and time a command will take. It takes that command's flags and loads no model.
+
+    Example: mlxrlhf plan --size large --stage ppo --dtype bfloat16 --micro-batch-size 2
+    """
+    from mlxrlhf import backends
+    from mlxrlhf import plan as planning
+
+    commands = {f.__name__: f for f in (pretrain, finetune, reward, ppo, grpo, dpo, evaluate)}
+    if stage not in commands:
+        raise UserError(f"--stage {stage}: choose one of {', '.join(commands)}")
+    parsed = typer.main.get_command(app).commands[stage].make_context(stage, list(context.args), parent=context)
+    settings = commands[stage].settings_of(context=parsed, **parsed.params)
+    backend = backends.load(settings.backend, settings.device)
+    for line in planning.describe(settings, backend, prompt_tokens, answer_tokens):
+        typer.echo(line)
 
 
 @app.command()

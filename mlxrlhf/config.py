@@ -83,6 +83,7 @@ class RunConfig(BackendConfig):
     seed: int = option(0, "seed of every random choice", minimum=0)
     resume: bool = option(False, "continue from the last save of the same command")
     save_every: int = option(100, "steps between saves", minimum=1)
+    allow_swap: bool = option(False, "start even where the plan asks for more memory than there is")
 
 
 @dataclass(frozen=True)

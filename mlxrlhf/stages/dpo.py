@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlxrlhf import backends, checkpoint, diagnosis, parallel
+from mlxrlhf import backends, checkpoint, diagnosis, parallel, plan
 from mlxrlhf.algorithms import losses, rollout
 from mlxrlhf.config import DPOConfig, to_json
 from mlxrlhf.data.batches import pick
@@ -83,6 +83,7 @@ def run(config: DPOConfig) -> dict:
     pairs = train_pairs + val_pairs
     backend = backends.load(config.backend, config.device)
     parallel.alone(backend, "mlxrlhf dpo")
+    plan.check(config, model_config, backend, *reward_stage.longest(pairs))
     out = folders.output(config, "dpo")
     points = checkpoint.SavePoints(out)
     found = training.resume_from(points, config, print)

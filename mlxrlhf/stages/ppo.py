@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import backends, checkpoint, diagnosis, parallel, rewards
+from mlxrlhf import backends, checkpoint, diagnosis, parallel, plan, rewards
 from mlxrlhf.agent import sandbox
 from mlxrlhf.algorithms import advantages, losses, rollout
 from mlxrlhf.config import GRPOConfig, PPOConfig, to_json
@@ -231,6 +231,7 @@ def align(config: PPOConfig | GRPOConfig, stage: str) -> dict:
     encoded = encode_prompts(prompts, tokenizer)
     check_context(encoded, config.max_tokens, model_config.max_positions)
     backend = backends.load(config.backend, config.device)
+    plan.check(config, model_config, backend, prompt=max(map(len, encoded)))
     score, accuracy = scorer(config, components, prompts, backend, tokenizer)
     out = folders.output(config, stage)
     points = checkpoint.SavePoints(out)

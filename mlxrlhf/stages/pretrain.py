@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlxrlhf import backends, checkpoint, parallel, report
+from mlxrlhf import backends, checkpoint, parallel, plan, report
 from mlxrlhf.config import SIZES, PretrainConfig, TrainConfig, to_json
 from mlxrlhf.data import corpora
 from mlxrlhf.data.batches import Mixture, Rows, Stream
@@ -40,6 +40,7 @@ def fit(config: TrainConfig, stage: str, source: Path | None, model_config, toke
     if not (len(train_rows) and len(val_rows)):
         raise UserError(f"there is less text than one row of --sequence-length {config.sequence_length}; add sources")
     backend = backends.load(config.backend, config.device)
+    plan.check(config, model_config, backend)
     out = folders.output(config, stage)
     points = checkpoint.SavePoints(out)
     found = training.resume_from(points, config, print)

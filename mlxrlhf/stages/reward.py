@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import backends, checkpoint, parallel, report
+from mlxrlhf import backends, checkpoint, parallel, plan, report
 from mlxrlhf.algorithms import evidence, losses
 from mlxrlhf.algorithms.rollout import bucket
 from mlxrlhf.config import RewardConfig, to_json
@@ -102,6 +102,11 @@ def train_head(head, chosen: np.ndarray, rejected: np.ndarray, config: RewardCon
                                        None if weights is None else weights[rows]), "lr": rate})
 
 
+def longest(pairs: Sequence[EncodedPair]) -> tuple[int, int]:
+    """Tokens of the longest prompt and of the longest answer."""
+    return max(p.start for p in pairs), max(max(len(p.chosen), len(p.rejected)) - p.start for p in pairs)
+
+
 def pair_weights(pairs: Sequence[EncodedPair]) -> np.ndarray:
     """How much each pair counts, (N,) float32, 1 on average."""
     weights = np.array([p.weight for p in pairs], np.float32)
@@ -152,6 +157,7 @@ def run(config: RewardConfig) -> dict:
     train_pairs, val_pairs, length_baseline = encoded_pairs(config, tokenizer, model_config.max_positions)
     backend = backends.load(config.backend, config.device)
     parallel.alone(backend, "mlxrlhf reward")
+    plan.check(config, model_config, backend, *longest(train_pairs + val_pairs))
     out = folders.output(config, "reward")
     points = checkpoint.SavePoints(out)
     found = training.resume_from(points, config, print)

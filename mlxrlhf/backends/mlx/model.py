@@ -32,7 +32,9 @@ class LoRALinear(nn.Module):
         y = self.linear(x)
         if not self.enabled:
             return y
-        return y + (self.scale * ((x @ self.lora_a) @ self.lora_b)).astype(y.dtype)
+        # The float32 adapters are cast, not x: a float32 copy of every input would be kept for the backward pass.
+        low = self.scale * (x @ self.lora_a.astype(x.dtype))  # (..., r): the cheap place to scale
+        return mx.addmm(y, low, self.lora_b.astype(x.dtype))
 
     def merged(self) -> mx.array:
         """The weight (out, in) with the update added, float32."""

@@ -35,7 +35,9 @@ class LoRALinear(nn.Module):
         y = self.linear(x)
         if not self.enabled:
             return y
-        return y + (self.scale * ((x.float() @ self.lora_a) @ self.lora_b)).to(y.dtype)
+        # The float32 adapters are cast, not x: a float32 copy of every input would be kept for the backward pass.
+        low = self.scale * (x @ self.lora_a.to(x.dtype))  # (..., r): the cheap place to scale
+        return torch.addmm(y.flatten(0, -2), low.flatten(0, -2), self.lora_b.to(x.dtype)).view(y.shape)
 
     def merged(self) -> Tensor:
         """The weight (out, in) with the update added, float32."""

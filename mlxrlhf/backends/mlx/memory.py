@@ -1,0 +1,66 @@
+"""What a model holds on MLX, counted from model.py, and what this machine has: for mlxrlhf/plan.py.
+
+Counted as MLX's CPU build computes: on a GPU, fused kernels keep less, so there the plan is an upper bound.
+"""
+
+from __future__ import annotations
+
+import time
+
+import mlx.core as mx
+
+from mlxrlhf.backends.host import host_memory
+from mlxrlhf.backends.mlx.model import LOGITS_CHUNK
+from mlxrlhf.backends.mlx.train import UPDATE_CHUNK
+from mlxrlhf.config import ModelConfig
+
+__all__ = ["LOGITS_CHUNK", "UPDATE_CHUNK"]
+
+#: bytes beside each bfloat16 weight that is trained: the lower half of its float32 master
+MASTER = 2
+#: float32 arrays (tokens, V) at once: logits, softmax and their gradient, or what the entropy is summed from
+LOGITS = 3
+#: of those, the ones that stay to the end of the backward pass: MLX computes the output layer's own gradient last
+LOGITS_LEFT = 1
+#: blocks at work in the backward pass, in what a block keeps: the gradients of one; with checkpointing, the one that is
+#: computed again, its gradients, and the one before it, which MLX's order of evaluation begins already
+WORKING, RECOMPUTED = 1, 3
+#: float32 arrays of one portion of the weights that an AdamW step makes anew: update, moments, scaled gradient
+UPDATE = 4
+
+
+def block(c: ModelConfig, length: int, size: int, scales: bool) -> int:
+    """Bytes per token that a block keeps for its backward pass, in rows of `length` tokens.
+
+    size: bytes of a number of the trunk; scales: the weights themselves are trained, RMSNorm's scales among them.
+    """
+    q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    # x and the normalised, scaled x that the next layer reads; in bfloat16 x once more in float32, in which the norm is
+    # computed; and for the gradient of the scale, the normalised x before it.
+    norm = c.hidden_size * (size + size + (4 if size < 4 else 0) + (size if scales else 0))
+    attention = q + 2 * kv + c.num_heads * length + q  # queries, keys, values, softmax of the scores, output
+    mlp = 5 * c.intermediate_size  # gate, its sigmoid, silu, up, their product
+    return 2 * norm + size * (attention + mlp)
+
+
+def limit() -> int:
+    """Bytes a run may hold before the machine swaps: what Metal recommends at most, all of the host's on the CPU."""
+    info = mx.device_info() if mx.default_device() == mx.Device(mx.gpu) else {}
+    return int(info.get("max_recommended_working_set_size") or info.get("memory_size") or host_memory())
+
+
+def held() -> int:
+    """Bytes that count towards `peak_memory` already."""
+    return mx.get_active_memory()
+
+
+def matmul_rate(dtype: str, rows: int, seconds: float = 0.2) -> float:
+    """Operations per second of a product of `rows` rows with a square matrix, measured now; on a GPU a larger one."""
+    width = 4096 if mx.default_device() == mx.Device(mx.gpu) else 1024
+    x, w = (mx.random.normal(shape).astype(getattr(mx, dtype)) for shape in ((rows, width), (width, width)))
+    mx.eval(x @ w)
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        mx.eval(x @ w)
+        count += 1
+    return count * 2 * rows * width**2 / (time.perf_counter() - began)

@@ -1,0 +1,67 @@
+"""What a model holds on PyTorch, counted from model.py, and what this machine has: for mlxrlhf/plan.py."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from mlxrlhf.backends.host import host_memory, resident_memory
+from mlxrlhf.backends.torch import train
+from mlxrlhf.backends.torch.model import LOGITS_CHUNK
+from mlxrlhf.config import ModelConfig
+
+__all__ = ["LOGITS_CHUNK"]
+#: bytes beside each bfloat16 weight that is trained: its float32 master
+MASTER = 4
+#: float32 arrays (tokens, V) at once: logits, log-softmax and their gradient, or what the entropy is summed from
+LOGITS = 3
+#: of those, the ones that stay to the end of the backward pass
+LOGITS_LEFT = 0
+#: blocks at work in the backward pass, in what a block keeps: the gradients of one; with checkpointing, also the one
+#: that is computed again
+WORKING, RECOMPUTED = 1, 2
+#: float32 arrays that an AdamW step makes anew: none, it works in place
+UPDATE, UPDATE_CHUNK = 0, 0
+
+
+def block(c: ModelConfig, length: int, size: int, scales: bool) -> int:
+    """Bytes per token that a block keeps for its backward pass, in rows of `length` tokens.
+
+    size: bytes of a number of the trunk; scales: the weights themselves are trained, RMSNorm's scales among them.
+    """
+    q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    # x, in bfloat16 its float32 copy instead, and the normalised, scaled x that the next layer reads; in bfloat16, for
+    # the gradient of the scale, the normalised x before it.
+    norm = c.hidden_size * (4 + size + (size if scales and size < 4 else 0))
+    attention = q + 2 * kv + q  # queries, keys, values, output: the scores are never whole
+    mlp = 4 * c.intermediate_size  # gate, silu, up, their product
+    return 2 * norm + size * (attention + mlp)
+
+
+def limit() -> int:
+    """Bytes a run may hold before the machine swaps: all of CUDA's, what MPS recommends at most, or the host's."""
+    if train._device.type == "cuda":
+        return torch.cuda.get_device_properties(train._device).total_memory
+    return torch.mps.recommended_max_memory() if train._device.type == "mps" else host_memory()
+
+
+def held() -> int:
+    """Bytes that count towards `peak_memory` already: on the CPU, those of Python and its libraries."""
+    if train._device.type == "cuda":
+        return torch.cuda.memory_allocated()
+    return torch.mps.driver_allocated_memory() if train._device.type == "mps" else resident_memory()
+
+
+@torch.inference_mode()
+def matmul_rate(dtype: str, rows: int, seconds: float = 0.2) -> float:
+    """Operations per second of a product of `rows` rows with a square matrix, measured now; on a GPU a larger one."""
+    width = 1024 if train._device.type == "cpu" else 4096
+    x, w = (torch.randn(shape, device=train._device).to(getattr(torch, dtype))
+            for shape in ((rows, width), (width, width)))
+    float((x @ w)[0, 0])  # reading one number waits for the device
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        float((x @ w)[0, 0])
+        count += 1
+    return count * 2 * rows * width**2 / (time.perf_counter() - began)

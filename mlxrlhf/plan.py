@@ -1,0 +1,293 @@
+"""What a run needs, said before anything is loaded: peak memory by part, and time per step.
+
+A run goes through phases: it samples (a rollout), reads what it sampled (evaluation), computes gradients (backward
+pass) and moves the weights (optimizer step). Its peak is that of its largest phase: what is there all the time
+(weights, moments, ...) plus what the phase itself holds. Every array is counted from the model's shape; what differs
+between the array libraries is in backends/*/memory.py. benchmarks/memory.py sets the plan beside measured peaks.
+
+For MLX the peak is mx.get_peak_memory's; for PyTorch on the CPU, the process's largest resident size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxrlhf import checkpoint, published
+from mlxrlhf.algorithms.rollout import bucket
+from mlxrlhf.config import (
+    SIZES,
+    AlignConfig,
+    DPOConfig,
+    EvaluateConfig,
+    ModelConfig,
+    PolicyConfig,
+    PPOConfig,
+    RewardConfig,
+    RunConfig,
+    TrainConfig,
+    WeightsConfig,
+)
+from mlxrlhf.errors import UserError
+
+GB = 2**30
+#: bytes of a number
+BYTES = {"float32": 4, "bfloat16": 2}
+#: tokens of a prompt and of an answer, where a command does not know its data yet
+PROMPT_TOKENS, ANSWER_TOKENS = 64, 160
+#: answers that the reward stage samples at once, and sequences that it reads at once: see stages/reward.py
+REWARD_SAMPLED, REWARD_READ = 64, 32
+#: held-out requests of the task bank: `evaluate` answers all of them at once
+HELD_OUT = 124
+#: share of the speed of bare matrix products that a step reaches, measured on two CPU cores: benchmarks/memory.md
+EFFICIENCY = 0.5
+#: rows of the product whose speed is the ceiling
+CEILING_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of `length` tokens, of which `predicted` per row are scored against the vocabulary."""
+
+    rows: int
+    length: int
+    predicted: int
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.length
+
+
+@dataclass(frozen=True)
+class Job:
+    """What decides memory and work of one step of a command."""
+
+    model: ModelConfig
+    dtype: str
+    lora_rank: int = 0
+    gradient_checkpointing: bool = False
+    optimizer_dtype: str = "float32"
+    value_head: bool = False
+    copies: int = 0                 # frozen trunks beside the first: a reference, the model before alignment
+    reference_head: bool = False    # a frozen output layer beside the trained one
+    train: Batch | None = None      # one forward and backward
+    forwards: int = 1               # of those in an optimizer step
+    steps: float = 1                # optimizer steps in a step of the command
+    evaluate: Batch | None = None   # one forward without gradient
+    evaluations: float = 0          # of those in a step of the command
+    decode: Batch | None = None     # a rollout; `predicted` tokens of each row are sampled
+
+    @classmethod
+    def of(cls, config: RunConfig, model: ModelConfig, prompt: int = PROMPT_TOKENS, answer: int = ANSWER_TOKENS) -> Job:
+        """The job of a command's settings; prompt and answer: tokens of the longest in its data."""
+        same = {name: getattr(config, name) for name in ("dtype", "lora_rank", "gradient_checkpointing",
+                                                         "optimizer_dtype") if hasattr(config, name)}
+        if isinstance(config, TrainConfig):
+            batch = Batch(config.batch_size, config.sequence_length, config.sequence_length - 1)
+            return cls(model, **same, train=batch, forwards=config.gradient_accumulation_steps, evaluate=batch)
+        if isinstance(config, PolicyConfig):
+            total, critic = config.batch_size * config.responses_per_prompt, isinstance(config, PPOConfig)
+            mini = min(config.mini_batch_size, total)
+            length = bucket(prompt) + bucket(config.max_tokens)
+            micro = Batch(min(config.micro_batch_size, mini), length, bucket(config.max_tokens))
+            return cls(model, **same, value_head=critic, copies=int(not config.lora_rank),
+                       reference_head=critic and config.kl_in_loss, train=micro, forwards=-(-mini // micro.rows),
+                       steps=config.ppo_epochs * -(-total // mini), evaluate=micro,
+                       evaluations=2 * -(-total // micro.rows),
+                       decode=Batch(total, prompt + config.max_tokens, config.max_tokens))
+        if isinstance(config, DPOConfig):
+            pairs = min(config.micro_batch_size, config.batch_size)
+            micro = Batch(2 * pairs, bucket(prompt) + bucket(answer), bucket(answer))
+            return cls(model, **same, train=micro, evaluate=micro, forwards=-(-config.batch_size // pairs))
+        if isinstance(config, EvaluateConfig):
+            rows = (config.prompts or HELD_OUT) * config.samples
+            read = Batch(rows, bucket(prompt) + bucket(config.max_tokens), bucket(config.max_tokens))
+            return cls(model, **same, copies=1, evaluate=read, evaluations=3,
+                       decode=Batch(rows, prompt + config.max_tokens, config.max_tokens))
+        assert isinstance(config, RewardConfig)
+        own = config.samples > 0 and not config.data
+        length = bucket(prompt + (max(answer, config.max_tokens) if own else answer))
+        pairs = min(config.micro_batch_size, config.batch_size)
+        return cls(model, **same, lora_rank=config.unfreeze_rank, value_head=config.unfreeze_rank > 0,
+                   train=Batch(2 * pairs, length, 0) if config.unfreeze_rank else None,
+                   forwards=-(-config.batch_size // pairs), evaluate=Batch(REWARD_READ, length, 0),
+                   evaluations=2 * config.batch_size / REWARD_READ,
+                   decode=Batch(REWARD_SAMPLED, prompt + config.max_tokens, config.max_tokens) if own else None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes by part at the peak, and the phase it falls into."""
+
+    parts: dict[str, float]
+    phase: str
+
+    @property
+    def peak(self) -> float:
+        return sum(self.parts.values())
+
+
+def adapter_weights(c: ModelConfig, rank: int) -> int:
+    """Weights of LoRA adapters of a rank on every linear layer of every block."""
+    q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    ends = 2 * (c.hidden_size + q) + 2 * (c.hidden_size + kv) + 3 * (c.hidden_size + c.intermediate_size)
+    return c.num_layers * rank * ends
+
+
+def predict(job: Job, backend) -> Plan:
+    """Peak memory of a job on a backend: the module that backends.load gave."""
+    c, size, m = job.model, BYTES[job.dtype], backend.memory
+    full = job.train is not None and not job.lora_rank
+    embedding = c.vocab_size * c.hidden_size
+    head = (c.hidden_size + 2) * (c.hidden_size // 2) + 1 if job.value_head else 0
+    small = adapter_weights(c, job.lora_rank) + head  # always float32
+    trained = full * c.parameters() + small if job.train else 0
+    always = {"process": m.held(), "weights": size * c.parameters(), "adapters and heads": 4 * small,
+              "reference": size * (job.copies * c.parameters() + job.reference_head * embedding),
+              "masters": full * (job.dtype == "bfloat16") * m.MASTER * c.parameters(),
+              "optimizer moments": 2 * trained * BYTES[job.optimizer_dtype]}
+    phases: dict[str, dict[str, float]] = {}
+
+    def logits(b: Batch, arrays: int) -> int:
+        return 4 * arrays * min(b.rows * b.predicted * c.vocab_size, m.LOGITS_CHUNK)
+
+    def block(b: Batch) -> int:
+        return b.tokens * m.block(c, b.length, size, full)
+
+    if b := job.evaluate:
+        phases["evaluation"] = {"activations": block(b), "logits": logits(b, m.LOGITS)}
+    if b := job.decode:
+        cached = 2 * size * c.num_layers * c.num_kv_heads * c.head_dim * b.rows * bucket(b.length, 64)
+        phases["reading of the prompts"] = {"activations": block(Batch(b.rows, b.length - b.predicted, 0)),
+                                            "key-value cache": cached}
+        phases["sampling"] = {"logits": logits(Batch(b.rows, 1, 1), m.LOGITS), "key-value cache": cached}
+    if b := job.train:
+        kept = b.tokens * size * c.hidden_size if job.gradient_checkpointing else block(b)
+        at_work = m.RECOMPUTED if job.gradient_checkpointing else m.WORKING
+        gradient = size * full * c.parameters() + 4 * small
+        summed = 4 * trained if job.forwards > 1 else 0
+        # The output layer's gradient comes first and, where it is the embedding's too, the embedding's own part last.
+        tied = size * full * embedding
+        phases["start of the backward pass"] = {
+            "activations": c.num_layers * kept + block(b), "logits": logits(b, m.LOGITS),
+            "gradients": summed + tied}
+        phases["end of the backward pass"] = {
+            "activations": kept + at_work * block(b), "logits": full * logits(b, m.LOGITS_LEFT),
+            "gradients": summed + gradient + tied}
+        phases["optimizer step"] = {"gradients": max(summed, gradient),
+                                    "temporaries": 4 * m.UPDATE * min(trained, m.UPDATE_CHUNK)}
+    phase, parts = max(phases.items(), key=lambda item: sum(item[1].values()))
+    return Plan({name: value for name, value in {**always, **parts}.items() if value}, phase)
+
+
+# --- time ----------------------------------------------------------------------------------------------------------
+
+def operations(job: Job) -> tuple[float, float]:
+    """Multiplications and additions of one step of the command: of its forward and backward passes, and of decoding.
+
+    A forward takes 2 for each weight and token and 4 T d for the attention of a token to T others; a backward pass as
+    much for what it goes through and again for the weights that are trained; checkpointing one more forward.
+    """
+    c = job.model
+    layers = c.parameters() - c.vocab_size * c.hidden_size * (1 if c.tie_word_embeddings else 2)
+
+    def forward(b: Batch, tokens: int) -> float:
+        attention = 4 * c.num_layers * c.num_heads * c.head_dim * b.length
+        return tokens * (2 * layers + attention) + 2 * b.rows * b.predicted * c.vocab_size * c.hidden_size
+
+    passes = decoding = 0.0
+    if b := job.train:
+        each = (2 if job.lora_rank else 3) + job.gradient_checkpointing
+        passes += job.steps * job.forwards * each * forward(b, b.tokens)
+    if b := job.evaluate:
+        passes += job.evaluations * forward(b, b.tokens)
+    if b := job.decode:
+        passes += forward(dataclasses.replace(b, predicted=0), b.rows * (b.length - b.predicted))
+        decoding += forward(b, b.rows * b.predicted)
+    return passes, decoding
+
+
+def seconds(job: Job, backend) -> float:
+    """Time of one step of the command: its operations at the speed of matrix products of as many rows, measured now."""
+    passes, decoding = operations(job)
+    time = passes / backend.memory.matmul_rate(job.dtype, CEILING_ROWS)
+    if job.decode:
+        time += decoding / backend.memory.matmul_rate(job.dtype, job.decode.rows)
+    return time / EFFICIENCY
+
+
+# --- the command and the check -------------------------------------------------------------------------------------
+
+def shape(config: RunConfig) -> ModelConfig:
+    """The shape of the model that a command would load."""
+    if config.checkpoint:
+        return checkpoint.read_config(Path(config.checkpoint))
+    return checkpoint.read_config(published.fetch(config.model)) if config.model else SIZES[config.size]
+
+
+def describe(config: RunConfig, backend, prompt: int, answer: int) -> Iterator[str]:
+    """The lines that `mlxrlhf plan` prints."""
+    model = shape(config)
+    job = Job.of(config, model, prompt, answer)
+    plan, room = predict(job, backend), backend.memory.limit()
+    name = backend.__name__.rpartition(".")[2]
+    yield f"{model.parameters():,} weights of {job.dtype}, on {name}"
+    for part, size in plan.parts.items():
+        yield f"  {part:20} {size / GB:8.2f} GB"
+    yield f"{'peak memory':22} {plan.peak / GB:8.2f} GB   at the {plan.phase}"
+    yield f"{'this machine has':22} {room / GB:8.2f} GB"
+    if plan.peak > room:
+        yield f"{'it fits with':22} {remedy(config, model, backend, prompt, answer) or 'a smaller model only'}"
+    work = sum(operations(job))
+    if work:
+        yield f"{'time per step':22} {seconds(job, backend):8.1f} s    {work / 1e12:,.2f} TFLOP"
+
+
+def check(config: RunConfig, model: ModelConfig, backend, prompt: int = PROMPT_TOKENS,
+          answer: int = ANSWER_TOKENS) -> None:
+    """Raises UserError, naming settings that would fit, when a command asks for more memory than the machine has."""
+    plan, room = predict(Job.of(config, model, prompt, answer), backend), backend.memory.limit()
+    if plan.peak > room and not config.allow_swap:
+        found = remedy(config, model, backend, prompt, answer)
+        advice = f"it fits with {found}" if found else "choose a smaller --size or --model"
+        raise UserError(f"this run needs about {plan.peak / GB:.1f} GB and the machine has {room / GB:.1f} GB; "
+                        f"{advice}, or give --allow-swap to start anyway")
+
+
+def remedy(config: RunConfig, model: ModelConfig, backend, prompt: int, answer: int) -> str:
+    """The fewest flags with which a command fits into this machine, or ""."""
+    ways = _ways(config, backend)
+    for count in range(1, len(ways) + 1):
+        for chosen in itertools.combinations(ways, count):
+            for changes in itertools.product(*chosen):
+                merged = {name: value for change in changes for name, value in change.items()}
+                job = Job.of(dataclasses.replace(config, **merged), model, prompt, answer)
+                if predict(job, backend).peak <= backend.memory.limit():
+                    return " ".join("--" + name.replace("_", "-") + ("" if value is True else f" {value}")
+                                    for name, value in merged.items())
+    return ""
+
+
+def _ways(config: RunConfig, backend) -> list[list[dict]]:
+    """Changes that save memory, from those that cost nothing to those that change what is trained: one list for each
+    flag, the mildest change first."""
+    ways: list[list[dict]] = []
+    if isinstance(config, TrainConfig):  # smaller forwards, as many rows to a step
+        rows = config.batch_size * config.gradient_accumulation_steps
+        halves = [config.batch_size >> i for i in range(1, config.batch_size.bit_length())]
+        ways.append([{"batch_size": n, "gradient_accumulation_steps": -(-rows // n)} for n in halves])
+    elif isinstance(config, AlignConfig) or (isinstance(config, RewardConfig) and config.unfreeze_rank):
+        ways.append([{"micro_batch_size": config.micro_batch_size >> i}
+                     for i in range(1, config.micro_batch_size.bit_length())])
+    if isinstance(config, WeightsConfig) and not config.gradient_checkpointing:
+        ways.append([{"gradient_checkpointing": True}])
+    if config.dtype == "float32":
+        ways.append([{"dtype": "bfloat16"}])
+    if isinstance(config, WeightsConfig) and not config.lora_rank:
+        if backend.__name__.endswith("mlx") and config.optimizer_dtype == "float32":
+            ways.append([{"optimizer_dtype": "bfloat16"}])
+        ways.append([{"lora_rank": 16}])
+    return [way for way in ways if way]
