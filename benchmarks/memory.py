@@ -39,13 +39,13 @@ STAGES = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "reward": Rewa
           "grpo": GRPOConfig, "dpo": DPOConfig, "evaluate": EvaluateConfig}
 #: rows and tokens to a row, by size
 BATCH = {"nano": (8, 128), "micro": (8, 128), "tiny": (2, 128), "medium": (1, 128)}
-PROMPT = 32
+PROMPT, ANSWER = 32, 160
 #: what one step of a 1.1B model must stay within, in GB: settings that people would use, but the smallest forward that
 #: has the peak (see memory.md)
 LARGE = [
     ("ppo", {"dtype": "bfloat16", "batch_size": 2, "mini_batch_size": 2, "micro_batch_size": 2, "ppo_epochs": 1,
              "max_tokens": 256}, 6),
-    ("reward", {"dtype": "bfloat16", "max_tokens": 32, "batch_size": 8}, 4),
+    ("reward", {"dtype": "bfloat16", "max_tokens": 16}, 4),
     ("pretrain", {"dtype": "bfloat16", "optimizer_dtype": "bfloat16", "gradient_checkpointing": True, "batch_size": 1,
                   "sequence_length": 256}, 14)]
 
@@ -111,7 +111,8 @@ def run(backend, config: RunConfig, c: ModelConfig) -> float:
         began = time.monotonic()
         prompts, answers = sample(base, reward.SAMPLED_TOGETHER)
         sequences = [p + a for p, a in zip(prompts, answers)]
-        found = reward.features(base, sequences, [PROMPT] * len(sequences), 0)
+        read = sequences[:plan.REWARD_READ]  # one batch of them
+        found = reward.features(base, read, [PROMPT] * len(read), 0)
         head = backend.Head(c.hidden_size)
         head.step(config.loss, config.margin, found[0::2], found[1::2], 1e-3)
         if config.unfreeze_rank:
@@ -121,7 +122,7 @@ def run(backend, config: RunConfig, c: ModelConfig) -> float:
         from mlxrlhf.stages import dpo, reward
 
         policy = backend.Model(c, **memory)
-        pairs = [reward.EncodedPair(*tokens(2, PROMPT + plan.ANSWER_TOKENS).tolist(), "", PROMPT)
+        pairs = [reward.EncodedPair(*tokens(2, PROMPT + ANSWER).tolist(), "", PROMPT)
                  for _ in range(config.batch_size)]
         learner = dpo.DPO(config, policy, pairs, pad_id=0)
         for _ in range(2):
@@ -157,7 +158,7 @@ def measure(backend_name: str, size: str, stage: str, settings: dict) -> dict:
     config, c = STAGES[stage](size=size, **settings), SIZES[size]
     planned = predict(size, stage, settings, backend)
     taken = run(backend, config, c)
-    passes, decoding = plan.operations(plan.Job.of(config, c, PROMPT))
+    passes, decoding = plan.operations(job_of(config, c))
     rate = backend.memory.matmul_rate(config.dtype, plan.CEILING_ROWS)
     return {"backend": backend_name, "size": size, "stage": stage, "settings": settings, **planned,
             "measured_mb": round(backend.peak_memory() / 1e6, 1), "seconds": round(taken, 1),
@@ -165,9 +166,14 @@ def measure(backend_name: str, size: str, stage: str, settings: dict) -> dict:
             "efficiency": None if decoding or not passes else round(passes / rate / taken, 2)}
 
 
+def job_of(config: RunConfig, c: ModelConfig) -> plan.Job:
+    """The plan's view of `run`: pairs have answers of ANSWER tokens, but reward's are those it samples."""
+    return plan.Job.of(config, c, PROMPT, config.max_tokens if isinstance(config, RewardConfig) else ANSWER)
+
+
 def predict(size: str, stage: str, settings: dict, backend, process: float | None = None) -> dict:
     """The plan, as memory.json keeps it. process: bytes of the process before the model; None measures them now."""
-    planned = plan.predict(plan.Job.of(STAGES[stage](size=size, **settings), SIZES[size], PROMPT), backend)
+    planned = plan.predict(job_of(STAGES[stage](size=size, **settings), SIZES[size]), backend)
     parts = {name: round(value / 1e6, 1) for name, value in planned.parts.items()}
     if process is not None and "process" in parts:
         parts["process"] = process

@@ -78,6 +78,7 @@ class Job:
     steps: float = 1                # optimizer steps in a step of the command
     evaluate: Batch | None = None   # one forward without gradient
     evaluations: float = 0          # of those in a step of the command
+    entropy: bool = False           # computed in it, over the whole vocabulary
     decode: Batch | None = None     # a rollout; `predicted` tokens of each row are sampled
 
     @classmethod
@@ -96,7 +97,7 @@ class Job:
             return cls(model, **same, value_head=critic, copies=int(not config.lora_rank),
                        reference_head=critic and config.kl_in_loss, train=micro, forwards=-(-mini // micro.rows),
                        steps=config.ppo_epochs * -(-total // mini), evaluate=micro,
-                       evaluations=2 * -(-total // micro.rows),
+                       evaluations=2 * -(-total // micro.rows), entropy=True,
                        decode=Batch(total, prompt + config.max_tokens, config.max_tokens))
         if isinstance(config, DPOConfig):
             pairs = min(config.micro_batch_size, config.batch_size)
@@ -151,19 +152,19 @@ def predict(job: Job, backend) -> Plan:
               "optimizer moments": 2 * trained * BYTES[job.optimizer_dtype]}
     phases: dict[str, dict[str, float]] = {}
 
-    def logits(b: Batch, arrays: int) -> int:
-        return 4 * arrays * min(b.rows * b.predicted * c.vocab_size, m.LOGITS_CHUNK)
+    def logits(b: Batch, more: bool) -> int:
+        return m.logits(size, more) * min(b.rows * b.predicted * c.vocab_size, m.LOGITS_CHUNK)
 
     def block(b: Batch) -> int:
         return b.tokens * m.block(c, b.length, size, full)
 
     if b := job.evaluate:
-        phases["evaluation"] = {"activations": block(b), "logits": logits(b, m.LOGITS)}
+        phases["evaluation"] = {"activations": block(b), "logits": logits(b, job.entropy)}
     if b := job.decode:
         cached = 2 * size * c.num_layers * c.num_kv_heads * c.head_dim * b.rows * bucket(b.length, 64)
         phases["reading of the prompts"] = {"activations": block(Batch(b.rows, b.length - b.predicted, 0)),
                                             "key-value cache": cached}
-        phases["sampling"] = {"logits": logits(Batch(b.rows, 1, 1), m.LOGITS), "key-value cache": cached}
+        phases["sampling"] = {"logits": logits(Batch(b.rows, 1, 1), True), "key-value cache": cached}
     if b := job.train:
         kept = b.tokens * size * c.hidden_size if job.gradient_checkpointing else block(b)
         at_work = m.RECOMPUTED if job.gradient_checkpointing else m.WORKING
@@ -172,10 +173,11 @@ def predict(job: Job, backend) -> Plan:
         # The output layer's gradient comes first and, where it is the embedding's too, the embedding's own part last.
         tied = size * full * embedding
         phases["start of the backward pass"] = {
-            "activations": c.num_layers * kept + block(b), "logits": logits(b, m.LOGITS),
+            "activations": c.num_layers * kept + block(b), "logits": logits(b, True),
             "gradients": summed + tied}
         phases["end of the backward pass"] = {
-            "activations": kept + at_work * block(b), "logits": full * logits(b, m.LOGITS_LEFT),
+            "activations": kept + at_work * block(b),
+            "logits": full * m.LOGITS_LEFT * size * b.rows * b.predicted * c.vocab_size,
             "gradients": summed + gradient + tied}
         phases["optimizer step"] = {"gradients": max(summed, gradient),
                                     "temporaries": 4 * m.UPDATE * min(trained, m.UPDATE_CHUNK)}

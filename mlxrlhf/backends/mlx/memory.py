@@ -18,9 +18,7 @@ __all__ = ["LOGITS_CHUNK", "UPDATE_CHUNK"]
 
 #: bytes beside each bfloat16 weight that is trained: the lower half of its float32 master
 MASTER = 2
-#: float32 arrays (tokens, V) at once: logits, softmax and their gradient, or what the entropy is summed from
-LOGITS = 3
-#: of those, the ones that stay to the end of the backward pass: MLX computes the output layer's own gradient last
+#: 1 where the gradient of the logits stays to the end of the backward pass: MLX computes the output layer's own last
 LOGITS_LEFT = 1
 #: blocks at work in the backward pass, in what a block keeps: the gradients of one; with checkpointing, the one that is
 #: computed again, its gradients, and the one before it, which MLX's order of evaluation begins already
@@ -41,6 +39,14 @@ def block(c: ModelConfig, length: int, size: int, scales: bool) -> int:
     attention = q + 2 * kv + c.num_heads * length + q  # queries, keys, values, softmax of the scores, output
     mlp = 5 * c.intermediate_size  # gate, its sigmoid, silu, up, their product
     return 2 * norm + size * (attention + mlp)
+
+
+def logits(size: int, more: bool) -> int:
+    """Bytes for each token and piece of the vocabulary: float32 logits, in bfloat16 also as they were computed.
+
+    more: a gradient or an entropy is wanted: the softmax, and its product with what is summed.
+    """
+    return 4 * (3 if more else 1) + (size if size < 4 else 0)
 
 
 def limit() -> int:

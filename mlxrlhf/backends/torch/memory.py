@@ -14,9 +14,7 @@ from mlxrlhf.config import ModelConfig
 __all__ = ["LOGITS_CHUNK"]
 #: bytes beside each bfloat16 weight that is trained: its float32 master
 MASTER = 4
-#: float32 arrays (tokens, V) at once: logits, log-softmax and their gradient, or what the entropy is summed from
-LOGITS = 3
-#: of those, the ones that stay to the end of the backward pass
+#: 1 where the gradient of the logits stays to the end of the backward pass
 LOGITS_LEFT = 0
 #: blocks at work in the backward pass, in what a block keeps: the gradients of one; with checkpointing, also the one
 #: that is computed again
@@ -37,6 +35,15 @@ def block(c: ModelConfig, length: int, size: int, scales: bool) -> int:
     attention = q + 2 * kv + q  # queries, keys, values, output: the scores are never whole
     mlp = 4 * c.intermediate_size  # gate, silu, up, their product
     return 2 * norm + size * (attention + mlp)
+
+
+def logits(size: int, more: bool) -> int:
+    """Bytes for each token and piece of the vocabulary: float32 logits and log-softmax, in bfloat16 also the logits as
+    they were computed.
+
+    more: a gradient or an entropy is wanted: one more array of float32.
+    """
+    return 4 * (3 if more else 2) + (size if size < 4 else 0)
 
 
 def limit() -> int:
