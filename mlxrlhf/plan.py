@@ -227,7 +227,9 @@ def shape(config: RunConfig) -> ModelConfig:
     """The shape of the model that a command would load."""
     if config.checkpoint:
         return checkpoint.read_config(Path(config.checkpoint))
-    return checkpoint.read_config(published.fetch(config.model)) if config.model else SIZES[config.size]
+    if config.model:
+        return checkpoint.read_config(published.fetch(config.model, files=["config.json"]))
+    return SIZES[config.size]
 
 
 def describe(config: RunConfig, backend, prompt: int, answer: int) -> Iterator[str]:

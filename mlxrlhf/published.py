@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +28,8 @@ def label(model: str) -> str:
     return Path(model.rstrip("/")).name
 
 
-def fetch(model: str, say: Callable[[str], None] = print) -> Path:
-    """The local folder of a published model, fetched on first use.
+def fetch(model: str, say: Callable[[str], None] = print, files: Sequence[str] = HUB_FILES) -> Path:
+    """The local folder of a published model, fetched on first use; files: what is wanted of a hub repository.
 
     Raises UserError when there is no such folder or model, or the network is needed and not there.
     """
@@ -39,17 +39,17 @@ def fetch(model: str, say: Callable[[str], None] = print) -> Path:
     if model == "smollm2":
         return _smollm2(say)
     if model.count("/") == 1 and not model.startswith((".", "/")):
-        return _hub(model)
+        return _hub(model, files)
     raise UserError(f"--model {model}: there is no such folder; name a checkpoint folder, smollm2, or a hub model "
                     "such as HuggingFaceTB/SmolLM2-135M-Instruct")
 
 
-def _hub(model: str) -> Path:
+def _hub(model: str, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(model, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"--model {model} is no folder and could not be fetched from the hub ({reason}); check its "

@@ -64,6 +64,24 @@ def project(tmp_path_factory):
     return folder
 
 
+SMALL_MACHINE = """
+import sys
+from mlxrlhf import backends
+backends.load("mlx", "cpu").memory.limit = lambda: 2**20
+from mlxrlhf_cli.main import run
+sys.argv[0] = "mlxrlhf"
+run()
+"""
+
+
+@pytest.mark.parametrize("stage", ["language", "code", "reward", "rlhf", "dpo"])
+def test_a_command_that_cannot_fit_says_so_before_it_writes(project, tmp_path, stage):
+    done = subprocess.run([sys.executable, "-c", SMALL_MACHINE, *STAGES[stage], "--out", str(tmp_path / "out")],
+                          cwd=project, capture_output=True, text=True)
+    assert done.returncode == 2 and "or give --allow-swap" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def metrics(folder, stage):
     rows = read_metrics(folder / "run" / "metrics.jsonl") if stage is None else \
         read_metrics(folder / "weights" / "nano" / stage / "run" / "metrics.jsonl")

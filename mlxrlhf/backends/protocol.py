@@ -21,6 +21,8 @@ class Model(Protocol):
     config: ModelConfig
     #: this process's number and how many train the model together
     world: tuple[int, int]
+    #: shapes that `step` has met: on a GPU, MLX traces and compiles a step for each
+    traces: int
 
     def gather(self, array: np.ndarray) -> np.ndarray:
         """The array of every process, stacked: (processes, ...). All have one shape."""

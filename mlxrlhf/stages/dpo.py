@@ -49,7 +49,7 @@ class DPO:
         parts = [{**self._batch(rows[part]), "ref_logp": self.reference[:, rows[part]].reshape(-1), "total": total}
                  for part in self._micro(rows)]
         return {**self.policy.step(self.objective, parts, want=("logp",), learning_rate=learning_rate),
-                "lr": learning_rate}
+                "lr": learning_rate, "time/traces": self.policy.traces}
 
     def margins(self, rows: np.ndarray) -> np.ndarray:
         """beta * (log p / p_ref of the chosen answer - that of the rejected one), (len(rows),)."""

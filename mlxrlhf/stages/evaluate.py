@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import backends, checkpoint
+from mlxrlhf import backends, checkpoint, plan
 from mlxrlhf.algorithms import advantages, rollout
 from mlxrlhf.config import EvaluateConfig, to_json
 from mlxrlhf.data import humaneval, quality, tasks
@@ -29,6 +29,7 @@ def run(config: EvaluateConfig) -> dict:
     after_folder, model_config, tokenizer = folders.open_checkpoint(config, "rlhf", config.checkpoint)
     before_folder, _, _ = folders.open_checkpoint(config, "tools", config.before)
     backend = backends.load(config.backend, config.device)
+    plan.check(config, model_config, backend)
     # What may be missing is asked for before anything is sampled.
     judge = None
     if config.suite != "humaneval":

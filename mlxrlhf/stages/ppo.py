@@ -151,6 +151,7 @@ class PPO:
                     self._check_first(steps[0])
         for name in steps[0]:
             metrics[name] = float(np.mean([s[name] for s in steps]))
+        metrics["time/traces"] = self.policy.traces
         self.controller.update(metrics["objective/kl"])
         return metrics
 

@@ -150,7 +150,7 @@ def train(model, train_rows: Rows | Stream | Mixture, val_rows: Rows | Stream | 
             rate = cosine_with_warmup(step, peak=config.learning_rate, warmup=config.warmup_steps, total=total)
             metrics = model.step(losses.language_modelling, batches, want=("logp",), learning_rate=rate)
             row = {"loss": metrics["loss"], "lr": rate, "grad_norm": metrics["grad_norm"],
-                   "skipped": metrics["skipped"]}
+                   "skipped": metrics["skipped"], "time/traces": model.traces}
             skipped += int(metrics["skipped"])
             bad = bad + 1 if metrics["skipped"] else 0
             if (step + 1) % config.eval_every == 0 or step + 1 == total:

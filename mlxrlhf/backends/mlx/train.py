@@ -118,6 +118,7 @@ class MLXModel:
         # half, and the lower half is kept here. A float32 weight is its own master.
         self._lower = {name: mx.zeros(w.shape, mx.uint16) for name, w in self._trained() if w.dtype == mx.bfloat16}
         self._compiled: dict = {}
+        self._shapes: set = set()
 
     # --- forward ---------------------------------------------------------------------------------------------------
 
@@ -136,6 +137,10 @@ class MLXModel:
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         """(B, T) ids to (B, T, V) float32 logits: for tests and `doctor`."""
         return np.array(self.network.trunk.logits(self.network.trunk(mx.array(tokens))).astype(mx.float32))
+
+    @property
+    def traces(self):
+        return len(self._shapes)
 
     # --- training --------------------------------------------------------------------------------------------------
 
@@ -168,6 +173,7 @@ class MLXModel:
         start = int(batch["start"])
         arrays = {k: v for k, v in self._arrays(batch).items() if k != "start"}
         key = (objective, want, temperature, start)
+        self._shapes.add((key, *((name, array.shape) for name, array in tree_flatten(arrays))))
         if key not in self._compiled:
             def loss_fn(arrays):
                 batch = {**arrays, "start": start}

@@ -115,6 +115,7 @@ class TorchModel:
         self.network.to(self.device)
         self.reference_weight = trunk.head_weight().detach().clone() if keep_reference_head else None
         self.max_grad_norm, self.head_learning_rate = max_grad_norm, head_learning_rate
+        self._shapes: set = set()
         self._trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         # bfloat16 cannot absorb small steps, so what is trained has a float32 master that the trunk is cast from.
         self._masters = {name: p if p.dtype == torch.float32 else nn.Parameter(p.detach().float())
@@ -147,6 +148,10 @@ class TorchModel:
     def gather(self, array: np.ndarray) -> np.ndarray:
         return parallel.gather(array, self.device)
 
+    @property
+    def traces(self):
+        return len(self._shapes)
+
     # --- training --------------------------------------------------------------------------------------------------
 
     def step(self, objective, batches, *, want, learning_rate, temperature=1.0):
@@ -177,6 +182,7 @@ class TorchModel:
     def _gradient(self, objective, batch, want, temperature):
         """Float32 gradient of every trained parameter, zero where the objective does not reach it, and the metrics."""
         batch = to_torch(batch, self.device)
+        self._shapes.add((objective, want, temperature, *((name, np.shape(value)) for name, value in batch.items())))
         loss, metrics = objective(torch, self.network(batch, want, temperature, self.reference_weight), batch)
         gradient = torch.autograd.grad(loss, list(self._trained.values()), allow_unused=True, materialize_grads=True)
         return ({name: g.float() for name, g in zip(self._trained, gradient)},

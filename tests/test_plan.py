@@ -1,0 +1,162 @@
+"""The plan against numbers worked by hand and against what a model really holds; the refusal of what does not fit."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxrlhf import backends, plan
+from mlxrlhf.algorithms import losses
+from mlxrlhf.config import SIZES, DPOConfig, GRPOConfig, ModelConfig, PPOConfig, PretrainConfig, RewardConfig
+from mlxrlhf.data import tasks
+from mlxrlhf.errors import UserError
+
+MLX = backends.load("mlx", "cpu")
+MEMORY = Path(__file__).parent.parent / "benchmarks" / "memory.py"
+#: width 2, one layer, one head of 2, feed-forward 3, vocabulary 5
+SMALLEST = ModelConfig(5, 2, 1, 1, 1, 3, head_dim=2)
+
+
+def mlxrlhf(*arguments, cwd=None):
+    return subprocess.run([sys.executable, "-m", "mlxrlhf_cli.main", *arguments], capture_output=True, text=True,
+                          cwd=cwd)
+
+
+def test_the_parts_of_nano_by_hand():
+    # A block: four projections of 192 x (192 + 64 + 64 + 192), three of 192 x 512, two norms; then 4096 pieces, a norm.
+    weights = 4 * (192 * 512 + 3 * 192 * 512 + 2 * 192) + 4096 * 192 + 192
+    assert weights == 2_361_024
+    # Rows of 128: a norm holds 3 x 192, attention 192 + 64 + 64 + 3 x 128 + 192, the feed-forward 5 x 512 numbers.
+    block = 4 * (2 * 3 * 192 + 896 + 2560)
+    parts = plan.predict(plan.Job.of(PretrainConfig(batch_size=8, sequence_length=128), SIZES["nano"]), MLX).parts
+    assert {name: int(size) for name, size in parts.items() if name != "process"} == {
+        "weights": 4 * weights, "optimizer moments": 8 * weights,
+        "activations": 8 * 128 * 5 * block,        # four blocks, and the gradients of one
+        "logits": 8 * 127 * 4096 * 12,             # three float32 arrays
+        "gradients": 4096 * 192 * 4}               # of the output layer: it is the first
+    assert parts.get("process", 0) == MLX.memory.held()
+
+
+def test_masters_adapters_and_the_cache_by_hand():
+    half = plan.predict(plan.Job.of(PretrainConfig(dtype="bfloat16", optimizer_dtype="bfloat16"), SMALLEST), MLX).parts
+    weights = 2 * 2 * 4 + 3 * 2 * 3 + 2 * 2 + 5 * 2 + 2
+    assert (half["weights"], half["masters"], half["optimizer moments"]) == (2 * weights, 2 * weights, 4 * weights)
+    # Rank 3 on four projections of 2 x 2 and three of 2 x 3; a value head of 2 x 1 + 1 and 1 + 1.
+    lora = plan.predict(plan.Job.of(PPOConfig(lora_rank=3), SMALLEST), MLX).parts
+    assert lora["adapters and heads"] == 4 * (3 * (4 * 4 + 3 * 5) + 5) and "reference" not in lora
+    assert plan.predict(plan.Job.of(PPOConfig(lora_rank=0), SMALLEST), MLX).parts["reference"] == 4 * weights
+    # 64 answers of 64 + 64 tokens: keys and values of one head of 2 in one layer.
+    deep = dataclasses.replace(SMALLEST, num_layers=1000)
+    job = plan.Job.of(RewardConfig(max_tokens=64), deep, prompt=64)
+    assert plan.predict(job, MLX).parts["key-value cache"] == 64 * 128 * 2 * 2 * 1000 * 4
+
+
+def test_the_counts_are_those_of_the_model():
+    small = ModelConfig(64, 64, 2, 4, 2, 96, head_dim=16)
+    state = MLX.Model(small, lora_rank=3, value_head=True).state()
+    assert plan.adapter_weights(small, 3) == sum(v.size for k, v in state.items() if "lora_" in k)
+    assert sum(len(task.held_out_phrasings) for task in tasks.load_tasks()) == plan.HELD_OUT
+
+
+def test_operations_by_hand():
+    job = plan.Job(SMALLEST, "float32", train=plan.Batch(1, 4, 3))
+    weights = 2 * 2 * 4 + 3 * 2 * 3 + 3 * 2  # projections, feed-forward, three norms
+    forward = 4 * (2 * weights + 4 * 2 * 4) + 2 * 3 * 5 * 2
+    assert plan.operations(job) == (3 * forward, 0)
+    assert plan.operations(dataclasses.replace(job, gradient_checkpointing=True)) == (4 * forward, 0)
+    assert plan.operations(dataclasses.replace(job, lora_rank=1, forwards=2)) == (2 * 2 * forward, 0)
+
+
+@pytest.mark.parametrize("stage,settings", [
+    ("pretrain", dict(batch_size=8, sequence_length=128)),
+    ("finetune", dict(batch_size=8, sequence_length=128, gradient_checkpointing=True)),
+    ("ppo", dict(batch_size=8, mini_batch_size=8, micro_batch_size=8, ppo_epochs=1, max_tokens=64)),
+    ("reward", dict(max_tokens=32, batch_size=8))], ids=["pretrain", "finetune", "ppo", "reward"])
+def test_the_plan_is_within_15_percent_of_mlx_s_peak(stage, settings):
+    done = subprocess.run([sys.executable, MEMORY, "--one", json.dumps(["mlx", "nano", stage, settings])],
+                          capture_output=True, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["measured_mb"] > 40 and abs(found["planned_mb"] / found["measured_mb"] - 1) < 0.15, found
+
+
+@pytest.mark.parametrize("config", [
+    PretrainConfig(size="large", sequence_length=1024), PPOConfig(size="large", lora_rank=0), GRPOConfig(size="large"),
+    DPOConfig(size="large", lora_rank=0), RewardConfig(size="large", unfreeze_rank=8)], ids=lambda c: type(c).__name__)
+def test_what_does_not_fit_is_refused_with_settings_that_do(config, monkeypatch):
+    large = SIZES["large"]
+    room = 0.6 * plan.predict(plan.Job.of(config, large), MLX).peak
+    monkeypatch.setattr(MLX.memory, "limit", lambda: room)
+    with pytest.raises(UserError, match=r"it fits with (--[^,]*),") as error:
+        plan.check(config, large, MLX)
+    kinds = {f.name: type(f.default) for f in dataclasses.fields(config)}
+    advice = {name.replace("-", "_"): value for name, value in
+              re.findall(r"--([a-z-]+)(?: (\w+))?", re.search("fits with ([^,]*),", str(error.value))[1])}
+    changed = dataclasses.replace(config, **{name: kinds[name](value or True) for name, value in advice.items()})
+    assert changed != config
+    plan.check(changed, large, MLX)
+    plan.check(dataclasses.replace(config, allow_swap=True), large, MLX)
+
+
+def test_smaller_forwards_keep_the_rows_of_a_step(monkeypatch):
+    config = PretrainConfig(size="tiny", sequence_length=512)
+    half = dataclasses.replace(config, batch_size=4)
+    room = plan.predict(plan.Job.of(half, SIZES["tiny"]), MLX).peak + 4 * SIZES["tiny"].parameters()  # summed gradients
+    monkeypatch.setattr(MLX.memory, "limit", lambda: room)
+    assert plan.remedy(config, SIZES["tiny"], MLX, 64, 160) == "--batch-size 4 --gradient-accumulation-steps 4"
+
+
+def test_what_cannot_fit_says_so_and_the_check_takes_milliseconds(monkeypatch):
+    monkeypatch.setattr(MLX.memory, "limit", lambda: 2**28)
+    with pytest.raises(UserError, match="choose a smaller --size"):
+        plan.check(PPOConfig(size="xlarge"), SIZES["xlarge"], MLX)
+    monkeypatch.undo()
+    began = time.process_time()
+    plan.check(PPOConfig(), SIZES["nano"], MLX)
+    assert time.process_time() - began < 0.01
+
+
+def gigabytes(said, name):
+    return float(re.search(rf"{name} +([\d.]+) GB", said).group(1))
+
+
+def test_the_command_takes_the_stage_s_flags_and_needs_no_weights(tmp_path):
+    (tmp_path / "run.yaml").write_text("batch-size: 8\nsequence-length: 128\n")
+    nano = mlxrlhf("plan", "--size", "nano", "--stage", "pretrain", "--backend", "mlx", "-c", "run.yaml", cwd=tmp_path)
+    assert nano.returncode == 0, nano.stderr
+    assert gigabytes(nano.stdout, "peak memory") == 0.16 and re.search(r"time per step +[\d.]+ s", nano.stdout)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text(json.dumps({
+        "model_type": "llama", "vocab_size": 4096, "hidden_size": 192, "num_hidden_layers": 4, "intermediate_size": 512,
+        "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 64, "tie_word_embeddings": True}))
+    mine = mlxrlhf("plan", "--model", "mine", "--stage", "pretrain", "--backend", "mlx", "-c", "run.yaml", cwd=tmp_path)
+    assert mine.stdout.splitlines()[0] == nano.stdout.splitlines()[0] and "2,361,024 weights" in mine.stdout
+    assert gigabytes(mine.stdout, "peak memory") == 0.16
+
+
+@pytest.mark.parametrize("arguments,said", [
+    (["--stage", "chat"], "choose one of pretrain, finetune, reward, ppo, grpo, dpo, evaluate"),
+    (["--stage", "ppo", "--sequence-length", "8"], "No such option: --sequence-length"),
+    (["--stage", "dpo", "--batch-size", "0"], "--batch-size is 0; it must be at least 1"),
+    (["--model", "nowhere"], "there is no such folder")])
+def test_a_wrong_flag_is_one_sentence(arguments, said):
+    done = mlxrlhf("plan", *arguments)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["mlx", "torch"])
+def test_a_model_counts_the_shapes_it_was_trained_on(name):
+    model = backends.load(name, "cpu").Model(ModelConfig(32, 16, 1, 2, 1, 16, head_dim=8))
+
+    def step(rows):
+        batch = {"tokens": np.ones((rows, 8), np.int32), "start": np.int32(1), "total": np.float32(7 * rows),
+                 "mask": np.ones((rows, 7), np.float32)}
+        model.step(losses.language_modelling, [batch], want=("logp",), learning_rate=1e-3)
+        return model.traces
+
+    assert [step(rows) for rows in (2, 3, 2, 3)] == [1, 2, 2, 2]
