@@ -269,27 +269,26 @@ class SavePoints:
         """Write one state: `arrays` (weights, optimizer) and `state` (JSON: controller, best loss, configuration)."""
         if not parallel.first():
             return
-        from safetensors.numpy import save
+        from safetensors.numpy import save_file
 
         with atomic_folder(self.folder / f"step-{step:08d}") as folder:
-            content = save({k: np.asarray(v, order="C") for k, v in arrays.items()})
-            (folder / "arrays.safetensors").write_bytes(content)
-            state = {"step": step, "sha256": hashlib.sha256(content).hexdigest(), **state}
+            # Into the file and not through bytes: of a large model those would be gigabytes more.
+            save_file({k: np.asarray(v, order="C") for k, v in arrays.items()}, folder / "arrays.safetensors")
+            state = {"step": step, "sha256": _digest(folder / "arrays.safetensors"), **state}
             (folder / "state.json").write_text(json.dumps(state))
         for old in self._steps()[:-2]:
             shutil.rmtree(old)
 
     def latest(self, say=print) -> tuple[dict[str, np.ndarray], dict] | None:
         """The newest undamaged state, or None. A damaged one is named through `say` and passed over."""
-        from safetensors.numpy import load
+        from safetensors.numpy import load_file
 
         for folder in reversed(self._steps()):
             try:
                 state = json.loads((folder / "state.json").read_text())
-                content = (folder / "arrays.safetensors").read_bytes()
-                if hashlib.sha256(content).hexdigest() != state["sha256"]:
+                if _digest(folder / "arrays.safetensors") != state["sha256"]:
                     raise ValueError("checksum mismatch")
-                return load(content), state
+                return load_file(folder / "arrays.safetensors"), state
             except (OSError, ValueError, KeyError) as error:
                 say(f"{folder} is damaged ({error}); going back to the save before it")
         return None
@@ -302,3 +301,9 @@ class SavePoints:
 
     def _steps(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("step-*") if p.is_dir())
+
+
+def _digest(path: Path) -> str:
+    """The sha256 of a file."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

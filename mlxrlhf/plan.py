@@ -34,6 +34,8 @@ from mlxrlhf.config import (
 from mlxrlhf.errors import UserError
 
 GB = 2**30
+#: bytes of a trained weight and its moments in a save point: all of them float32
+SAVED = 12
 #: bytes of a number
 BYTES = {"float32": 4, "bfloat16": 2}
 #: tokens of a prompt and of an answer, where a command does not know its data yet
@@ -42,7 +44,7 @@ PROMPT_TOKENS, ANSWER_TOKENS = 64, 160
 REWARD_SAMPLED, REWARD_READ = 64, 32
 #: held-out requests of the task bank: `evaluate` answers all of them at once
 HELD_OUT = 124
-#: share of the speed of bare matrix products that a step reaches, measured on two CPU cores: benchmarks/memory.md
+#: share of the speed of bare matrix products that a step reaches: 0.3 to 0.8 in benchmarks/memory.json, on busy cores
 EFFICIENCY = 0.5
 #: rows of the product whose speed is the ceiling
 CEILING_ROWS = 256
@@ -80,6 +82,7 @@ class Job:
     evaluations: float = 0          # of those in a step of the command
     entropy: bool = False           # computed in it, over the whole vocabulary
     decode: Batch | None = None     # a rollout; `predicted` tokens of each row are sampled
+    step: str = "step"              # what the command's step is called
 
     @classmethod
     def of(cls, config: RunConfig, model: ModelConfig, prompt: int = PROMPT_TOKENS, answer: int = ANSWER_TOKENS) -> Job:
@@ -106,7 +109,7 @@ class Job:
         if isinstance(config, EvaluateConfig):
             rows = (config.prompts or HELD_OUT) * config.samples
             read = Batch(rows, bucket(prompt) + bucket(config.max_tokens), bucket(config.max_tokens))
-            return cls(model, **same, copies=1, evaluate=read, evaluations=3,
+            return cls(model, **same, copies=1, evaluate=read, evaluations=2, step="model",
                        decode=Batch(rows, prompt + config.max_tokens, config.max_tokens))
         assert isinstance(config, RewardConfig)
         own = config.samples > 0 and not config.data
@@ -114,8 +117,8 @@ class Job:
         pairs = min(config.micro_batch_size, config.batch_size)
         return cls(model, **same, lora_rank=config.unfreeze_rank, value_head=config.unfreeze_rank > 0,
                    train=Batch(2 * pairs, length, 0) if config.unfreeze_rank else None,
-                   forwards=-(-config.batch_size // pairs), evaluate=Batch(REWARD_READ, length, 0),
-                   evaluations=2 * config.batch_size / REWARD_READ,
+                   forwards=-(-config.batch_size // pairs), steps=REWARD_READ / config.batch_size,
+                   evaluate=Batch(REWARD_READ, length, 0), evaluations=2, step=f"{REWARD_READ} pairs",
                    decode=Batch(REWARD_SAMPLED, prompt + config.max_tokens, config.max_tokens) if own else None)
 
 
@@ -138,14 +141,24 @@ def adapter_weights(c: ModelConfig, rank: int) -> int:
     return c.num_layers * rank * ends
 
 
+def small_weights(job: Job) -> int:
+    """Weights that are float32 whatever the trunk is: adapters and the value head, Linear(d, d/2) - Linear(d/2, 1)."""
+    width = job.model.hidden_size
+    return adapter_weights(job.model, job.lora_rank) + job.value_head * ((width + 2) * (width // 2) + 1)
+
+
+def trained_weights(job: Job) -> int:
+    """Weights that the optimizer moves."""
+    full = 0 if job.lora_rank else job.model.parameters()
+    return full + small_weights(job) if job.train else 0
+
+
 def predict(job: Job, backend) -> Plan:
     """Peak memory of a job on a backend: the module that backends.load gave."""
     c, size, m = job.model, BYTES[job.dtype], backend.memory
     full = job.train is not None and not job.lora_rank
     embedding = c.vocab_size * c.hidden_size
-    head = (c.hidden_size + 2) * (c.hidden_size // 2) + 1 if job.value_head else 0
-    small = adapter_weights(c, job.lora_rank) + head  # always float32
-    trained = full * c.parameters() + small if job.train else 0
+    small, trained = small_weights(job), trained_weights(job)
     always = {"process": m.held(), "weights": size * c.parameters(), "adapters and heads": 4 * small,
               "reference": size * (job.copies * c.parameters() + job.reference_head * embedding),
               "masters": full * (job.dtype == "bfloat16") * m.MASTER * c.parameters(),
@@ -159,27 +172,27 @@ def predict(job: Job, backend) -> Plan:
         return b.tokens * m.block(c, b.length, size, full)
 
     if b := job.evaluate:
-        phases["evaluation"] = {"activations": block(b), "logits": logits(b, job.entropy)}
+        phases["in a forward pass"] = {"activations": block(b), "logits": logits(b, job.entropy)}
     if b := job.decode:
         cached = 2 * size * c.num_layers * c.num_kv_heads * c.head_dim * b.rows * bucket(b.length, 64)
-        phases["reading of the prompts"] = {"activations": block(Batch(b.rows, b.length - b.predicted, 0)),
+        phases["while prompts are read"] = {"activations": block(Batch(b.rows, b.length - b.predicted, 0)),
                                             "key-value cache": cached}
-        phases["sampling"] = {"logits": logits(Batch(b.rows, 1, 1), True), "key-value cache": cached}
+        phases["while sampling"] = {"logits": logits(Batch(b.rows, 1, 1), True), "key-value cache": cached}
     if b := job.train:
         kept = b.tokens * size * c.hidden_size if job.gradient_checkpointing else block(b)
         at_work = m.RECOMPUTED if job.gradient_checkpointing else m.WORKING
-        gradient = size * full * c.parameters() + 4 * small
+        gradient = (m.GRADIENT if size < 4 else 4) * full * c.parameters() + 4 * small
         summed = 4 * trained if job.forwards > 1 else 0
         # The output layer's gradient comes first and, where it is the embedding's too, the embedding's own part last.
         tied = size * full * embedding
-        phases["start of the backward pass"] = {
-            "activations": c.num_layers * kept + block(b), "logits": logits(b, True),
+        phases["at the start of the backward pass"] = {
+            "activations": c.num_layers * kept + m.WORKING * block(b), "logits": logits(b, True),
             "gradients": summed + tied}
-        phases["end of the backward pass"] = {
+        phases["at the end of the backward pass"] = {
             "activations": kept + at_work * block(b),
             "logits": full * m.LOGITS_LEFT * size * b.rows * b.predicted * c.vocab_size,
             "gradients": summed + gradient + tied}
-        phases["optimizer step"] = {"gradients": max(summed, gradient),
+        phases["in the optimizer step"] = {"gradients": max(summed, gradient),
                                     "temporaries": 4 * m.UPDATE * min(trained, m.UPDATE_CHUNK)}
     phase, parts = max(phases.items(), key=lambda item: sum(item[1].values()))
     return Plan({name: value for name, value in {**always, **parts}.items() if value}, phase)
@@ -237,17 +250,19 @@ def describe(config: RunConfig, backend, prompt: int, answer: int) -> Iterator[s
     model = shape(config)
     job = Job.of(config, model, prompt, answer)
     plan, room = predict(job, backend), backend.memory.limit()
-    name = backend.__name__.rpartition(".")[2]
-    yield f"{model.parameters():,} weights of {job.dtype}, on {name}"
+    yield f"{model.parameters():,} weights in {job.dtype}, on {backend.__name__.rpartition('.')[2]}"
     for part, size in plan.parts.items():
         yield f"  {part:20} {size / GB:8.2f} GB"
-    yield f"{'peak memory':22} {plan.peak / GB:8.2f} GB   at the {plan.phase}"
+    yield f"{'peak memory':22} {plan.peak / GB:8.2f} GB   {plan.phase}"
     yield f"{'this machine has':22} {room / GB:8.2f} GB"
     if plan.peak > room:
-        yield f"{'it fits with':22} {remedy(config, model, backend, prompt, answer) or 'a smaller model only'}"
-    work = sum(operations(job))
-    if work:
-        yield f"{'time per step':22} {seconds(job, backend):8.1f} s    {work / 1e12:,.2f} TFLOP"
+        yield f"{'it fits with':25} {remedy(config, model, backend, prompt, answer) or 'a smaller model only'}"
+    if copied := SAVED * trained_weights(job):
+        yield f"{'while a save is made':22} {copied / GB:8.2f} GB   beside it, for a copy of what is trained"
+    work, time = sum(operations(job)), seconds(job, backend)
+    scale, unit = (3600, "h") if time > 7200 else (60, "min") if time > 120 else (1, "s")
+    yield (f"{'time per ' + job.step:22} {time / scale:8.2f} {unit:4} {work / 1e12:,.2f} TFLOP, at {EFFICIENCY:.0%} of "
+           "the speed of bare matrix products here")
 
 
 def check(config: RunConfig, model: ModelConfig, backend, prompt: int = PROMPT_TOKENS,

@@ -16,12 +16,12 @@ from mlxrlhf.config import ModelConfig
 
 __all__ = ["LOGITS_CHUNK", "UPDATE_CHUNK"]
 
-#: bytes beside each bfloat16 weight that is trained: the lower half of its float32 master
-MASTER = 2
+#: bytes beside each bfloat16 weight that is trained: the lower half of its float32 master; and of its gradient
+MASTER, GRADIENT = 2, 2
 #: 1 where the gradient of the logits stays to the end of the backward pass: MLX computes the output layer's own last
 LOGITS_LEFT = 1
-#: blocks at work in the backward pass, in what a block keeps: the gradients of one; with checkpointing, the one that is
-#: computed again, its gradients, and the one before it, which MLX's order of evaluation begins already
+#: blocks at work, in what a block keeps: MLX allocates up to ten operations ahead of the one it computes, about a
+#: block's; with checkpointing, also the block that is computed again and its gradients
 WORKING, RECOMPUTED = 1, 3
 #: float32 arrays of one portion of the weights that an AdamW step makes anew: update, moments, scaled gradient
 UPDATE = 4
@@ -56,7 +56,7 @@ def limit() -> int:
 
 
 def held() -> int:
-    """Bytes that count towards `peak_memory` already."""
+    """Bytes that count towards `peak_memory` whatever the model."""
     return mx.get_active_memory()
 
 

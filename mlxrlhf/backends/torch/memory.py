@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import torch
@@ -12,13 +13,15 @@ from mlxrlhf.backends.torch.model import LOGITS_CHUNK
 from mlxrlhf.config import ModelConfig
 
 __all__ = ["LOGITS_CHUNK"]
-#: bytes beside each bfloat16 weight that is trained: its float32 master
-MASTER = 4
+#: bytes beside each bfloat16 weight that is trained: its float32 master; and of its gradient, in both precisions
+MASTER, GRADIENT = 4, 6
 #: 1 where the gradient of the logits stays to the end of the backward pass
 LOGITS_LEFT = 0
 #: blocks at work in the backward pass, in what a block keeps: the gradients of one; with checkpointing, also the one
 #: that is computed again
 WORKING, RECOMPUTED = 1, 2
+#: bytes of what torch loads at the first optimizer step: its compiler
+LOADED_LATER = 92_000_000
 #: float32 arrays that an AdamW step makes anew: none, it works in place
 UPDATE, UPDATE_CHUNK = 0, 0
 
@@ -54,10 +57,12 @@ def limit() -> int:
 
 
 def held() -> int:
-    """Bytes that count towards `peak_memory` already: on the CPU, those of Python and its libraries."""
+    """Bytes that count towards `peak_memory` whatever the model: on the CPU, those of Python and its libraries."""
     if train._device.type == "cuda":
         return torch.cuda.memory_allocated()
-    return torch.mps.driver_allocated_memory() if train._device.type == "mps" else resident_memory()
+    if train._device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    return resident_memory() + LOADED_LATER * ("torch._dynamo" not in sys.modules)
 
 
 @torch.inference_mode()
