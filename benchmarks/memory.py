@@ -183,7 +183,8 @@ def predict(size: str, stage: str, settings: dict, backend, process: float | Non
 
 
 def table(rows: list[dict]) -> str:
-    lines = ["| backend | size | stage | settings | peak | planned MB | measured MB | error |",
+    lines = ["Planned and measured peak memory (benchmarks/memory.py); memory.json has the settings of each case.", "",
+             "| backend | size | stage | settings | peak | planned MB | measured MB | error |",
              "|---|---|---|---|---|---:|---:|---:|"]
     words = {"lora_rank": "LoRA", "unfreeze_rank": "unfrozen by LoRA", "gradient_checkpointing": "checkpointing",
              "gradient_accumulation_steps": "accumulation", "optimizer_dtype": "bfloat16 moments"}

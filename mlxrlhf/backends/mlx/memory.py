@@ -50,9 +50,9 @@ def logits(size: int, more: bool) -> int:
 
 
 def limit() -> int:
-    """Bytes a run may hold before the machine swaps: what Metal recommends at most, all of the host's on the CPU."""
+    """Bytes that a run cannot exceed without swapping: all of the machine's, for nothing that runs may be refused."""
     info = mx.device_info() if mx.default_device() == mx.Device(mx.gpu) else {}
-    return int(info.get("max_recommended_working_set_size") or info.get("memory_size") or host_memory())
+    return int(info.get("memory_size") or host_memory())
 
 
 def held() -> int:

@@ -50,10 +50,10 @@ def logits(size: int, more: bool) -> int:
 
 
 def limit() -> int:
-    """Bytes a run may hold before the machine swaps: all of CUDA's, what MPS recommends at most, or the host's."""
+    """Bytes that a run cannot exceed without swapping: all of CUDA's, or of the machine's."""
     if train._device.type == "cuda":
         return torch.cuda.get_device_properties(train._device).total_memory
-    return torch.mps.recommended_max_memory() if train._device.type == "mps" else host_memory()
+    return host_memory()
 
 
 def held() -> int:
