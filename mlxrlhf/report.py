@@ -107,7 +107,7 @@ def run_report(folder: Path, title: str) -> Path:
 
 
 #: measures that are shares of the answers
-SHARES = ("win_rate", "parses", "passes_tests", "docstring", "type_hints", "no_insecure_pattern",
+SHARES = ("win_rate", "verified_win_rate", "parses", "passes_tests", "docstring", "type_hints", "no_insecure_pattern",
           "humaneval_pass@1", "humaneval_unseen", "humaneval_cut_off")
 
 
