@@ -23,14 +23,15 @@ from mlxrlhf.runlog import read_metrics
 
 LORA = ["--lora-rank", "16"]
 SAMPLED = ["--temp", "0.7", "--max-tokens", "128"]
-#: a published model has never seen our form of answer: 0.3 keeps it near itself while it learns what is paid
-PPO = ["ppo", *LORA, *SAMPLED, "--steps-per-epoch", "30", "--batch-size", "8", "--responses-per-prompt", "4",
-       "--ppo-epochs", "2", "--mini-batch-size", "16", "--learning-rate", "4e-4", "--kl-coef", "0.1", "--gamma", "1.0",
-       "--lam", "1.0", "--save-every", "5"]
+#: longer than in training, so that no answer of the start loses for want of room
+JUDGED = ["--temp", "0.7", "--max-tokens", "256"]
+PPO = ["ppo", *LORA, *SAMPLED, "--steps-per-epoch", "24", "--batch-size", "8", "--responses-per-prompt", "2",
+       "--ppo-epochs", "2", "--mini-batch-size", "8", "--learning-rate", "5e-4", "--kl-coef", "0.1", "--gamma", "1.0",
+       "--lam", "1.0", "--save-every", "4"]
 #: name: the command that trains it, without what all share; best-of trains nothing
 METHODS = {
     "best-of-8": [],
-    "fine-tuning on chosen": ["finetune", "--stage", "code", *LORA, "--data", "{chosen}", "--steps-per-epoch", "100",
+    "fine-tuning on chosen": ["finetune", "--stage", "code", *LORA, "--data", "{chosen}", "--steps-per-epoch", "60",
                               "--batch-size", "8", "--sequence-length", "256", "--learning-rate", "3e-4",
                               "--warmup-steps", "10"],
     "DPO": ["dpo", *LORA, "--learning-rate", "1e-4"],
@@ -70,7 +71,7 @@ def measure(name: str, train: list[str], options, shared: list[str], backend: li
             minutes = mlxrlhf(*filled, *shared, *backend, *judge, "--out", str(folder), "--resume")
     else:
         checkpoint, extra = start, ["--best-of", "8"]
-    mlxrlhf("evaluate", *shared, *backend, *SAMPLED, *extra, "--checkpoint", str(checkpoint), "--before", str(start),
+    mlxrlhf("evaluate", *shared, *backend, *JUDGED, *extra, "--checkpoint", str(checkpoint), "--before", str(start),
             "--reward-model", str(options.out / "reward"), "--out", str(folder / "evaluation"), "--prompts",
             options.prompts)
     (folder / "minutes.json").write_text(json.dumps(minutes))

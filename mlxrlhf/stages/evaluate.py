@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mlxrlhf import backends, checkpoint
-from mlxrlhf.algorithms import advantages, rollout
+from mlxrlhf.algorithms import advantages, evidence, rollout
 from mlxrlhf.config import EvaluateConfig, to_json
 from mlxrlhf.data import humaneval, quality, tasks
 from mlxrlhf.data.dialogue import decode_answer, render_prompt
@@ -124,7 +124,7 @@ def _figures(side: dict, baseline: dict, rows: Sequence[int]) -> dict[str, float
     rows = list(rows)
     scores, measured = side["scores"][rows], [side["quality"][i] for i in rows]
     # A tie counts half, so that a model beside itself wins 50%.
-    wins = (np.sign(scores - baseline["scores"][rows]) + 1) / 2
+    wins = evidence.wins(scores - baseline["scores"][rows])
     ranks = [(_verified(side, i), _verified(baseline, i)) for i in rows]
 
     def share(values) -> float:

@@ -77,8 +77,7 @@ def _padded(sequences: Sequence[Sequence[int]], starts: Sequence[int], pad_id: i
 
 def accuracy(head, chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
     """Per pair: 1 where the chosen answer scores higher, 0.5 on a tie; features (N, d) -> (N,)."""
-    difference = head.scores(chosen) - head.scores(rejected)
-    return (np.sign(difference) + 1) / 2
+    return evidence.wins(head.scores(chosen) - head.scores(rejected))
 
 
 def by_criterion(correct: np.ndarray, pairs: Sequence[EncodedPair]) -> dict[str, float]:
@@ -246,9 +245,11 @@ def evidence_figures(head, val_features: Sequence[np.ndarray], train_pairs: Sequ
     bins = evidence.calibration(scores[0] - scores[1])
     lengths = [[len(getattr(p, kind)) - p.start for p in val_pairs] for kind in ("chosen", "rejected")]
     answers = [[(p.chosen[p.start:], p.rejected[p.start:]) for p in pairs] for pairs in (train_pairs, val_pairs)]
+    counting = evidence.wins(evidence.token_margins(*answers))
     return {"calibration_error": evidence.expected_calibration_error(bins),
             "score_length_correlation": evidence.correlation(np.concatenate(scores), np.concatenate(lengths)),
-            "token_baseline": evidence.token_baseline(*answers), "calibration": [asdict(b) for b in bins]}
+            "token_baseline": float(counting.mean()),
+            "token_baseline_by_criterion": by_criterion(counting, val_pairs), "calibration": [asdict(b) for b in bins]}
 
 
 def warning(figures: dict) -> str:
