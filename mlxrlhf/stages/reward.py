@@ -264,18 +264,6 @@ def warning(figures: dict) -> str:
             "a larger base or --unfreeze-rank")
 
 
-def load(folder: Path, backend, tokenizer) -> tuple:
-    """(head, normaliser) of a reward folder whose base is frozen: it scores the features of the trunk everyone shares.
-
-    Raises UserError when it is missing, was made for another tokenizer, or has a base of its own: see `scorer`.
-    """
-    description = _description(Path(folder), tokenizer)
-    if description.get("lora_rank"):
-        raise UserError(f"{folder} was trained with --unfreeze-rank and scores with a base of its own, which this "
-                        "command has no place for; train one without --unfreeze-rank")
-    return _head(Path(folder), description, backend)
-
-
 def scorer(folder: Path, backend, tokenizer, *, dtype: str = "float32"):
     """(prompts, responses, features (B, d) of the shared trunk) -> (B,) normalised scores.
 
