@@ -111,9 +111,9 @@ def run(backend, config: RunConfig, c: ModelConfig) -> float:
 
         base = backend.Model(c, lora_rank=config.unfreeze_rank, value_head=config.unfreeze_rank > 0, **memory)
         began = time.monotonic()
-        prompts, answers = sample(base, reward.SAMPLED_TOGETHER)
+        prompts, answers = sample(base, plan.TOGETHER)
         sequences = [p + a for p, a in zip(prompts, answers)]
-        read = sequences[:plan.REWARD_READ]  # one batch of them
+        read = sequences[:plan.READ_TOGETHER]  # one batch of them
         found = reward.features(base, read, [PROMPT] * len(read), 0)
         head = backend.Head(c.hidden_size)
         head.step(config.loss, config.margin, found[0::2], found[1::2], 1e-3)

@@ -348,6 +348,8 @@ class EvaluateConfig(RunConfig):
                                  "(164 functions to complete, fetched once, never trained on) or all",
                         choices=("tasks", "humaneval", "all"))
     samples: int = option(1, "sampled answers per held-out prompt", minimum=1)
+    best_of: int = option(1, "answers of the model after alignment to sample for each, of which the reward model keeps "
+                             "the best", minimum=1)
     prompts: int = option(0, "held-out prompts to use; 0 takes all", minimum=0)
     max_tokens: int = option(160, "longest answer, in tokens", minimum=1)
     temp: float = option(0.2, "sampling temperature, as in chat", minimum=0)

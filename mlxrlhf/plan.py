@@ -32,6 +32,7 @@ from mlxrlhf.config import (
     WeightsConfig,
 )
 from mlxrlhf.errors import UserError
+from mlxrlhf.stages.sampling import TOGETHER
 
 GB = 2**30
 #: bytes of a trained weight and its moments in a save point: all of them float32
@@ -40,10 +41,8 @@ SAVED = 12
 BYTES = {"float32": 4, "bfloat16": 2}
 #: tokens of a prompt and of an answer, where a command does not know its data yet
 PROMPT_TOKENS, ANSWER_TOKENS = 64, 160
-#: answers that the reward stage samples at once, and sequences that it reads at once: see stages/reward.py
-REWARD_SAMPLED, REWARD_READ = 64, 32
-#: held-out requests of the task bank: `evaluate` answers all of them at once
-HELD_OUT = 124
+#: sequences that the reward stage reads at once: see stages/reward.py
+READ_TOGETHER = 32
 #: share of the speed of bare matrix products that a step reaches: 0.3 to 0.8 in benchmarks/memory.json, on busy cores
 EFFICIENCY = 0.5
 #: rows of the product whose speed is the ceiling
@@ -107,9 +106,9 @@ class Job:
             micro = Batch(2 * pairs, bucket(prompt) + bucket(answer), bucket(answer))
             return cls(model, **same, train=micro, evaluate=micro, forwards=-(-config.batch_size // pairs))
         if isinstance(config, EvaluateConfig):
-            rows = (config.prompts or HELD_OUT) * config.samples
+            rows = min(TOGETHER, (config.prompts or TOGETHER) * config.samples)
             read = Batch(rows, bucket(prompt) + bucket(config.max_tokens), bucket(config.max_tokens))
-            return cls(model, **same, copies=1, evaluate=read, evaluations=2, step="model",
+            return cls(model, **same, copies=1, evaluate=read, evaluations=2, step=f"{rows} answers",
                        decode=Batch(rows, prompt + config.max_tokens, config.max_tokens))
         assert isinstance(config, RewardConfig)
         own = config.samples > 0 and not config.data
@@ -117,9 +116,9 @@ class Job:
         pairs = min(config.micro_batch_size, config.batch_size)
         return cls(model, **same, lora_rank=config.unfreeze_rank, value_head=config.unfreeze_rank > 0,
                    train=Batch(2 * pairs, length, 0) if config.unfreeze_rank else None,
-                   forwards=-(-config.batch_size // pairs), steps=REWARD_READ / config.batch_size,
-                   evaluate=Batch(REWARD_READ, length, 0), evaluations=2, step=f"{REWARD_READ} pairs",
-                   decode=Batch(REWARD_SAMPLED, prompt + config.max_tokens, config.max_tokens) if own else None)
+                   forwards=-(-config.batch_size // pairs), steps=READ_TOGETHER / config.batch_size,
+                   evaluate=Batch(READ_TOGETHER, length, 0), evaluations=2, step=f"{READ_TOGETHER} pairs",
+                   decode=Batch(TOGETHER, prompt + config.max_tokens, config.max_tokens) if own else None)
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def run_report(folder: Path, title: str) -> Path:
 
 
 #: measures that are shares of the answers
-SHARES = ("win_rate", "parses", "passes_tests", "docstring", "type_hints", "no_insecure_pattern",
+SHARES = ("win_rate", "verified_win_rate", "parses", "passes_tests", "docstring", "type_hints", "no_insecure_pattern",
           "humaneval_pass@1", "humaneval_unseen", "humaneval_cut_off")
 
 
@@ -167,7 +167,9 @@ def reward_section(figures: dict) -> str:
             ("calibration error", "calibration_error", "{:.3f}"),
             ("correlation of score and length", "score_length_correlation", "{:.2f}")]
     lines = "".join(f"<tr><td>{name}</td><td>{form.format(figures[key])}</td></tr>" for name, key, form in rows)
-    lines += "".join(f"<tr><td>accuracy: {html.escape(name)}</td><td>{value:.0%}</td></tr>"
+    counting = figures.get("token_baseline_by_criterion", {})
+    lines += "".join(f"<tr><td>accuracy: {html.escape(name)}</td><td>{value:.0%}"
+                     + (f" (counting tokens: {counting[name]:.0%})" if name in counting else "") + "</td></tr>"
                      for name, value in figures["val_accuracy_by_criterion"].items())
     warned = f"<p><b>{html.escape(figures['warning'])}</b></p>" if figures.get("warning") else ""
     return (f"<h2>The reward model on held-out pairs</h2>{warned}<div class='grid'><div><table>{lines}</table></div>"

@@ -6,7 +6,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from mlxrlhf import parallel
@@ -40,7 +41,7 @@ class RunLog:
 
     def __enter__(self):
         if sys.stderr.isatty() and not self.quiet and self._file:
-            self._bar = _progress()
+            self._bar = _bar()
             self._task = self._bar.add_task(self.title, total=self.total, completed=self._start, facts="")
             self._bar.start()
         return self
@@ -76,9 +77,7 @@ class RunLog:
             self._bar.update(self._task, completed=step, facts="  ".join(facts))
         elif not self.quiet and (now - self._shown > 10 or step in (self._start + 1, self.total)):
             self._shown = now
-            left = (now - self._began) / (step - self._start) * (self.total - step)
-            print("  ".join([f"{self.title}  {step}/{self.total}", *facts,
-                             f"left {int(left // 60)}:{int(left % 60):02d}"]), file=sys.stderr, flush=True)
+            _line(self.title, step, self.total, facts, (now - self._began) / (step - self._start))
 
     def summary(self, figures: dict) -> None:
         """Write summary.json: the figures a script reads."""
@@ -91,7 +90,36 @@ class RunLog:
         return read_metrics(self.folder / "metrics.jsonl") if self._file else []
 
 
-def _progress():
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Progress of work that leaves no metrics: yields advance(n), to be called when n of `total` are done.
+
+    As in RunLog, a bar in a terminal and otherwise a line every ten seconds; nothing without a title.
+    """
+    began = shown = time.monotonic()
+    done = 0
+    with _bar() if title and sys.stderr.isatty() else nullcontext() as bar:
+        task = bar.add_task(title, total=total, facts="") if bar else None
+
+        def advance(n: int) -> None:
+            nonlocal done, shown
+            done += n
+            if bar:
+                bar.update(task, completed=done)
+            elif title and time.monotonic() - shown > 10:
+                shown = time.monotonic()
+                _line(title, done, total, [], (shown - began) / done)
+
+        yield advance
+
+
+def _line(title: str, done: int, total: int, facts: Sequence[str], seconds_each: float) -> None:
+    left = seconds_each * (total - done)
+    print("  ".join([f"{title}  {done}/{total}", *facts, f"left {int(left // 60)}:{int(left % 60):02d}"]),
+          file=sys.stderr, flush=True)
+
+
+def _bar():
     """Title, bar, steps, figures and time left, on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -14,7 +14,6 @@ import pytest
 from mlxrlhf import backends, plan
 from mlxrlhf.algorithms import losses
 from mlxrlhf.config import SIZES, DPOConfig, GRPOConfig, ModelConfig, PPOConfig, PretrainConfig, RewardConfig
-from mlxrlhf.data import tasks
 from mlxrlhf.errors import UserError
 
 MLX = backends.load("mlx", "cpu")
@@ -61,7 +60,6 @@ def test_the_counts_are_those_of_the_model():
     small = ModelConfig(64, 64, 2, 4, 2, 96, head_dim=16)
     state = MLX.Model(small, lora_rank=3, value_head=True).state()
     assert plan.adapter_weights(small, 3) == sum(v.size for k, v in state.items() if "lora_" in k)
-    assert sum(len(task.held_out_phrasings) for task in tasks.load_tasks()) == plan.HELD_OUT
 
 
 def test_operations_by_hand():

@@ -33,6 +33,9 @@ def test_features_are_the_mean_over_the_answer_whatever_the_padding():
     batched = features(base, items, starts, pad_id=0, batch_size=16)
     for i in (0, 17, 39):
         np.testing.assert_allclose(batched[i], features(base, [items[i]], [starts[i]], pad_id=0)[0], atol=1e-5)
+    twice = features(base, items[:3] + items[:3][::-1], starts[:3] + [starts[2], starts[1], 1], pad_id=0)
+    np.testing.assert_array_equal(twice[2], twice[3])  # equal sequences are read once,
+    assert np.abs(twice[0] - twice[5]).max() > 1e-3  # unless their answers begin elsewhere
     # By hand: the mean of the states from the start on; "hidden" holds the state to the left of each column.
     tokens = np.array([[*items[0], 0]], np.int32)
     states = base.evaluate({"tokens": tokens, "start": np.int32(1)}, ("hidden",))["hidden"][0]

@@ -24,7 +24,8 @@ VARIANTS = {"hinge, frozen": ["--loss", "margin"],
 COLUMNS = (("accuracy", "val_accuracy", "{:.1%}"), ("correctness", "correctness", "{:.1%}"),
            ("calibration error", "calibration_error", "{:.3f}"),
            ("score/length r", "score_length_correlation", "{:+.2f}"), ("longer answer", "length_baseline", "{:.1%}"),
-           ("token counts", "token_baseline", "{:.1%}"), ("seconds", "seconds", "{:.0f}"))
+           ("token counts", "token_baseline", "{:.1%}"),
+           ("token counts on correctness", "counting_correctness", "{:.1%}"), ("seconds", "seconds", "{:.0f}"))
 
 
 def mlxrlhf(*arguments: str) -> None:
@@ -55,8 +56,10 @@ def main() -> None:
         mlxrlhf("reward", *shared, "--backend", options.backend, "--samples", "0", "--out", str(folder),
                 *(flag.format(rank=options.rank) for flag in flags))
         figures = json.loads((folder / "run" / "summary.json").read_text())
-        found[name] = {**figures, "seconds": time.monotonic() - began,
-                       "correctness": figures["val_accuracy_by_criterion"].get("correctness", float("nan"))}
+        correctness = {title: figures[key].get("correctness", float("nan"))
+                       for title, key in (("correctness", "val_accuracy_by_criterion"),
+                                          ("counting_correctness", "token_baseline_by_criterion"))}
+        found[name] = {**figures, **correctness, "seconds": time.monotonic() - began}
     lines = ["| reward model | " + " | ".join(title for title, *_ in COLUMNS) + " |",
              "|---" * (len(COLUMNS) + 1) + "|"]
     lines += [f"| {name} | " + " | ".join(form.format(figures[key]) for _, key, form in COLUMNS) + " |"

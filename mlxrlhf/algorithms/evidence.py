@@ -51,15 +51,15 @@ def correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float((x * y).sum() / scale) if scale > 0 else 0.0
 
 
-def preference_accuracy(differences: np.ndarray) -> float:
-    """Share of positive score differences; a tie counts half."""
-    return float(np.mean((np.sign(differences) + 1) / 2))
+def wins(differences: np.ndarray) -> np.ndarray:
+    """1 for a positive difference of scores, 0.5 for a tie, 0 for a negative one."""
+    return (np.sign(differences) + 1) / 2
 
 
-def token_baseline(train: Sequence[tuple[Sequence[int], Sequence[int]]],
-                   held_out: Sequence[tuple[Sequence[int], Sequence[int]]], *, penalty: float = 1.0,
-                   steps: int = 500) -> float:
-    """Held-out accuracy of a judge that only counts tokens.
+def token_margins(train: Sequence[tuple[Sequence[int], Sequence[int]]],
+                  held_out: Sequence[tuple[Sequence[int], Sequence[int]]], *, penalty: float = 1.0,
+                  steps: int = 500) -> np.ndarray:
+    """By how much a judge that only counts tokens prefers the chosen answer of each held-out pair, (pairs,).
 
     A logistic regression P(chosen over rejected) = sigmoid(w . (counts_chosen - counts_rejected)) without intercept,
     with penalty / 2 * |w|^2 beside the summed loss, by Nesterov's accelerated gradient. Pairs are (chosen, rejected)
@@ -81,7 +81,7 @@ def token_baseline(train: Sequence[tuple[Sequence[int], Sequence[int]]],
         after = ahead - rate * gradient
         ahead = after + k / (k + 3) * (after - w)
         w = after
-    return preference_accuracy(unseen @ w)
+    return unseen @ w
 
 
 def _count_differences(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], pieces: dict[int, int]) -> np.ndarray:

@@ -48,19 +48,22 @@ def bradley_terry(xp, chosen: Array, rejected: Array, weights: Array | None = No
     return weighted_mean(xp.logaddexp(difference * 0.0, difference), weights)
 
 
+def ranking(xp, loss: str, margin: float, chosen: Array, rejected: Array, weights: Array | None = None) -> Array:
+    """The reward model's loss by its name: "margin" or "bradley-terry"."""
+    if loss == "margin":
+        return margin_ranking(xp, chosen, rejected, margin, weights)
+    return bradley_terry(xp, chosen, rejected, weights)
+
+
 def pair_objective(loss: str, margin: float) -> Callable:
-    """The ranking loss of a reward model, "margin" or "bradley-terry", over rows chosen, rejected, chosen, ...
+    """`ranking` over rows chosen, rejected, chosen, ...
 
     out: score (2N,). batch: weight (N,) of the pairs; total (), the pairs of the whole batch.
     """
 
     def objective(xp, out, batch):
         chosen, rejected = out["score"][0::2], out["score"][1::2]
-        if loss == "margin":
-            value = margin_ranking(xp, chosen, rejected, margin, batch["weight"])
-        else:
-            value = bradley_terry(xp, chosen, rejected, batch["weight"])
-        value = value * (chosen.shape[0] / batch["total"])
+        value = ranking(xp, loss, margin, chosen, rejected, batch["weight"]) * (chosen.shape[0] / batch["total"])
         right = xp.where(chosen > rejected, chosen * 0.0 + 1.0, chosen * 0.0)
         return value, {"loss": value, "accuracy": right.sum() / batch["total"],
                        "margin": (chosen - rejected).sum() / batch["total"]}

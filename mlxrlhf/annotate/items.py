@@ -17,7 +17,7 @@ from mlxrlhf.data.dialogue import decode_answer, read_jsonl, render_prompt
 from mlxrlhf.data.tasks import Task
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
-from mlxrlhf.stages import ppo
+from mlxrlhf.stages import ppo, sampling
 
 #: prompts sampled in one batch
 SAMPLED_TOGETHER = 32
@@ -113,10 +113,7 @@ def _answerer(name: str, config: AnnotateConfig, backend) -> Callable[[Sequence[
     def answer(prompts: Sequence[str], rng: np.random.Generator) -> list[str]:
         encoded = [render_prompt([{"role": "user", "content": prompt}], tokenizer) for prompt in prompts]
         ppo.check_context(encoded, config.max_tokens, shape.max_positions)
-        responses = model.generate(encoded, uniforms=rng.random((len(encoded), config.max_tokens)),
-                                   max_tokens=config.max_tokens, temperature=config.temp,
-                                   stop_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)
-        return [decode_answer(r, tokenizer) for r in responses]
+        return [decode_answer(r, tokenizer) for r in sampling.responses(model, encoded, config, tokenizer, rng)]
 
     return answer
 

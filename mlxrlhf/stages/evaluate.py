@@ -9,17 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from mlxrlhf import backends, checkpoint, plan
-from mlxrlhf.algorithms import advantages, rollout
+from mlxrlhf.algorithms import advantages, evidence, rollout
 from mlxrlhf.config import EvaluateConfig, to_json
 from mlxrlhf.data import humaneval, quality, tasks
 from mlxrlhf.data.dialogue import decode_answer, render_prompt
 from mlxrlhf.runlog import RunLog
-from mlxrlhf.stages import folders, ppo
+from mlxrlhf.stages import folders, ppo, sampling
 from mlxrlhf.stages import reward as reward_stage
 
 GROUPS = ("new phrasings", "new tasks")
-#: HumanEval's prompts are long: so many answers are sampled in one batch
-GENERATED_TOGETHER = 32
 #: what people should see first: the guide's own question
 SHOWN = "Write a function to check if a number is prime"
 
@@ -61,15 +59,10 @@ def humaneval_figures(model, problems: Sequence[humaneval.Problem], config, toke
     asked = [problem for problem in problems for _ in range(config.samples)]
     encoded = [render_prompt([{"role": "user", "content": humaneval.request(p)}], tokenizer) for p in asked]
     ppo.check_context(encoded, config.max_tokens, context)
-    rng = np.random.default_rng(config.seed)
-    answers, cut = [], 0
-    for at in range(0, len(encoded), GENERATED_TOGETHER):
-        some = encoded[at:at + GENERATED_TOGETHER]
-        responses = model.generate(some, uniforms=rng.random((len(some), config.max_tokens)),
-                                   max_tokens=config.max_tokens, temperature=config.temp,
-                                   stop_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)
-        cut += sum(r[-1] != tokenizer.end_id for r in responses)
-        answers += [decode_answer(r, tokenizer) for r in responses]
+    found = sampling.responses(model, encoded, config, tokenizer, np.random.default_rng(config.seed),
+                               "evaluate: HumanEval")
+    cut = sum(r[-1] != tokenizer.end_id for r in found)
+    answers = [decode_answer(r, tokenizer) for r in found]
     passed = np.array(humaneval.passes(asked, answers, unsafe=config.unsafe_exec), float)
     unseen = [i for i, problem in enumerate(asked) if problem.task_id not in ours]
     return {"humaneval_pass@1": float(passed.mean()), "humaneval_unseen": float(passed[unseen].mean()),
@@ -85,25 +78,10 @@ def _tasks(config: EvaluateConfig, base, aligned, judge, tokenizer, model_config
     prompts = [p for p in prompts for _ in range(config.samples)]
     encoded = ppo.encode_prompts(prompts, tokenizer)
     ppo.check_context(encoded, config.max_tokens, model_config.max_positions)
-    bank = {task.name: task for task in tasks.load_tasks()}
-    uniforms = np.random.default_rng(config.seed).random((len(encoded), config.max_tokens))
-    sides = {}
-    for name, model in (("before", base), ("after", aligned)):
-        responses = model.generate(encoded, uniforms=uniforms, max_tokens=config.max_tokens, temperature=config.temp,
-                                   stop_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)
-        batch = rollout.arrange(encoded, responses, tokenizer.pad_id)
-        # The divergence is that of the distributions sampled from; greedy answers are judged at temperature 1.
-        judged = base.evaluate(batch, ("logp", "features"), temperature=config.temp or 1.0)
-        own = model.evaluate(batch, ("logp",), temperature=config.temp or 1.0)["logp"]
-        kl = (advantages.kl_estimate(own, judged["logp"]) * batch["mask"]).sum(axis=1)
-        texts = [decode_answer(r, tokenizer) for r in responses]
-        codes = [tasks.extract_code(text) for text in texts]
-        sides[name] = {"texts": texts, "scores": judge(encoded, responses, judged["features"]), "kl": kl,
-                       "lengths": [len(r) for r in responses], "quality": quality.measure(codes),
-                       "passed": tasks.passes([(bank[p["task"]], c) for p, c in zip(prompts, codes)],
-                                              unsafe=config.unsafe_exec)}
-    figures = {name: _figures(side, sides["before"]["scores"], range(len(prompts))) for name, side in sides.items()}
-    figures["groups"] = {group: {name: _figures(side, sides["before"]["scores"],
+    sides = {name: _side(name, config, model, base, judge, prompts, encoded, tokenizer, keep)
+             for name, model, keep in (("before", base, 1), ("after", aligned, config.best_of))}
+    figures = {name: _figures(side, sides["before"], range(len(prompts))) for name, side in sides.items()}
+    figures["groups"] = {group: {name: _figures(side, sides["before"],
                                                 [i for i, p in enumerate(prompts) if p["group"] == group])
                                  for name, side in sides.items()}
                          for group in GROUPS if any(p["group"] == group for p in prompts)}
@@ -113,16 +91,49 @@ def _tasks(config: EvaluateConfig, base, aligned, judge, tokenizer, model_config
     return figures, samples
 
 
-def _figures(side: dict, baseline: np.ndarray, rows: Sequence[int]) -> dict[str, float]:
+def _side(name: str, config: EvaluateConfig, model, base, judge, prompts: Sequence[dict],
+          encoded: Sequence[Sequence[int]], tokenizer, keep: int) -> dict:
+    """One model's answers and all that is measured on them; of `keep` answers to a prompt, the judge's favourite."""
+    asked = [ids for ids in encoded for _ in range(keep)]
+    found = sampling.responses(model, asked, config, tokenizer, np.random.default_rng(config.seed), f"evaluate: {name}")
+    scores, kl = [], []
+    for at in range(0, len(asked), sampling.TOGETHER):
+        some, answers = asked[at:at + sampling.TOGETHER], found[at:at + sampling.TOGETHER]
+        batch = rollout.arrange(some, answers, tokenizer.pad_id)
+        # The divergence is that of the distributions sampled from; greedy answers are judged at temperature 1.
+        judged = base.evaluate(batch, ("logp", "features"), temperature=config.temp or 1.0)
+        own = model.evaluate(batch, ("logp",), temperature=config.temp or 1.0)["logp"]
+        kl += (advantages.kl_estimate(own, judged["logp"]) * batch["mask"]).sum(axis=1).tolist()
+        scores += judge(some, answers, judged["features"]).tolist()
+    best = np.arange(0, len(asked), keep) + np.reshape(scores, (-1, keep)).argmax(axis=1)
+    texts = [decode_answer(found[i], tokenizer) for i in best]
+    codes = [tasks.extract_code(text) for text in texts]
+    bank = {task.name: task for task in tasks.load_tasks()}
+    return {"texts": texts, "scores": np.array(scores)[best], "lengths": [len(found[i]) for i in best],
+            # Choosing the best of n moves away by at most log n - (n - 1) / n (Beirami et al. 2024).
+            "kl": np.array(kl)[best] + np.log(keep) - (keep - 1) / keep, "quality": quality.measure(codes),
+            "passed": tasks.passes([(bank[p["task"]], c) for p, c in zip(prompts, codes)], unsafe=config.unsafe_exec)}
+
+
+def _verified(side: dict, i: int) -> tuple[int, ...]:
+    """An answer's rank by what is run and parsed, nothing learned: its tests first, then how it is written."""
+    q = side["quality"][i]
+    return bool(side["passed"][i]), q.parses + q.docstring + q.type_hints + (q.parses and not q.insecure)
+
+
+def _figures(side: dict, baseline: dict, rows: Sequence[int]) -> dict[str, float]:
     rows = list(rows)
     scores, measured = side["scores"][rows], [side["quality"][i] for i in rows]
     # A tie counts half, so that a model beside itself wins 50%.
-    wins = (np.sign(scores - baseline[rows]) + 1) / 2
+    wins = evidence.wins(scores - baseline["scores"][rows])
+    ranks = [(_verified(side, i), _verified(baseline, i)) for i in rows]
 
     def share(values) -> float:
         return float(np.mean(list(values)))
 
-    return {"answers": len(rows), "win_rate": share(wins), "score": float(scores.mean()),
+    return {"answers": len(rows), "win_rate": share(wins),
+            "verified_win_rate": share((own > other) + (own == other) / 2 for own, other in ranks),
+            "score": float(scores.mean()),
             "parses": share(q.parses for q in measured), "passes_tests": share(side["passed"][i] for i in rows),
             "docstring": share(q.docstring for q in measured), "type_hints": share(q.type_hints for q in measured),
             "no_insecure_pattern": share(q.parses and not q.insecure for q in measured),

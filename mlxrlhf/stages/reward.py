@@ -26,11 +26,8 @@ from mlxrlhf.data.batches import pick
 from mlxrlhf.data.dialogue import decode_answer, encode_answer, render_prompt
 from mlxrlhf.data.preference_files import load_pairs
 from mlxrlhf.errors import UserError
-from mlxrlhf.runlog import RunLog
-from mlxrlhf.stages import folders, training
-
-#: prompts sampled in one batch
-SAMPLED_TOGETHER = 64
+from mlxrlhf.runlog import RunLog, progress
+from mlxrlhf.stages import folders, sampling, training
 
 
 @dataclass(frozen=True)
@@ -45,21 +42,26 @@ class EncodedPair:
 
 
 def features(base, sequences: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int,
-             batch_size: int = 32, adapters: bool = False) -> np.ndarray:
+             batch_size: int = 32, adapters: bool = False, title: str = "") -> np.ndarray:
     """Mean hidden state of the base over each sequence from its start on, (N, d) float32; adapters off by default.
 
-    starts: index of each answer's first token, at least 1. Sequences are taken in order of length, so that a batch is
-    hardly padded.
+    starts: index of each answer's first token, at least 1. Equal sequences are read once: many pairs share their chosen
+    answer. The rest are taken in order of length, so that a batch is hardly padded.
     """
-    order = np.argsort([len(s) for s in sequences], kind="stable")
+    numbers: dict[tuple, int] = {}
+    index = [numbers.setdefault((start, *sequence), len(numbers)) for start, sequence in zip(starts, sequences)]
+    distinct = [(start, ids) for start, *ids in numbers]
+    order = np.argsort([len(ids) for _, ids in distinct], kind="stable")
     out = None
-    for at in range(0, len(order), batch_size):
-        rows = order[at:at + batch_size]
-        batch = _padded([sequences[i] for i in rows], [starts[i] for i in rows], pad_id)
-        found = base.evaluate(batch, ("features",), adapters=adapters)["features"]
-        out = np.empty((len(sequences), found.shape[1]), np.float32) if out is None else out
-        out[rows] = found
-    return out
+    with progress(title, len(order)) as advance:
+        for at in range(0, len(order), batch_size):
+            rows = order[at:at + batch_size]
+            batch = _padded([distinct[i][1] for i in rows], [distinct[i][0] for i in rows], pad_id)
+            found = base.evaluate(batch, ("features",), adapters=adapters)["features"]
+            out = np.empty((len(distinct), found.shape[1]), np.float32) if out is None else out
+            out[rows] = found
+            advance(len(rows))
+    return out[index]
 
 
 def _padded(sequences: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int) -> dict[str, np.ndarray]:
@@ -75,8 +77,7 @@ def _padded(sequences: Sequence[Sequence[int]], starts: Sequence[int], pad_id: i
 
 def accuracy(head, chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
     """Per pair: 1 where the chosen answer scores higher, 0.5 on a tie; features (N, d) -> (N,)."""
-    difference = head.scores(chosen) - head.scores(rejected)
-    return (np.sign(difference) + 1) / 2
+    return evidence.wins(head.scores(chosen) - head.scores(rejected))
 
 
 def by_criterion(correct: np.ndarray, pairs: Sequence[EncodedPair]) -> dict[str, float]:
@@ -168,8 +169,10 @@ def run(config: RewardConfig) -> dict:
     train_pairs = train_pairs + own_train
 
     def both(pairs: Sequence[EncodedPair], adapters: bool = False) -> list[np.ndarray]:
-        return [features(base, [getattr(p, kind) for p in pairs], [p.start for p in pairs], tokenizer.pad_id,
-                         adapters=adapters) for kind in ("chosen", "rejected")]
+        """Features of the chosen and of the rejected answers."""
+        return np.split(features(base, [p.chosen for p in pairs] + [p.rejected for p in pairs],
+                                 [p.start for p in pairs] * 2, tokenizer.pad_id, adapters=adapters,
+                                 title="reward: the base reads"), 2)
 
     head = backend.Head(model_config.hidden_size, seed=config.seed, weight_decay=config.weight_decay,
                         max_grad_norm=config.max_grad_norm)
@@ -248,9 +251,11 @@ def evidence_figures(head, val_features: Sequence[np.ndarray], train_pairs: Sequ
     bins = evidence.calibration(scores[0] - scores[1])
     lengths = [[len(getattr(p, kind)) - p.start for p in val_pairs] for kind in ("chosen", "rejected")]
     answers = [[(p.chosen[p.start:], p.rejected[p.start:]) for p in pairs] for pairs in (train_pairs, val_pairs)]
+    counting = evidence.wins(evidence.token_margins(*answers))
     return {"calibration_error": evidence.expected_calibration_error(bins),
             "score_length_correlation": evidence.correlation(np.concatenate(scores), np.concatenate(lengths)),
-            "token_baseline": evidence.token_baseline(*answers), "calibration": [asdict(b) for b in bins]}
+            "token_baseline": float(counting.mean()),
+            "token_baseline_by_criterion": by_criterion(counting, val_pairs), "calibration": [asdict(b) for b in bins]}
 
 
 def warning(figures: dict) -> str:
@@ -263,18 +268,6 @@ def warning(figures: dict) -> str:
     return (f"on held-out pairs the reward model is right in {figures['val_accuracy']:.0%}, {name} in {best:.0%}; "
             "without ten points between them nothing shows that it has learned more than that: use more varied pairs, "
             "a larger base or --unfreeze-rank")
-
-
-def load(folder: Path, backend, tokenizer) -> tuple:
-    """(head, normaliser) of a reward folder whose base is frozen: it scores the features of the trunk everyone shares.
-
-    Raises UserError when it is missing, was made for another tokenizer, or has a base of its own: see `scorer`.
-    """
-    description = _description(Path(folder), tokenizer)
-    if description.get("lora_rank"):
-        raise UserError(f"{folder} was trained with --unfreeze-rank and scores with a base of its own, which this "
-                        "command has no place for; train one without --unfreeze-rank")
-    return _head(Path(folder), description, backend)
 
 
 def scorer(folder: Path, backend, tokenizer, *, dtype: str = "float32"):
@@ -376,14 +369,8 @@ def sampled_pairs(base, config: RewardConfig, tokenizer) -> tuple[list[EncodedPa
         requests = [(task, phrasing) for task in bank if task.held_out == held_out
                     for phrasing in task.train_phrasings for _ in range(config.samples)]
         prompts = [render_prompt([{"role": "user", "content": phrasing}], tokenizer) for _, phrasing in requests]
-        answers = []
-        for at in range(0, len(prompts), SAMPLED_TOGETHER):
-            some = prompts[at:at + SAMPLED_TOGETHER]
-            responses = base.generate(some, uniforms=rng.random((len(some), config.max_tokens)),
-                                      temperature=config.temp,
-                                      max_tokens=config.max_tokens, stop_ids=[tokenizer.end_id],
-                                      pad_id=tokenizer.pad_id)
-            answers += [decode_answer(r, tokenizer) for r in responses]
+        answers = [decode_answer(r, tokenizer)
+                   for r in sampling.responses(base, prompts, config, tokenizer, rng, "reward: sampling")]
         pairs = preferences.from_samples(requests, answers, config.seed, unsafe=config.unsafe_exec)
         print(f"reward: {len(pairs):,} pairs from {len(answers):,} answers of the base "
               f"({'held-out' if held_out else 'training'} tasks)")

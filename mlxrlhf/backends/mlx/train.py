@@ -294,10 +294,7 @@ class MLXHead:
 
         def objective(chosen, rejected):
             r_chosen, r_rejected = self.net(chosen), self.net(rejected)
-            if loss == "margin":
-                value = losses.margin_ranking(mx, r_chosen, r_rejected, margin, weights)
-            else:
-                value = losses.bradley_terry(mx, r_chosen, r_rejected, weights)
+            value = losses.ranking(mx, loss, margin, r_chosen, r_rejected, weights)
             return value, (r_chosen > r_rejected).mean(), (r_chosen - r_rejected).mean()
 
         gradient = nn.value_and_grad(self.net, objective)

@@ -251,10 +251,7 @@ class TorchHead:
     def step(self, loss, margin, chosen, rejected, learning_rate, weights=None):
         weights = None if weights is None else torch.as_tensor(weights, device=self.device)
         r_chosen, r_rejected = (self.net(torch.as_tensor(x, device=self.device)) for x in (chosen, rejected))
-        if loss == "margin":
-            value = losses.margin_ranking(torch, r_chosen, r_rejected, margin, weights)
-        else:
-            value = losses.bradley_terry(torch, r_chosen, r_rejected, weights)
+        value = losses.ranking(torch, loss, margin, r_chosen, r_rejected, weights)
         parameters = self.optimizer.parameters
         gradients = dict(zip(parameters, torch.autograd.grad(value, list(parameters.values()))))
         norm = nn.utils.get_total_norm(gradients.values())

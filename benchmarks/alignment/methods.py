@@ -1,0 +1,173 @@
+"""PPO over seeds beside best-of-8, fine-tuning on the chosen answers and DPO: one start, one judge, held-out requests.
+
+    python benchmarks/alignment/methods.py --model smollm2 --out runs/methods
+
+Prepares data and reward model where they are missing, trains every method with the settings below, evaluates each
+against the start, and writes OUT/methods.md, methods.json and methods.svg. What is there is not run again, so an
+interrupted benchmark goes on. Every run is a command that you can type yourself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from mlxrlhf import published
+from mlxrlhf.runlog import read_metrics
+
+LORA = ["--lora-rank", "16"]
+SAMPLED = ["--temp", "0.7", "--max-tokens", "128"]
+#: longer than in training, so that no answer of the start loses for want of room
+JUDGED = ["--temp", "0.7", "--max-tokens", "256"]
+PPO = ["ppo", *LORA, *SAMPLED, "--steps-per-epoch", "24", "--batch-size", "8", "--responses-per-prompt", "2",
+       "--ppo-epochs", "2", "--mini-batch-size", "8", "--learning-rate", "5e-4", "--kl-coef", "0.1", "--gamma", "1.0",
+       "--lam", "1.0", "--save-every", "4"]
+#: name: the command that trains it, without what all share; best-of trains nothing
+METHODS = {
+    "best-of-8": [],
+    "fine-tuning on chosen": ["finetune", "--stage", "code", *LORA, "--data", "{chosen}", "--steps-per-epoch", "60",
+                              "--batch-size", "8", "--sequence-length", "256", "--learning-rate", "3e-4",
+                              "--warmup-steps", "10"],
+    "DPO": ["dpo", *LORA, "--learning-rate", "1e-4"],
+    **{f"PPO, seed {seed}": [*PPO, "--seed", str(seed)] for seed in range(3)},
+}
+COLUMNS = (("win rate, reward model", "win_rate", "{:.0%}"), ("win rate, verified", "verified_win_rate", "{:.0%}"),
+           ("reward", "score", "{:.2f}"), ("passes tests", "passes_tests", "{:.0%}"), ("parses", "parses", "{:.0%}"),
+           ("docstring", "docstring", "{:.0%}"), ("type hints", "type_hints", "{:.0%}"), ("KL, nats", "kl", "{:.1f}"),
+           ("tokens", "length", "{:.0f}"))
+
+
+def mlxrlhf(*arguments: str) -> float:
+    """One command, its output on this screen; ends the benchmark when it fails. Returns its minutes."""
+    print("$ mlxrlhf", " ".join(arguments), flush=True)
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-m", "mlxrlhf_cli.main", *arguments], check=True)
+    return (time.monotonic() - began) / 60
+
+
+def chosen_answers(pairs: Path, out: Path) -> None:
+    """The preferred answers of the training pairs, as fine-tuning reads them."""
+    rows = [row for row in json.loads(pairs.read_text()) if row["split"] == "train"]
+    unique = {(row["prompt"], row["chosen"]) for row in rows}
+    out.write_text("".join(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in sorted(unique)))
+
+
+def measure(name: str, train: list[str], options, shared: list[str], backend: list[str], start: Path) -> None:
+    """Train one method and evaluate it against the start; leaves OUT/NAME/evaluation and OUT/NAME/minutes.json."""
+    folder = options.out / name.replace(", ", "-").replace(" ", "-").lower()
+    if (folder / "evaluation" / "summary.json").is_file():
+        return
+    minutes, checkpoint, extra = 0.0, folder, []
+    if train:
+        filled = [part.format(chosen=options.out / "chosen.jsonl") for part in train]
+        judge = ["--reward-model", str(options.out / "reward")] if train[0] == "ppo" else []
+        if not (folder / "config.json").is_file():
+            minutes = mlxrlhf(*filled, *shared, *backend, *judge, "--out", str(folder), "--resume")
+    else:
+        checkpoint, extra = start, ["--best-of", "8"]
+    mlxrlhf("evaluate", *shared, *backend, *JUDGED, *extra, "--checkpoint", str(checkpoint), "--before", str(start),
+            "--reward-model", str(options.out / "reward"), "--out", str(folder / "evaluation"), "--prompts",
+            options.prompts)
+    (folder / "minutes.json").write_text(json.dumps(minutes))
+
+
+def results(out: Path) -> dict[str, dict]:
+    """Figures of every method that has been measured: before, after, minutes."""
+    found = {}
+    for name in METHODS:
+        folder = out / name.replace(", ", "-").replace(" ", "-").lower()
+        if (folder / "evaluation" / "summary.json").is_file():
+            found[name] = json.loads((folder / "evaluation" / "summary.json").read_text())
+            found[name]["minutes"] = json.loads((folder / "minutes.json").read_text())
+    return found
+
+
+def table(found: dict[str, dict]) -> str:
+    """One line per method; PPO's seeds as mean ± standard deviation too."""
+    lines = ["| | " + " | ".join(title for title, *_ in COLUMNS) + " |", "|---" + "|---:" * len(COLUMNS) + "|"]
+    start = next(iter(found.values()))["before"]
+    lines.append("| start | " + " | ".join(form.format(start[key]) for _, key, form in COLUMNS) + " |")
+    for name, figures in found.items():
+        lines.append(f"| {name} | " + " | ".join(form.format(figures["after"][key]) for _, key, form in COLUMNS) + " |")
+    seeds = [figures["after"] for name, figures in found.items() if name.startswith("PPO")]
+    if len(seeds) > 1:
+        cells = [f"{form.format(np.mean(v))} ± {form.format(np.std(v, ddof=1))}"
+                 for form, v in ((form, [s[key] for s in seeds]) for _, key, form in COLUMNS)]
+        lines.append(f"| **PPO, {len(seeds)} seeds** | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(found: dict[str, dict], out: Path) -> None:
+    """Rewards and pass rates while PPO learns, and both win rates of every method against its KL."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
+    for axis, key, title in ((axes[0], "objective/scores", "PPO: reward of the answers sampled"),
+                             (axes[1], "objective/pass_rate", "PPO: share that pass their tests")):
+        curves = []
+        for name in found:
+            if name.startswith("PPO"):
+                folder = out / name.replace(", ", "-").replace(" ", "-").lower()
+                curves.append([row[key] for row in read_metrics(folder / "run" / "metrics.jsonl")])
+                axis.plot(range(1, len(curves[-1]) + 1), curves[-1], color="#8aa7e0", linewidth=0.9)
+        if curves:
+            length = min(map(len, curves))
+            axis.plot(range(1, length + 1), np.mean([c[:length] for c in curves], axis=0), color="#1d4fbf", linewidth=2)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("update (thin: a seed; thick: their mean)", fontsize=8)
+    marks = {"best-of-8": "s", "fine-tuning on chosen": "^", "DPO": "D"}
+    for name, figures in found.items():
+        after, error = figures["after"], np.sqrt(0.25 / figures["after"]["answers"])
+        for key, colour in (("win_rate", "#1d4fbf"), ("verified_win_rate", "#d9822b")):
+            axes[2].errorbar(after["kl"], after[key], error, fmt=marks.get(name, "o"), color=colour, markersize=6,
+                             elinewidth=0.7)
+        axes[2].annotate(name, (after["kl"], max(after["win_rate"], after["verified_win_rate"])), fontsize=7,
+                         textcoords="offset points", xytext=(4, 6))
+    axes[2].axhline(0.5, color="#777777", linewidth=0.8, linestyle="--")
+    axes[2].set_title("Held-out win rate against the start", fontsize=9)
+    axes[2].set_xlabel("KL from the start, nats per answer\n(blue: by the reward model; orange: verified)", fontsize=8)
+    for axis in axes:
+        axis.tick_params(labelsize=8)
+    figure.savefig(out / "methods.svg")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--pairs", default="1000")
+    parser.add_argument("--prompts", default="0", help="held-out requests to judge on; 0 takes all")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--only", default="", help="methods whose name contains this; all others are only reported")
+    parser.add_argument("--out", type=Path, default=Path("runs/methods"))
+    options = parser.parse_args()
+    data = options.out / "data"
+    shared = ["--model", options.model, "--data-dir", str(data)]
+    backend = ["--backend", options.backend, "--dtype", options.dtype]
+    start = published.fetch(options.model)
+    if not (data / published.label(options.model) / "rlhf_preferences.json").is_file():
+        mlxrlhf("prepare", "all", *shared, "--pairs", options.pairs)
+    if not (options.out / "reward" / "reward.json").is_file():
+        mlxrlhf("reward", *shared, *backend, *SAMPLED, "--samples", "1", "--out", str(options.out / "reward"))
+    chosen_answers(data / published.label(options.model) / "rlhf_preferences.json", options.out / "chosen.jsonl")
+    for name, train in METHODS.items():
+        if options.only.lower() in name.lower():
+            measure(name, train, options, shared, backend, start)
+    found = results(options.out)
+    (options.out / "methods.json").write_text(json.dumps(found, indent=1) + "\n")
+    (options.out / "methods.md").write_text(table(found))
+    plot(found, options.out)
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
