@@ -191,8 +191,8 @@ def predict(job: Job, backend) -> Plan:
             "activations": kept + at_work * block(b),
             "logits": full * m.LOGITS_LEFT * size * b.rows * b.predicted * c.vocab_size,
             "gradients": summed + gradient + tied}
-        phases["in the optimizer step"] = {"gradients": max(summed, gradient),
-                                    "temporaries": 4 * m.UPDATE * min(trained, m.UPDATE_CHUNK)}
+        phases["in the optimizer step"] = {
+            "gradients": max(summed, gradient), "temporaries": 4 * m.UPDATE * min(trained, m.UPDATE_CHUNK)}
     phase, parts = max(phases.items(), key=lambda item: sum(item[1].values()))
     return Plan({name: value for name, value in {**always, **parts}.items() if value}, phase)
 

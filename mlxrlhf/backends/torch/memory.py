@@ -1,4 +1,8 @@
-"""What a model holds on PyTorch, counted from model.py, and what this machine has: for mlxrlhf/plan.py."""
+"""What a model holds on PyTorch, counted from model.py, and what this machine has: for mlxrlhf/plan.py.
+
+On the CPU the plan is approximate: it is compared with the size of the whole process, libraries and the allocator's
+leftovers included, which at size nano are most of it.
+"""
 
 from __future__ import annotations
 
