@@ -398,12 +398,14 @@ class AnnotateConfig(BackendConfig):
 
 #: What `mlxrlhf demo` changes: reward, ppo and evaluate on the shipped model within five minutes on two CPU cores.
 DEMO: dict[str, dict[str, Any]] = {
+    # Half of the default: every pair's label is run, and twice as many held-out pairs tell the same.
     "prepare": dict(pairs=1_000),
-    # Answers of the base are what PPO will be paid for, so some are judged; each is sampled and run, which costs most.
+    # The base's own answers are what PPO is paid for, so some must be judged; there is time for one to a request.
     "reward": dict(temp=0.7, samples=1, max_tokens=128),
-    # As from scratch, for the reasons given there; fewer updates, each of which costs five times as much at micro.
-    "ppo": dict(steps_per_epoch=12, ppo_epochs=2, max_tokens=128, temp=0.7, gamma=1.0, lam=1.0, kl_coef=0.1,
-                lora_rank=8, learning_rate=6e-4, reward="model:1,tests:2"),
+    # As from scratch, for the reasons given there. Twenty updates, so that the first ten and the last ten, which are
+    # compared, do not overlap; 24 answers in each is what there is time for.
+    "ppo": dict(steps_per_epoch=20, batch_size=24, ppo_epochs=2, max_tokens=128, temp=0.7, gamma=1.0, lam=1.0,
+                kl_coef=0.1, lora_rank=8, learning_rate=6e-4, reward="model:1,tests:2"),
     "evaluate": dict(max_tokens=128),
 }
 

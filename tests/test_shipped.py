@@ -141,7 +141,7 @@ def test_the_demo_aligns_it(tmp_path, monkeypatch):
         "ppo": dict(steps_per_epoch=2, batch_size=4, ppo_epochs=1, max_tokens=8, lora_rank=2, learning_rate=1e-3),
         "evaluate": dict(prompts=3, max_tokens=8)})
     said = []
-    summary = demo.run(say=said.append)
+    summary = demo.run(backend="torch", say=said.append)
     assert summary["ppo"]["updates"] == 2 and summary["evaluate"]["before"]["win_rate"] == 0.5
     assert "<svg" in (tmp_path / "runs" / "demo" / "report.html").read_text()
     assert "chat with it: mlxrlhf chat --model weights/shipped/rlhf" in said[-1]
