@@ -36,17 +36,17 @@ STEPS = (
      f"pretrain {TRAIN} --steps-per-epoch 300 --batch-size 16 --sequence-length 256 --learning-rate 2e-3 "
      "--warmup-steps 20 --eval-every 100 --eval-batches 4"),
     ("weights/micro/code/run/summary.json",
-     f"finetune {TRAIN} --stage code --steps-per-epoch 1400 --batch-size 8 --sequence-length 160 "
+     f"finetune {TRAIN} --stage code --steps-per-epoch 1000 --batch-size 8 --sequence-length 160 "
      "--learning-rate 1.5e-3 --warmup-steps 50 --dialogue-share 0.9 --eval-every 350 --eval-batches 8"),
     ("weights/micro/tools/run/summary.json",
-     f"finetune {TRAIN} --stage tools --steps-per-epoch 300 --batch-size 8 --sequence-length 224 --learning-rate 6e-4 "
+     f"finetune {TRAIN} --stage tools --steps-per-epoch 200 --batch-size 8 --sequence-length 224 --learning-rate 6e-4 "
      "--warmup-steps 20 --dialogue-share 0.7 --eval-every 100 --eval-batches 4"),
     ("demo/config.json", EXPORT),
     ("weights/micro/reward/run/summary.json", f"reward {ALIGN} --temp 0.7"),
     ("weights/micro/rlhf/run/summary.json",
      f"ppo {ALIGN} --steps-per-epoch 60 --ppo-epochs 2 --max-tokens 128 --temp 0.7 --gamma 1 --lam 1 --kl-coef 0.1 "
      "--lora-rank 8 --learning-rate 6e-4 --reward model:1,tests:2"),
-    ("weights/micro/rlhf/evaluation/summary.json", "evaluate --size micro --before demo --suite all"),
+    ("weights/micro/rlhf/evaluation/summary.json", "evaluate --size micro --before demo --suite all --samples 4"),
 )
 STAGES = {"language": ("pretrain", PretrainConfig), "code": ("finetune", FinetuneConfig),
           "tools": ("finetune", FinetuneConfig), "reward": ("reward", RewardConfig), "rlhf": ("ppo", PPOConfig)}
@@ -114,6 +114,7 @@ def card(work: Path) -> str:
     settings = {stage: json.loads((folder / "config.json").read_text()) for stage, folder in folders.items()}
     figures = json.loads((weights / "rlhf" / "evaluation" / "summary.json").read_text())
     samples = json.loads((weights / "rlhf" / "evaluation" / "samples.json").read_text())
+    evaluated = json.loads((weights / "rlhf" / "evaluation" / "config.json").read_text())
     shape, prepared = checkpoint.read_config(work / "demo"), (work / "prepare.log").read_text()
     commands = [f"mlxrlhf {PREPARE}"]
     for stage, (name, kind) in STAGES.items():
@@ -169,7 +170,7 @@ outside a sandbox.
 {rows}
 {warned}## Before and after PPO
 
-Answers to held-out requests, before and after, each sampled once; "score" and "win rate" are the reward model's own
+{evaluated['samples']} sampled answers to each held-out request; "score" and "win rate" are the reward model's own
 opinion.
 
 | | before | after |
