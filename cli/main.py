@@ -290,18 +290,22 @@ def annotate(settings: config.AnnotateConfig) -> None:
 
 
 @app.command()
-def demo(size: Annotated[str, typer.Option(help="nano or micro")] = "nano",
+def demo(from_scratch: Annotated[bool, typer.Option("--from-scratch", help="train from random weights, every stage; "
+                                                    "otherwise align the shipped model")] = False,
+         size: Annotated[str, typer.Option(help="with --from-scratch: nano or micro (default: nano)")] = "",
          backend: Annotated[str, typer.Option(help="mlx or torch")] = "mlx",
          device: Annotated[str, typer.Option(help="device of the backend (default: the best)")] = "") -> None:
-    """Run every stage on real input, print the before/after table and write runs/demo/report.html.
+    """Align the shipped model on real input: reward model, PPO, before/after table, runs/demo/report.html.
 
     Example: mlxrlhf demo
     """
     from mlxrlhf.stages import demo as stages
 
-    if size not in ("nano", "micro"):
+    if size not in ("", "nano", "micro"):
         raise UserError(f"--size {size}: the demo is made for nano and micro")
-    stages.run(size, backend, device, typer.echo)
+    if size and not from_scratch:
+        raise UserError(f"--size {size} goes with --from-scratch; without it the demo aligns the shipped model")
+    stages.run((size or "nano") if from_scratch else "", backend, device, typer.echo)
 
 
 def run() -> None:

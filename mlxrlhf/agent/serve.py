@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from mlxrlhf import backends, checkpoint
@@ -23,17 +24,17 @@ def run(config: ServeConfig) -> None:
     backends.load("mlx", config.device)  # before anything imports mlx: it puts a fast BLAS under it
     from mlxrlhf.backends.mlx import serve
 
-    folder = folders.find_model(config)
+    name, folder, adapter = folders.find_model(config)
     shape = checkpoint.read_config(folder)
     checkpoint.check_safetensors(folder)
     if not checkpoint.mlx_lm_reads_rope(folder, shape):
         raise UserError(f"{folder}/config.json keeps its rope settings where mlx-lm does not read them; write the "
                         f"model again: mlxrlhf export --to hf --model {folder} --out DIR")
-    if config.adapter and not (Path(config.adapter) / "adapter_config.json").is_file():
-        raise UserError(f"{config.adapter} holds no adapter_config.json; give the adapters folder that mlxrlhf or "
+    if adapter and not (Path(adapter) / "adapter_config.json").is_file():
+        raise UserError(f"{adapter} holds no adapter_config.json; give the adapters folder that mlxrlhf or "
                         "mlx-lm wrote")
     prompt = prompt_maker(open_tokenizer(folder))
-    serve.serve(folder, config.model or str(folder), config, prompt=prompt, max_positions=shape.max_positions)
+    serve.serve(folder, name, replace(config, adapter=adapter), prompt=prompt, max_positions=shape.max_positions)
 
 
 def prompt_maker(tokenizer: AnyTokenizer) -> Callable[[list[dict], list[dict] | None], list[int]] | None:

@@ -10,14 +10,13 @@ import numpy as np
 
 from mlxrlhf import backends, published
 from mlxrlhf.annotate.store import Item, Store
-from mlxrlhf.checkpoint import read_config
-from mlxrlhf.config import AnnotateConfig
+from mlxrlhf.config import AnnotateConfig, ChatConfig
 from mlxrlhf.data import preference_files
 from mlxrlhf.data.dialogue import decode_answer, read_jsonl, render_prompt
 from mlxrlhf.data.tasks import Task
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
-from mlxrlhf.stages import ppo, sampling
+from mlxrlhf.stages import folders, ppo, sampling
 
 #: prompts sampled in one batch
 SAMPLED_TOGETHER = 32
@@ -80,13 +79,15 @@ def sample(config: AnnotateConfig, store: Store, bank: Sequence[Task], say: Call
 
     With one model both answers are its own. Each batch is saved as soon as both have answered it.
     """
-    names = [config.model, config.model_b or config.model]
+    first = folders.find_model(ChatConfig(model=config.model))
+    found = [first, folders.find_model(ChatConfig(model=config.model_b)) if config.model_b else first]
+    names = [side.name for side in found]
     source = " and ".join(dict.fromkeys(names))
     prompts = [p for p in read_prompts(Path(config.prompts), bank) if not store.has(source, p[0])]
     if not prompts:
         return 0
     backend = backends.load(config.backend, config.device)
-    answerers: dict[str, Callable] = {name: _answerer(name, config, backend) for name in dict.fromkeys(names)}
+    answerers: dict[str, Callable] = {side.name: _answerer(side, config, backend) for side in set(found)}
     labels = [published.label(name) for name in names]
     if labels[0] == labels[1]:
         labels = names
@@ -104,15 +105,15 @@ def sample(config: AnnotateConfig, store: Store, bank: Sequence[Task], say: Call
     return new
 
 
-def _answerer(name: str, config: AnnotateConfig, backend) -> Callable[[Sequence[str], np.random.Generator], list[str]]:
+def _answerer(found: folders.Found, config: AnnotateConfig,
+              backend) -> Callable[[Sequence[str], np.random.Generator], list[str]]:
     """A function from prompts to a model's sampled answers."""
-    folder = published.fetch(name)
-    shape, tokenizer = read_config(folder), open_tokenizer(folder)
-    model = backend.Model(shape, folder=folder, dtype=config.dtype)
+    tokenizer = open_tokenizer(found.folder)
+    model = folders.load_model(backend, found.folder, found.adapter, dtype=config.dtype)
 
     def answer(prompts: Sequence[str], rng: np.random.Generator) -> list[str]:
         encoded = [render_prompt([{"role": "user", "content": prompt}], tokenizer) for prompt in prompts]
-        ppo.check_context(encoded, config.max_tokens, shape.max_positions)
+        ppo.check_context(encoded, config.max_tokens, model.config.max_positions)
         return [decode_answer(r, tokenizer) for r in sampling.responses(model, encoded, config, tokenizer, rng)]
 
     return answer

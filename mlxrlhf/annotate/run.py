@@ -30,8 +30,8 @@ def run(config: AnnotateConfig, say: Callable[[str], None]) -> None:
         return
     if config.data and config.prompts:
         raise UserError("give --data (pairs to judge) or --prompts (to sample answers to), not both")
-    if bool(config.prompts) != bool(config.model) or (config.model_b and not config.model):
-        raise UserError("sampling needs --prompts FILE and --model MODEL (and --model-b for a second model)")
+    if (config.model or config.model_b) and not config.prompts:
+        raise UserError("sampling needs --prompts FILE (and --model-b for a second model)")
     # The port first: a model should not answer a thousand prompts in vain.
     listening = server.listen(config.host, config.port)
     store = Store(path, seed=config.seed, overlap=config.overlap, repeats=config.repeats)

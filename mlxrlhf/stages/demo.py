@@ -1,4 +1,4 @@
-"""Every stage at one size, in order, and what changed."""
+"""Reward model, PPO and their evaluation on the shipped model; or every stage at one size, in order. What changed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mlxrlhf import report
 from mlxrlhf.checkpoint import atomic_text
 from mlxrlhf.config import (
     DEMO,
+    DEMO_FROM_SCRATCH,
     EvaluateConfig,
     FinetuneConfig,
     PPOConfig,
@@ -20,30 +21,41 @@ from mlxrlhf.config import (
 )
 from mlxrlhf.stages import evaluate, finetune, folders, ppo, prepare, pretrain, reward
 
-
-def run(size: str = "nano", backend: str = "mlx", device: str = "", say=print) -> dict:
-    """Run all stages, write runs/demo/summary.json and report.html, and return the summary."""
-    began = time.monotonic()
-    summary: dict = {}
-    prepare.run("all", PrepareConfig(size=size, **DEMO["prepare"]), say)
-    summary["prepare"] = {"seconds": time.monotonic() - began}
-    steps = (("pretrain", "language", pretrain.run, PretrainConfig()),
-             ("code", "code", finetune.run, FinetuneConfig(stage="code")),
-             ("tools", "tools", finetune.run, FinetuneConfig(stage="tools")),
-             ("reward", "reward", reward.run, RewardConfig()),
+#: name in DEMO, the folder it writes under weights/, what is run, its defaults
+TRAINING = (("pretrain", "language", pretrain.run, PretrainConfig()),
+            ("code", "code", finetune.run, FinetuneConfig(stage="code")),
+            ("tools", "tools", finetune.run, FinetuneConfig(stage="tools")))
+ALIGNMENT = (("reward", "reward", reward.run, RewardConfig()),
              ("ppo", "rlhf", ppo.run, PPOConfig()),
              ("evaluate", "", evaluate.run, EvaluateConfig()))
+
+
+def run(size: str = "", backend: str = "mlx", device: str = "", say=print) -> dict:
+    """Run the stages from random weights at `size`, or the last three on the shipped model where it is "".
+
+    Writes runs/demo/summary.json and report.html, and returns the summary.
+    """
+    began = time.monotonic()
+    summary: dict = {}
+    if size:
+        steps, parts, settings, chosen = (*TRAINING, *ALIGNMENT), ("all",), DEMO_FROM_SCRATCH, {"size": size}
+    else:
+        steps, parts, settings, chosen = ALIGNMENT, ("tokenizer", "preferences"), DEMO, {"model": "shipped"}
+    for part in parts:
+        prepare.run(part, PrepareConfig(**chosen, **settings["prepare"]), say)
+    summary["prepare"] = {"seconds": time.monotonic() - began}
     for name, _, stage, config in steps:
         started = time.monotonic()
         say(f"— {name}")
-        figures = stage(replace(config, size=size, backend=backend, device=device, **DEMO[name]))
+        figures = stage(replace(config, backend=backend, device=device, **chosen, **settings[name]))
         summary[name] = {**figures, "seconds": time.monotonic() - started}
     summary = {"seconds": time.monotonic() - began, **summary}
     folder = Path("runs") / "demo"
     folder.mkdir(parents=True, exist_ok=True)
     atomic_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    samples = json.loads((folders.weights(size, "rlhf") / "evaluation" / "samples.json").read_text())
-    runs = [(name, folders.weights(size, stage) / "run") for name, stage, *_ in steps if stage]
+    label = size or "shipped"
+    samples = json.loads((folders.weights(label, "rlhf") / "evaluation" / "samples.json").read_text())
+    runs = [(name, folders.weights(label, stage) / "run") for name, stage, *_ in steps if stage]
     page = report.demo_report(folder, runs, summary, samples)
     compared = report.figures_rows(summary["evaluate"]["before"], summary["evaluate"]["after"])
     for measure, before, after in [("", "before", "after"), *compared]:
@@ -55,5 +67,6 @@ def run(size: str = "nano", backend: str = "mlx", device: str = "", say=print) -
         if sample["prompt"] == evaluate.SHOWN:
             say(f"\n{sample['prompt']}\n\nbefore:\n{sample['before']}\n\nafter:\n{sample['after']}\n")
             break
-    say(f"{summary['seconds'] / 60:.1f} minutes; report: {page}; chat with it: mlxrlhf chat --size {size}")
+    say(f"{summary['seconds'] / 60:.1f} minutes; report: {page}; chat with it: mlxrlhf chat --model "
+        f"{folders.weights(label, 'rlhf')}")
     return summary

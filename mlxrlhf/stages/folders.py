@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from mlxrlhf import checkpoint, published
 from mlxrlhf.config import SIZES, STAGES, ModelConfig
@@ -55,15 +58,58 @@ def need(path: Path, command: str) -> Path:
     return path
 
 
-def find_model(config) -> Path:
-    """The folder asked for, or the last stage there is."""
+class Found(NamedTuple):
+    """A model to talk to: what the user calls it, its folder, and the folder of the adapters to put on it, or ""."""
+
+    name: str
+    folder: Path
+    adapter: str
+
+
+def find_model(config) -> Found:
+    """What was asked for, or the last stage there is of the smallest size, or the shipped model, said aloud."""
     if config.model:
-        return published.fetch(config.model)
-    for stage in LATEST_FIRST:
-        folder = weights(config.size, stage)
-        if (folder / "config.json").is_file():
-            return folder
-    raise UserError(f"there is no trained model under weights/{config.size}; run: mlxrlhf demo")
+        return Found(config.model, published.fetch(config.model), config.adapter)
+    for size in (config.size,) if config.size else SIZES:
+        for stage in LATEST_FIRST:
+            folder = weights(size, stage)
+            if (folder / "config.json").is_file():
+                return Found(str(folder), folder, config.adapter)
+    if config.size:
+        raise UserError(f"there is no trained model under weights/{config.size}; run: mlxrlhf pretrain --size "
+                        f"{config.size}, or leave --size out for the shipped model")
+    folder = published.shipped()
+    size = checkpoint.read_config(folder).parameters() / 1e6
+    print(f"nothing is trained under weights/ yet: this is the shipped model, a small demonstration ({size:.0f}M "
+          "weights, often wrong)", file=sys.stderr)
+    return Found("shipped-rlhf", folder, config.adapter or str(folder / "adapters"))
+
+
+def load_model(backend, folder: Path, adapter: str = "", *, dtype: str = "float32"):
+    """The model of a checkpoint folder, LoRA adapters of ours or mlx-lm's put on it.
+
+    Raises UserError when they cannot be read or do not fit.
+    """
+    shape = checkpoint.read_config(folder)
+    if not adapter:
+        return backend.Model(shape, folder=folder, dtype=dtype)
+    try:
+        described = json.loads((Path(adapter) / "adapter_config.json").read_text())
+        rank, scale = int(described["lora_parameters"]["rank"]), float(described["lora_parameters"]["scale"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{adapter} holds no readable adapter_config.json ({error}); give the adapters folder that "
+                        "mlxrlhf or mlx-lm wrote") from None
+    model = backend.Model(shape, folder=folder, lora_rank=rank, lora_scale=scale, dtype=dtype)
+    state = {k: v for k, v in model.state().items() if k.startswith("weights/")}
+    # Layers without an adapter of their own keep B at zero.
+    for name, array in checkpoint.load_arrays(Path(adapter) / "adapters.safetensors").items():
+        key = f"weights/trunk.{name}"
+        if key not in state or state[key].shape != array.shape:
+            raise UserError(f"{adapter}: {name} {array.shape} does not fit {folder}; give the --model it was trained "
+                            "on")
+        state[key] = array.astype("float32")
+    model.load_state(state)
+    return model
 
 
 def open_checkpoint(config, stage: str, given: str = "") -> tuple[Path, ModelConfig, AnyTokenizer]:

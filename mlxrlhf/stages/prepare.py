@@ -83,6 +83,11 @@ def _code(config: PrepareConfig, folder: Path, say) -> None:
     for side, rows in zip(("train", "val"), _code_dialogues(config)):
         _write_jsonl(folder / f"code_dialogues_{side}.jsonl", rows)
         say(f"code: {len(rows):,} requests with a solution ({side})")
+    _write_prompts(folder)
+
+
+def _write_prompts(folder: Path) -> None:
+    """The requests that PPO samples answers to, and those that evaluate holds out."""
     atomic_text(folder / "prompts.json", json.dumps(tasks.prompts(tasks.load_tasks()), indent=1))
 
 
@@ -118,6 +123,7 @@ def _preferences(config: PrepareConfig, folder: Path, say) -> None:
             np.save(folder / f"rlhf_{side}_{kind}.npy", rows)
     readable = [{"split": side, **preferences.to_json(p)} for side, some in sides.items() for p in some]
     atomic_text(folder / "rlhf_preferences.json", json.dumps(readable, indent=1, ensure_ascii=False))
+    _write_prompts(folder)
     say(f"preferences: {len(sides['train']):,} train and {len(sides['val']):,} held-out pairs, every label run; "
         f"the longer answer wins {preferences.length_baseline(pairs):.0%}")
     criteria = Counter(pair.criterion for pair in pairs)
