@@ -2,9 +2,9 @@
 
     python benchmarks/alignment/beside_trl.py --checkpoint weights/nano/tools --reward-model weights/nano/reward
 
-It needs the environment of `make bench`. A pilot of one seed tries every one of --learning-rates on both sides, each side
-then runs --seeds with the rate at which it did best itself, and both run at the other's rate too. Writes OUT/curves.svg,
-table.md and figures.json; a run that OUT already holds with the same settings is not repeated.
+It needs the environment of `make bench`. A pilot of one seed tries every one of --learning-rates on both sides, each
+side then runs --seeds with the rate at which it did best itself, and both run at the other's rate too. Writes
+OUT/curves.svg, table.md and figures.json; a run that OUT already holds with the same settings is not repeated.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ WINDOW = 5
 PILOT = 1_000
 HELD_OUT = {"score": "score", "kl": "KL", "passes_tests": "passes tests", "parses": "parses", "length": "tokens"}
 BY_DESIGN = """\
-By design the two differ here: TRL trains a value model of its own (a whole network, at the policy's learning rate), ours is
-a head on the policy's hidden states, through which no gradient flows, at a learning rate of its own. TRL does not clip
-gradients; ours does, at global norm {max_grad_norm:g}. Each side shuffles the prompts and samples for itself."""
+By design the two differ here: TRL trains a value model of its own (a whole network, at the policy's learning rate);
+ours is a head on the policy's hidden states, through which no gradient flows, at a learning rate of its own. Both start
+as the reward model. TRL does not clip gradients; ours does, at global norm {max_grad_norm:g}. Each side shuffles the
+prompts and samples for itself."""
 
 
 def call(*command: str) -> None:
@@ -100,10 +101,11 @@ class Bench:
             return folder
         rates = ["--learning-rate", str(rate), "--seed", str(seed)]
         if side == "ours":
-            mlxrlhf("ppo", *self.model, "--checkpoint", str(o.checkpoint), "--reward-model", str(o.reward_model), "--out",
-                    str(folder), *rates, *(part for name, _, value in self.shared for part in (f"--{name}", str(value))),
-                    "--mini-batch-size", str(o.batch // o.minibatches), "--value-learning-rate",
-                    str(o.value_learning_rate), "--warmup-steps", "0", "--no-pass-rate", "--save-every", "1000000")
+            mlxrlhf("ppo", *self.model, "--checkpoint", str(o.checkpoint), "--reward-model", str(o.reward_model),
+                    "--out", str(folder), *rates,
+                    *(part for name, _, value in self.shared for part in (f"--{name}", str(value))),
+                    "--mini-batch-size", str(o.batch // o.minibatches), "--warmup-steps", "0",
+                    "--value-learning-rate", str(o.value_learning_rate), "--no-pass-rate", "--save-every", "1000000")
         else:
             call(sys.executable, str(PEER), str(o.checkpoint), str(o.reward_model), str(self.prompts), str(folder),
                  *rates, *(part for _, name, value in self.shared for part in (f"--{name}", str(value))),
@@ -131,7 +133,7 @@ class Bench:
                 (folder / "settings.json").stat().st_mtime:
             mlxrlhf("evaluate", *self.model, "--checkpoint", str(folder), "--before", str(o.checkpoint),
                     "--reward-model", str(o.reward_model), "--temp", str(o.temp), "--max-tokens", str(o.max_tokens),
-                    "--samples", "4", "--out", str(out))
+                    "--samples", "2", "--out", str(out))
         return json.loads((out / "summary.json").read_text())
 
 
@@ -183,8 +185,8 @@ def table(comparisons: list[dict]) -> str:
         lines += [f"Learning rate {c['rates'][0]:g} for ours, {c['rates'][1]:g} for TRL"
                   + (" (each at its best)" if c["best"] else "") + ":", "",
                   "| side | " + " | ".join(f"score at KL {level:.1f}" for level in levels)
-                  + " | score, mean over these KLs | score, last quarter | KL, last quarter | score - beta KL - penalty | "
-                    "seconds |", "|---" * (len(levels) + 6) + "|"]
+                  + " | score, mean over these KLs | score, last quarter | KL, last quarter | "
+                    "score - beta KL - penalty | seconds |", "|---" * (len(levels) + 6) + "|"]
         for name, row in c["rows"].items():
             cells = [f"{x:.2f}" for x in row["at_kl_levels"]]
             cells += [spread(row[key]) for key in ("mean_over_kl", "score_last_quarter", "kl_last_quarter",
@@ -203,7 +205,7 @@ def table(comparisons: list[dict]) -> str:
 def plot(comparisons: list[dict], curves: dict, file: Path) -> None:
     import matplotlib
 
-    matplotlib.use("svg")
+    matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(len(comparisons), 2, figsize=(9, 3.6 * len(comparisons)), layout="constrained",
@@ -222,8 +224,8 @@ def plot(comparisons: list[dict], curves: dict, file: Path) -> None:
                    title="each at its best learning rate" if c["best"] else "both at one learning rate")
         row[1].set(xlabel="KL to the start, nats per response", title="the same runs at equal KL")
         row[0].legend(loc="lower right")
-    figure.savefig(file)
-    figure.savefig(file.with_suffix(".png"), dpi=110) if file.suffix == ".svg" else None
+    for suffix in (".svg", ".png"):
+        figure.savefig(file.with_suffix(suffix))
 
 
 def main() -> None:
@@ -239,7 +241,7 @@ def main() -> None:
     parser.add_argument("--learning-rates", default="3e-5,1e-4,3e-4", help="of the pilot; one alone needs no pilot")
     parser.add_argument("--value-learning-rate", type=float, default=PPOConfig().value_learning_rate)
     parser.add_argument("--trl-value-model", default="reward", choices=("fresh", "reward"))
-    for name, default in dict(updates=20, batch=64, minibatches=4, ppo_epochs=2, max_tokens=96, lora_rank=0).items():
+    for name, default in dict(updates=16, batch=64, minibatches=4, ppo_epochs=2, max_tokens=96, lora_rank=0).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
     for name, default in dict(temp=0.7, kl_coef=0.1, gamma=1.0, lam=1.0).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=default)

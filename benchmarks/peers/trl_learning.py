@@ -30,8 +30,8 @@ for name in ("start", "reward", "prompts", "out"):
     parser.add_argument(name, type=Path)
 for name, default in dict(batch=64, mini_batches=4, epochs=2, updates=16, response=96, seed=0).items():
     parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
-for name, default in dict(learning_rate=1e-4, kl_coef=0.1, temperature=0.7, gamma=1.0, lam=1.0, clip=0.2, value_clip=0.2,
-                          vf_coef=0.1, missing_end_penalty=1.0).items():
+for name, default in dict(learning_rate=1e-4, kl_coef=0.1, temperature=0.7, gamma=1.0, lam=1.0, clip=0.2,
+                          value_clip=0.2, vf_coef=0.1, missing_end_penalty=1.0).items():
     parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=default)
 parser.add_argument("--value-model", choices=("fresh", "reward"), default="reward",
                     help="what the value model starts from: START with a new linear head, or the reward model")
