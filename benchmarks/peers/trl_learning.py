@@ -4,8 +4,8 @@
 
 START is a checkpoint in the Hugging Face layout, REWARD a folder with head.safetensors and reward.json's normaliser.
 PROMPTS.json holds `prompts`, the token ids to train on, and `answers`, pairs of prompt and answer ids: TRL's own
-get_reward scores those first, so that the caller can see that both sides optimise the same thing. Writes
-OUT/scores.json, OUT/metrics.jsonl and OUT/model.safetensors.
+get_reward scores those first, so that the caller can see that both sides optimise the same thing; --updates 0 does no
+more. Writes OUT/scores.json, OUT/metrics.jsonl and OUT/model.safetensors.
 """
 
 import argparse
@@ -86,6 +86,8 @@ with torch.no_grad():
     found = trl_ppo.get_reward(Judge(wide), torch.cat([padded(questions, wide, True), padded(answers, long, False)], 1),
                                pad, wide)[1]
 (a.out / "scores.json").write_text(json.dumps(found.tolist()))
+if not a.updates:
+    raise SystemExit
 
 judge, rows, seen = Judge(width), [], {}
 get_reward, began = trl_ppo.get_reward, time.perf_counter()
