@@ -36,8 +36,10 @@ HELD_OUT = {"score": "score", "kl": "KL", "passes_tests": "passes tests", "parse
 BY_DESIGN = """\
 By design the two differ here: TRL trains a value model of its own (a whole network, at the policy's learning rate);
 ours is a head on the policy's hidden states, through which no gradient flows, at a learning rate of its own. Both start
-as the reward model. TRL does not clip gradients; ours does, at global norm {max_grad_norm:g}. Each side shuffles the
-prompts and samples for itself."""
+as the reward model (TRL's not with --trl-value-model fresh). TRL does not clip gradients; ours does, at global norm
+{max_grad_norm:g}. Each side shuffles the prompts and samples for itself. Both take AdamW as ours is set (TRL's default
+has other betas and another epsilon), a constant learning rate and no warm-up. Seconds depend on what else the machine
+did: speed.py measures speed."""
 
 
 def call(*command: str) -> None:
@@ -202,6 +204,19 @@ def table(comparisons: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def pilot_table(pilot: dict) -> str:
+    """The last quarter of every run of the pilot, or "" where there was none."""
+    if not pilot:
+        return ""
+    lines = ["Pilot, one seed, last quarter:", "", "| side | learning rate | score | KL | score - beta KL - penalty |",
+             "|---" * 5 + "|"]
+    for side, found in pilot.items():
+        for rate, curve in found.items():
+            cells = [f"{last_quarter(curve[key]):.2f}" for key in ("score", "kl", "objective")]
+            lines.append(f"| {side} | {rate:g} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
 def plot(comparisons: list[dict], curves: dict, file: Path) -> None:
     import matplotlib
 
@@ -252,10 +267,11 @@ def main() -> None:
     if not difference < SAME_SCORE:
         raise SystemExit("the two sides do not optimise the same reward")
     rates = [float(rate) for rate in options.learning_rates.split(",")]
-    pilot = {side: {rate: last_quarter(bench.curve(side, bench.run(side, rate, PILOT))["objective"]) for rate in rates}
-             for side in SIDES} if len(rates) > 1 else {side: {rates[0]: 0.0} for side in SIDES}
-    best = {side: max(found, key=found.get) for side, found in pilot.items()}
-    print(f"pilot, score - beta KL - penalty in the last quarter: {pilot}", flush=True)
+    pilot = {side: {rate: bench.curve(side, bench.run(side, rate, PILOT)) for rate in rates} for side in SIDES} \
+        if len(rates) > 1 else {}
+    best = {side: max(rates, key=lambda rate: last_quarter(pilot[side][rate]["objective"])) if pilot else rates[0]
+            for side in SIDES}
+    print(f"best learning rates: {best}", flush=True)
     runs = {(side, rate): [bench.run(side, rate, seed) for seed in range(options.seeds)]
             for rate in sorted(set(best.values())) for side in SIDES}
     curves = {key: [bench.curve(key[0], folder) for folder in some] for key, some in runs.items()}
@@ -275,10 +291,11 @@ def main() -> None:
     figures = {"versions": versions, "settings": settings, "largest_score_difference": difference, "pilot": pilot,
                "comparisons": comparisons,
                "curves": {f"{side} {rate:g}": some for (side, rate), some in curves.items()}}
+    text = f"{table(comparisons)}\n{pilot_table(pilot)}\n{notes}\n"
     (options.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-    (options.out / "table.md").write_text(table(comparisons) + "\n" + notes + "\n")
+    (options.out / "table.md").write_text(text)
     plot(comparisons, curves, options.out / "curves.svg")
-    print(f"\n{table(comparisons)}\n{notes}")
+    print(f"\n{text}")
 
 
 if __name__ == "__main__":
