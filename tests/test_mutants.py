@@ -43,7 +43,7 @@ def not_detached(self, batch, want, temperature, reference_weight=None):
     out = _forward(self, batch, want, temperature, reference_weight)
     if "value" in want:
         hidden = self.trunk(batch["tokens"], batch.get("segments"))
-        out["value"] = self.value_head(hidden[:, batch["start"] - 1:-1])
+        out["value"] = self.value_head(train.so_far(hidden[:, batch["start"] - 1:-1]))
     return out
 
 

@@ -101,6 +101,8 @@ def test_every_stage_leaves_what_it_promises(project):
         assert json.loads((weights / stage / "run" / "summary.json").read_text())["verdict"][0]["sentence"]
     assert metrics(project, "language")[-1]["loss"] < metrics(project, "language")[0]["loss"]
     assert all(row["grad_norm"] > 0 for stage in ("rlhf", "grpo", "dpo") for row in metrics(project, stage))
+    # The value head starts as the reward model; one that starts at zero explains exactly nothing.
+    assert metrics(project, "rlhf")[0]["value/explained_variance"] != 0
     assert all(0 <= row["objective/pass_rate"] <= 1 for row in metrics(project, "rlhf"))
     row = metrics(project, "grpo")[0]
     assert row["objective/scores"] == pytest.approx(

@@ -1,9 +1,11 @@
 """The reward head: cached features, learning, accuracy per criterion."""
 
+import json
+
 import numpy as np
 import pytest
 
-from mlxrlhf import backends
+from mlxrlhf import backends, checkpoint
 from mlxrlhf.algorithms import losses
 from mlxrlhf.config import ModelConfig, RewardConfig
 from mlxrlhf.errors import UserError
@@ -13,6 +15,7 @@ from mlxrlhf.stages.reward import (
     _that_fit,
     accuracy,
     by_criterion,
+    critic_start,
     features,
     train_head,
     unfreeze,
@@ -117,6 +120,29 @@ def test_both_backends_take_the_same_unfrozen_step(tmp_path):
     for ours, other in zip(*steps):
         assert ours["loss"] == pytest.approx(other["loss"], abs=1e-4)
         assert ours["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["mlx", "torch"])
+def test_a_value_head_starts_as_the_score_of_the_answer_so_far(tmp_path, name):
+    library, start = backends.load(name), 4
+    head = library.Head(TOY.hidden_size, seed=3)
+    checkpoint.save_arrays(tmp_path / "head.safetensors", head.state())
+    description = {"normaliser": {"mean": 0.4, "std": 0.05}}
+    (tmp_path / "reward.json").write_text(json.dumps(description))
+    model = library.Model(TOY, seed=0, value_head=True, value_start=critic_start(tmp_path, 1.5))
+    batch = {"tokens": np.random.default_rng(1).integers(0, 50, (3, 12), dtype=np.int32), "start": np.int32(start)}
+    out = model.evaluate(batch, ("value", "hidden"))
+    # By hand: each value is the head on the mean state of the tokens before it, from the answer's first on.
+    for seen in range(1, 12 - start):
+        mean = out["hidden"][:, 1:seen + 1].mean(axis=1)
+        np.testing.assert_allclose(out["value"][:, seen], 1.5 * (head.scores(mean) - 0.4) / 0.05, atol=1e-3)
+    np.testing.assert_allclose(out["value"][:, 0], 1.5 * (head.scores(out["hidden"][:, 0]) - 0.4) / 0.05, atol=1e-3)
+    # As the reward model sees a whole answer of seven tokens.
+    whole = model.evaluate({**batch, "mask": np.tile(np.arange(8) < 7, (3, 1)).astype(np.float32)}, ("features",))
+    np.testing.assert_allclose(out["value"][:, 7], 1.5 * (head.scores(whole["features"]) - 0.4) / 0.05, atol=1e-3)
+    assert out["value"].std() > 0.1, "a constant would pass for anything"
+    (tmp_path / "reward.json").write_text(json.dumps({**description, "lora_rank": 8}))
+    assert critic_start(tmp_path) is None, "that head knows another base's states"
 
 
 def test_pairs_beyond_the_context_are_left_out_aloud(capsys):

@@ -239,8 +239,10 @@ def align(config: PPOConfig | GRPOConfig, stage: str) -> dict:
     found = training.resume_from(points, config, print)
     critic = isinstance(config, PPOConfig)
     settings = dict(folder=source, seed=config.seed, dtype=config.dtype)
+    judged = {c.name: c.weight for c in components}.get("model")
+    value_start = reward_stage.critic_start(folders.reward_model(config), judged) if critic and judged else None
     policy = backend.Model(model_config, lora_rank=config.lora_rank, lora_scale=config.lora_scale,
-                           max_grad_norm=config.max_grad_norm, value_head=critic,
+                           max_grad_norm=config.max_grad_norm, value_head=critic, value_start=value_start,
                            head_learning_rate=config.value_learning_rate if critic else None,
                            keep_reference_head=critic and config.kl_in_loss, optimizer_dtype=config.optimizer_dtype,
                            gradient_checkpointing=config.gradient_checkpointing, **settings)

@@ -296,6 +296,23 @@ def scorer(folder: Path, backend, tokenizer, *, dtype: str = "float32"):
     return score
 
 
+def critic_start(folder: Path, weight: float = 1.0) -> dict[str, np.ndarray] | None:
+    """`value_start` of a model: a value head that begins as `weight` times this reward model's normalised score.
+
+    So begin the value functions of Stiennon et al. (2020) and Ouyang et al. (2022). None where the reward model has a
+    base of its own, whose states the policy does not have.
+    """
+    description = json.loads((Path(folder) / "reward.json").read_text())
+    if description.get("lora_rank"):
+        return None
+    arrays = {k: v for k, v in checkpoint.load_arrays(Path(folder) / "head.safetensors").items()
+              if k.startswith("weights/")}
+    scale, mean = weight / description["normaliser"]["std"], description["normaliser"]["mean"]
+    arrays["weights/out.bias"] = (arrays["weights/out.bias"] - mean) * scale
+    arrays["weights/out.weight"] = arrays["weights/out.weight"] * scale
+    return arrays
+
+
 def _head(folder: Path, description: dict, backend) -> tuple:
     head = backend.Head(description["hidden_size"])
     head.load_state(checkpoint.load_arrays(folder / "head.safetensors"))

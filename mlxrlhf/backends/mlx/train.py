@@ -30,7 +30,7 @@ UPDATE_CHUNK = 2**22
 
 
 class ValueHead(nn.Module):
-    """Linear(d, d/2) - ReLU - Linear(d/2, 1) on the policy's hidden states; the last layer starts at zero."""
+    """Linear(d, d/2) - ReLU - Linear(d/2, 1) on mean hidden states; the last layer starts at zero."""
 
     def __init__(self, dims: int, last_std: float = 0.0):
         super().__init__()
@@ -80,10 +80,19 @@ class Network(nn.Module):
                 out[name] = value.reshape(rows, length)
         if "value" in want:
             # Detached: a value head that starts ignorant must not pull at the policy's features.
-            out["value"] = self.value_head(mx.stop_gradient(window))
+            out["value"] = self.value_head(so_far(mx.stop_gradient(window).astype(mx.float32)))
         if "hidden" in want:
             out["hidden"] = window.astype(mx.float32)
         return out
+
+
+def so_far(window: mx.array) -> mx.array:
+    """Mean state of the answer as far as each prediction sees it, (B, T, d); before its first token, the prompt's last.
+
+    At the end that is what the reward model scores, and it tells a value head much more than the last state alone.
+    """
+    answer = mx.cumsum(window[:, 1:], axis=1)
+    return mx.concatenate([window[:, :1], answer / mx.arange(1, answer.shape[1] + 1)[:, None]], axis=1)
 
 
 class MLXModel:
@@ -93,12 +102,15 @@ class MLXModel:
                  lora_rank: int = 0, lora_scale: float = 2.0, value_head: bool = False, weight_decay: float = 0.0,
                  max_grad_norm: float = 1.0, head_learning_rate: float | None = None,
                  gradient_checkpointing: bool = False, keep_reference_head: bool = False,
-                 optimizer_dtype: str = "float32"):
+                 optimizer_dtype: str = "float32", value_start: dict[str, np.ndarray] | None = None):
         self.config, self.dtype, self.optimizer_dtype = config, dtype, optimizer_dtype
         mx.random.seed(seed)
         self.folder, self.world, self.gather = folder, parallel.world(), parallel.gather
         trunk = Foreign(folder) if config.family != "llama" else Llama(config)
         self.network = Network(trunk, config.hidden_size, value_head)
+        if value_start:
+            self.network.value_head.load_weights([(k.removeprefix("weights/"), mx.array(v))
+                                                  for k, v in value_start.items()])
         if folder is None:
             trunk.initialise(seed)
         elif config.family == "llama":

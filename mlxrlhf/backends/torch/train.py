@@ -30,7 +30,7 @@ _MOMENTS = {"exp_avg": "m", "exp_avg_sq": "v"}
 
 
 class ValueHead(nn.Module):
-    """Linear(d, d/2) - ReLU - Linear(d/2, 1) on the policy's hidden states; the last layer starts at zero."""
+    """Linear(d, d/2) - ReLU - Linear(d/2, 1) on mean hidden states; the last layer starts at zero."""
 
     def __init__(self, dims: int, last_std: float = 0.0):
         super().__init__()
@@ -80,10 +80,20 @@ class Network(nn.Module):
                 out[name] = value.view(rows, length)
         if "value" in want:
             # Detached: a value head that starts ignorant must not pull at the policy's features.
-            out["value"] = self.value_head(window.detach())
+            out["value"] = self.value_head(so_far(window.detach().float()))
         if "hidden" in want:
             out["hidden"] = window.float()
         return out
+
+
+def so_far(window: Tensor) -> Tensor:
+    """Mean state of the answer as far as each prediction sees it, (B, T, d); before its first token, the prompt's last.
+
+    At the end that is what the reward model scores, and it tells a value head much more than the last state alone.
+    """
+    answer = window[:, 1:].cumsum(dim=1)
+    counts = torch.arange(1, answer.shape[1] + 1, device=window.device)[:, None]
+    return torch.cat([window[:, :1], answer / counts], dim=1)
 
 
 class TorchModel:
@@ -93,7 +103,7 @@ class TorchModel:
                  lora_rank: int = 0, lora_scale: float = 2.0, value_head: bool = False, weight_decay: float = 0.0,
                  max_grad_norm: float = 1.0, head_learning_rate: float | None = None,
                  gradient_checkpointing: bool = False, keep_reference_head: bool = False,
-                 optimizer_dtype: str = "float32"):
+                 optimizer_dtype: str = "float32", value_start: dict[str, np.ndarray] | None = None):
         if config.family != "llama":
             raise UserError(f"{folder} is a {config.family} model; other families than Llama run on --backend mlx")
         if optimizer_dtype != "float32":
@@ -102,6 +112,8 @@ class TorchModel:
         torch.manual_seed(seed)
         self.network = Network(config, value_head)
         trunk = self.network.trunk
+        if value_start:
+            load_weights(dict(self.network.value_head.named_parameters()), value_start)
         if folder is None:
             trunk.to(_DTYPES[dtype]).to_empty(device="cpu").initialise(seed)
         else:
