@@ -44,9 +44,9 @@ STEPS = (
     ("demo/config.json", EXPORT),
     ("weights/micro/reward/run/summary.json", f"reward {ALIGN} --temp 0.7"),
     ("weights/micro/rlhf/run/summary.json",
-     f"ppo {ALIGN} --steps-per-epoch 60 --ppo-epochs 2 --max-tokens 128 --temp 0.7 --gamma 1 --lam 1 --kl-coef 0.1 "
+     f"ppo {ALIGN} --steps-per-epoch 40 --ppo-epochs 2 --max-tokens 128 --temp 0.7 --gamma 1 --lam 1 --kl-coef 0.1 "
      "--lora-rank 8 --learning-rate 6e-4 --reward model:1,tests:2"),
-    ("weights/micro/rlhf/evaluation/summary.json", "evaluate --size micro --before demo --suite all --samples 4"),
+    ("weights/micro/rlhf/evaluation/summary.json", "evaluate --size micro --before demo --suite all --samples 2"),
 )
 STAGES = {"language": ("pretrain", PretrainConfig), "code": ("finetune", FinetuneConfig),
           "tools": ("finetune", FinetuneConfig), "reward": ("reward", RewardConfig), "rlhf": ("ppo", PPOConfig)}
