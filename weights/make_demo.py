@@ -78,8 +78,8 @@ def round_last_bit(file: Path) -> None:
 def command_of(name: str, kind: type, folder: Path) -> str:
     """The command that made a run, from the settings it recorded."""
     settings = json.loads((folder / "config.json").read_text())
-    flags = [f"--{f.name.replace('_', '-')}" + f" {settings[f.name]}" * (f.type != "bool") for f in fields(kind)
-             if f.name != "resume" and settings[f.name] != f.default]
+    changed = [f for f in fields(kind) if f.name != "resume" and settings.get(f.name, f.default) != f.default]
+    flags = [f"--{f.name.replace('_', '-')}" + f" {settings[f.name]}" * (f.type != "bool") for f in changed]
     return " ".join(["mlxrlhf", name, *flags])
 
 
