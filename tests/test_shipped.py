@@ -120,8 +120,9 @@ def test_annotate_samples_from_it(tmp_path):
 
 def test_the_reward_head_fits():
     backend, tokenizer = backends.load("mlx"), open_tokenizer(FOLDER)
-    head, _ = reward.load(FOLDER / "reward", backend, tokenizer)
-    assert head.scores(np.zeros((2, 320), np.float32)).shape == (2,)
+    score = reward.scorer(FOLDER / "reward", backend, tokenizer)
+    scores = score([[5], [6]], [[7], [8]], np.random.default_rng(0).normal(size=(2, 320)).astype(np.float32))
+    assert scores.shape == (2,) and scores[0] != scores[1]
 
 
 def test_it_is_small_in_git_and_its_card_is_made_of_its_runs():
