@@ -79,11 +79,12 @@ def sample(config: AnnotateConfig, store: Store, bank: Sequence[Task], say: Call
 
     With one model both answers are its own. Each batch is saved as soon as both have answered it.
     """
+    asked = read_prompts(Path(config.prompts), bank)
     first = folders.find_model(ChatConfig(model=config.model))
     found = [first, folders.find_model(ChatConfig(model=config.model_b)) if config.model_b else first]
     names = [side.name for side in found]
     source = " and ".join(dict.fromkeys(names))
-    prompts = [p for p in read_prompts(Path(config.prompts), bank) if not store.has(source, p[0])]
+    prompts = [p for p in asked if not store.has(source, p[0])]
     if not prompts:
         return 0
     backend = backends.load(config.backend, config.device)
