@@ -1,6 +1,6 @@
 """PPO over seeds beside best-of-8, fine-tuning on the chosen answers and DPO: one start, one judge, held-out requests.
 
-    python benchmarks/alignment/methods.py --model smollm2 --out runs/methods
+    .venv-bench/bin/python benchmarks/alignment/methods.py --model smollm2 --out runs/methods
 
 Prepares data and reward model where they are missing, trains every method with the settings below, evaluates each
 against the start, and writes OUT/methods.md, methods.json and methods.svg. What is there is not run again, so an
@@ -124,14 +124,19 @@ def plot(found: dict[str, dict], out: Path) -> None:
             axis.plot(range(1, length + 1), np.mean([c[:length] for c in curves], axis=0), color="#1d4fbf", linewidth=2)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("update (thin: a seed; thick: their mean)", fontsize=8)
+    named: set[str] = set()
     marks = {"best-of-8": "s", "fine-tuning on chosen": "^", "DPO": "D"}
     for name, figures in found.items():
-        after, error = figures["after"], np.sqrt(0.25 / figures["after"]["answers"])
+        after, kind = figures["after"], name.partition(",")[0]
         for key, colour in (("win_rate", "#1d4fbf"), ("verified_win_rate", "#d9822b")):
+            error = np.sqrt(after[key] * (1 - after[key]) / after["answers"])
             axes[2].errorbar(after["kl"], after[key], error, fmt=marks.get(name, "o"), color=colour, markersize=6,
                              elinewidth=0.7)
-        axes[2].annotate(name, (after["kl"], max(after["win_rate"], after["verified_win_rate"])), fontsize=7,
-                         textcoords="offset points", xytext=(4, 6))
+        if kind not in named:
+            axes[2].annotate(kind, (after["kl"], after["win_rate"]), fontsize=7, textcoords="offset points",
+                             xytext=(6, -3))
+            named.add(kind)
+    axes[2].margins(x=0.25)
     axes[2].axhline(0.5, color="#777777", linewidth=0.8, linestyle="--")
     axes[2].set_title("Held-out win rate against the start", fontsize=9)
     axes[2].set_xlabel("KL from the start, nats per answer\n(blue: by the reward model; orange: verified)", fontsize=8)
