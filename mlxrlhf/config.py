@@ -406,9 +406,9 @@ DEMO: dict[str, dict[str, Any]] = {
     # The base's own answers are what PPO is paid for, so some must be judged; there is time for one to a request.
     "reward": dict(temp=0.7, samples=1, max_tokens=128),
     # As from scratch, for the reasons given there. Twenty updates, so that the first ten and the last ten, which are
-    # compared, do not overlap; 24 answers in each is what there is time for.
-    "ppo": dict(steps_per_epoch=20, batch_size=24, ppo_epochs=2, max_tokens=128, temp=0.7, gamma=1.0, lam=1.0,
-                kl_coef=0.1, lora_rank=8, learning_rate=6e-4, reward="model:1,tests:2"),
+    # compared, do not overlap; 16 answers in each is what there is time for.
+    "ppo": dict(steps_per_epoch=20, batch_size=16, mini_batch_size=8, ppo_epochs=2, max_tokens=128, temp=0.7, gamma=1.0,
+                lam=1.0, kl_coef=0.1, lora_rank=8, learning_rate=6e-4, reward="model:1,tests:2"),
     "evaluate": dict(max_tokens=128),
 }
 
