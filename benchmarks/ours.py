@@ -4,12 +4,10 @@
 """
 
 import argparse
-import json
-import resource
-import time
 from pathlib import Path
 
 import numpy as np
+from peers.timing import report
 
 from mlxrlhf import backends, checkpoint
 from mlxrlhf.algorithms import losses
@@ -55,11 +53,4 @@ else:
     def once():
         assert model.step(losses.language_modelling, [batch], want=("logp",), learning_rate=1e-5)["grad_norm"] > 0
 
-seconds = []
-for _ in range(a.repeat + 1):
-    began = time.perf_counter()
-    once()
-    seconds.append(time.perf_counter() - began)
-print(json.dumps({"rate": work / float(np.median(seconds[1:])),
-                  "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-                  "peak_gb": backend.peak_memory() / 2**30}))
+report(once, work, a.repeat)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_chat import mlxrlhf
 
 from mlxrlhf import backends, checkpoint, config
 from mlxrlhf.data.dialogue import render_prompt
@@ -20,13 +21,6 @@ from mlxrlhf.stages.evaluate import SHOWN
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "weights" / "demo"
-
-
-def mlxrlhf(folder, *arguments, stdin="", code=0):
-    done = subprocess.run([sys.executable, "-m", "mlxrlhf_cli.main", *arguments], cwd=folder, input=stdin, text=True,
-                          capture_output=True, timeout=300)
-    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
-    return done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,6 @@
 """
 
 import argparse
-import json
-import resource
-import time
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import numpy as np
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.tuner.trainer import default_loss
 from mlx_lm.utils import load_model
+from timing import report
 
 parser = argparse.ArgumentParser()
 parser.add_argument("folder")
@@ -62,10 +60,4 @@ else:
     def once():
         mx.eval(step(tokens, lengths), state)
 
-seconds = []
-for _ in range(a.repeat + 1):
-    began = time.perf_counter()
-    once()
-    seconds.append(time.perf_counter() - began)
-print(json.dumps({"rate": work / float(np.median(seconds[1:])),
-                  "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
+report(once, work, a.repeat)

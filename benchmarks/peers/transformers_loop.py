@@ -4,12 +4,9 @@
 """
 
 import argparse
-import json
-import resource
-import time
 
-import numpy as np
 import torch
+from timing import report
 from transformers import AutoModelForCausalLM
 
 parser = argparse.ArgumentParser()
@@ -40,10 +37,4 @@ else:
         optimizer.step()
         optimizer.zero_grad()
 
-seconds = []
-for _ in range(a.repeat + 1):
-    began = time.perf_counter()
-    once()
-    seconds.append(time.perf_counter() - began)
-print(json.dumps({"rate": work / float(np.median(seconds[1:])),
-                  "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
+report(once, work, a.repeat)

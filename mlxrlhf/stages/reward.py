@@ -278,15 +278,12 @@ def scorer(folder: Path, backend, tokenizer, *, dtype: str = "float32"):
     folder = Path(folder)
     description = _description(folder, tokenizer)
     head, normalise = _head(folder, description, backend)
-    rank = description.get("lora_rank", 0)
-    if not rank:
+    if not description.get("lora_rank"):
         return lambda prompts, responses, shared: normalise(head.scores(shared))
     source = Path(description["base"])
     if not (source / "config.json").is_file():
         raise UserError(f"{folder} scores with the checkpoint {source}, which is not there; run mlxrlhf reward again")
-    base = backend.Model(checkpoint.read_config(source), folder=source, dtype=dtype, lora_rank=rank)
-    adapters = checkpoint.load_arrays(folder / "adapters" / "adapters.safetensors")
-    base.load_state({**base.state(), **{f"weights/trunk.{name}": array for name, array in adapters.items()}})
+    base = folders.load_model(backend, source, str(folder / "adapters"), dtype=dtype)
 
     def score(prompts, responses, shared):
         sequences = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]

@@ -1,0 +1,19 @@
+"""How every side of speed.py is timed."""
+
+import json
+import resource
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+
+def report(once: Callable[[], None], work: int, repeat: int) -> None:
+    """Run `once` repeat + 1 times, the first uncounted, and print one JSON line: units of work per second, memory."""
+    seconds = []
+    for _ in range(repeat + 1):
+        began = time.perf_counter()
+        once()
+        seconds.append(time.perf_counter() - began)
+    print(json.dumps({"rate": work / float(np.median(seconds[1:])),
+                      "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
