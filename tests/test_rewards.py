@@ -37,6 +37,10 @@ def test_the_share_of_tests_passed_and_what_gains_nothing():
              "def double(x):\n    return abs(x) * 2": 0.75,
              "def double(x):\n    while x < 0:\n        pass\n    return x * 2": 0.75,  # the last one never ends
              "def double(x) return x": 0.0,
+             # A request need not say what to call the function: the last one counts, unless it is a script's main.
+             "def half(x):\n    return x / 2\ndef twice(x):\n    return x * 2\ndef main():\n    0": 1.0,
+             "def twice(x):\n    return x * 2\ndef half(x):\n    return x / 2": 0.25,
+             "from operator import neg as double\ndef twice(x):\n    return x * 2": 0.25,
              "": 0.0,
              "print('passed')\nimport os\nos._exit(0)": 0.0,
              "import sys\nprint(*range(100), sep='\\n')\nsys.exit()": 0.0,

@@ -87,6 +87,7 @@ def test_answers_round_trip():
     assert tasks.extract_code(tasks.format_answer("x = 1\n")) == "x = 1"
     assert tasks.extract_code("Sure:\n```python\nx = 1\n```\nDone.") == "x = 1"
     assert tasks.extract_code("```python\nx = 1\ny =") == "x = 1\ny ="  # truncated
+    assert tasks.extract_code("```Python\nx = 1\n```") == tasks.extract_code("```python3\nx = 1\n```") == "x = 1"
 
 
 def test_bad_pairs_are_named_by_file_and_line(tmp_path):

@@ -7,10 +7,11 @@ tests/test_tasks.py` runs every solution and every rejected answer.
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlxrlhf.agent import sandbox
@@ -67,7 +68,7 @@ def load_tasks() -> tuple[Task, ...]:
 
 # --- answers -------------------------------------------------------------------------------------------------------
 
-_FENCE = re.compile(r"```[ \t]*(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
+_FENCE = re.compile(r"```[ \t]*(?:python[\d.]*|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL | re.IGNORECASE)
 
 
 def format_answer(code: str) -> str:
@@ -132,13 +133,16 @@ def share_passed(pairs: Sequence[tuple[Sequence[str], str]], *, seconds: int = 3
                  unsafe: bool = False) -> list[float]:
     """Share of its tests (assert statements) that each code passes, in the sandbox; `seconds` of CPU for each code.
 
+    A request seldom says what to call the function, so a code that lacks the one name which its tests call is judged by
+    what it defines last (`named_for`).
+
     A test counts when a word drawn anew for every run follows it, so code that prints or exits early gains nothing. It
     could still read that word out of the interpreter's frames, or return an object that equals everything: a measure to
     read next to a reward, not a proof.
     """
     word = secrets.token_hex(16)
     distinct = list(dict.fromkeys((tuple(tests), code) for tests, code in pairs))
-    programs = [_JUDGE.format(answer=code, tests=list(tests), word=word) for tests, code in distinct]
+    programs = [_JUDGE.format(answer=named_for(tests, code), tests=list(tests), word=word) for tests, code in distinct]
     # The wall is far behind the CPU limit, so that the load of the machine decides nothing.
     results = sandbox.run_many(programs, workers=workers, unsafe=unsafe,
                                limits=sandbox.Limits(wall_seconds=seconds + 3, cpu_seconds=seconds))
@@ -147,6 +151,32 @@ def share_passed(pairs: Sequence[tuple[Sequence[str], str]], *, seconds: int = 3
         lines = set(result.stdout.splitlines())
         shares[tests, code] = sum(f"{word} {i}" in lines for i in range(len(tests))) / max(1, len(tests))
     return [shares[tuple(tests), code] for tests, code in pairs]
+
+
+def named_for(tests: Sequence[str], code: str) -> str:
+    """The code, with its last top-level function or class also bound to the name that its tests call and it lacks.
+
+    Unchanged where no name is missing or several are, where it defines nothing, and where it does not parse.
+    """
+    try:
+        body = ast.parse(code).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return code
+    defined = [node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name != "main"]
+    bound = set(defined) | {name for node in body for name in _bound(node)}
+    used = [node for test in tests for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)]
+    needed = {node.id for node in used if isinstance(node.ctx, ast.Load)}
+    missing = needed - {node.id for node in used if isinstance(node.ctx, ast.Store)} - bound - set(dir(builtins))
+    return f"{code}\n{missing.pop()} = {defined[-1]}" if len(missing) == 1 and defined else code
+
+
+def _bound(statement: ast.stmt) -> Iterator[str]:
+    """Names that a top-level statement other than a definition binds: imports and assignments."""
+    for node in ast.walk(statement) if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)) else ():
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from ((alias.asname or alias.name).partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
 
 
 #: Counts executed bytecodes of the traced call, in the code's own frames only.
