@@ -67,10 +67,12 @@ def test_own_answers_are_paired_with_better_ones_by_running_them():
     task = next(t for t in BANK if t.name == "is_prime")
     request = (task, task.phrasings[0])
     broken, bare, best = (tasks.format_answer(c) for c in ("def is_prime(n):", task.naive, task.solution))
-    pairs = preferences.from_samples([request] * 3, [broken, bare, best], seed=0)
-    assert [p.rejected for p in pairs] == [broken, bare], "nothing is better than the solution"
-    assert pairs[0].criterion == "correctness" and pairs[0].chosen in (bare, best)
-    assert pairs[1].criterion == "readability" and pairs[1].chosen == best
+    bare = f"Sure, here it is.\n{bare}"
+    found = [preferences.from_samples([request] * 3, [broken, bare, best], seed=seed) for seed in range(8)]
+    for pairs in found:
+        assert [p.rejected for p in pairs] == [broken, bare], "nothing is better than the solution"
+        assert [p.criterion for p in pairs] == ["correctness", "readability"] and pairs[1].chosen == best
+    assert {pairs[0].chosen for pairs in found} == {bare, best}, "an answer of its own stays as it was said"
 
 
 def test_quality_by_hand():

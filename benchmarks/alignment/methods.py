@@ -162,7 +162,7 @@ def main() -> None:
     if not (data / published.label(options.model) / "rlhf_preferences.json").is_file():
         mlxrlhf("prepare", "all", *shared, "--pairs", options.pairs)
     if not (options.out / "reward" / "reward.json").is_file():
-        mlxrlhf("reward", *shared, *backend, *SAMPLED, "--samples", "1", "--out", str(options.out / "reward"))
+        mlxrlhf("reward", *shared, *backend, *SAMPLED, "--samples", "3", "--out", str(options.out / "reward"))
     chosen_answers(data / published.label(options.model) / "rlhf_preferences.json", options.out / "chosen.jsonl")
     for name, train in METHODS.items():
         if options.only.lower() in name.lower():

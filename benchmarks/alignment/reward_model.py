@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--sources", default="tasks")
     parser.add_argument("--rank", default="8")
     parser.add_argument("--backend", default="auto")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--seed", default="0")
     parser.add_argument("--out", type=Path, default=Path("runs/reward_model"))
     options = parser.parse_args()
@@ -53,8 +54,8 @@ def main() -> None:
     for name, flags in VARIANTS.items():
         folder = options.out / name.replace(", ", "-").lower()
         began = time.monotonic()
-        mlxrlhf("reward", *shared, "--backend", options.backend, "--samples", "0", "--out", str(folder),
-                *(flag.format(rank=options.rank) for flag in flags))
+        mlxrlhf("reward", *shared, "--backend", options.backend, "--dtype", options.dtype, "--samples", "0",
+                "--out", str(folder), *(flag.format(rank=options.rank) for flag in flags))
         figures = json.loads((folder / "run" / "summary.json").read_text())
         correctness = {title: figures[key].get("correctness", float("nan"))
                        for title, key in (("correctness", "val_accuracy_by_criterion"),

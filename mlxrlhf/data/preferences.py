@@ -181,21 +181,23 @@ def from_samples(requests: Sequence[tuple[Task, str]], answers: Sequence[str], s
                  unsafe: bool = False) -> list[Pair]:
     """Pairs out of a model's own answers to (task, prompt) requests, ranked by running and measuring them.
 
-    Each answer is the rejected side against one of the better answers to the same task, the task's solution among them.
-    What a model gets wrong is what its reward model must see: hand-made mistakes are of another kind.
+    Each answer is the rejected side against one of the better answers to the same task, its solution among them. What a
+    model gets wrong is what its reward model must see: hand-made mistakes are of another kind. A better answer of the
+    model's own stays as it was said, prose included, or the pair would teach that prose is wrong.
     """
     rng = np.random.default_rng(seed)
     solutions = list({task.name: task for task, _ in requests}.values())
     owners = [*solutions, *(task for task, _ in requests)]
-    codes = [task.solution for task in solutions] + [tasks.extract_code(answer) for answer in answers]
+    texts = [format_answer(task.solution) for task in solutions] + list(answers)
+    codes = [tasks.extract_code(text) for text in texts]
     passed = tasks.passes(list(zip(owners, codes)), unsafe=unsafe)
     ranked: dict[str, list[tuple[tuple, str]]] = {}
-    for task, code, works, q in zip(owners, codes, passed, quality.measure(codes, lint=False)):
+    for task, text, works, q in zip(owners, texts, passed, quality.measure(codes, lint=False)):
         rank = (works, q.parses, not q.insecure, q.docstring + q.type_hints)
-        ranked.setdefault(task.name, []).append((rank, code))
+        ranked.setdefault(task.name, []).append((rank, text))
     pairs, place = [], Counter(task.name for task in solutions)
     for (task, prompt), answer in zip(requests, answers):
-        rank, code = ranked[task.name][place[task.name]]
+        rank, _ = ranked[task.name][place[task.name]]
         place[task.name] += 1
         better = [other for other in ranked[task.name] if other[0] > rank]
         if not better:
@@ -205,7 +207,7 @@ def from_samples(requests: Sequence[tuple[Task, str]], answers: Sequence[str], s
         criterion, why = (("correctness", "the other fails a test"), ("correctness", "the other does not parse"),
                           ("security", "the other has an insecure pattern"),
                           ("readability", "the other is less documented"))[differs]
-        pairs.append(Pair(prompt, format_answer(chosen), answer, criterion, why, task.name))
+        pairs.append(Pair(prompt, chosen, answer, criterion, why, task.name))
     return pairs
 
 
