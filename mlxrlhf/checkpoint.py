@@ -9,7 +9,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ from mlxrlhf.errors import UserError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
                    "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json")
+#: bytes of one file of a save point
+SHARD = 2**28
 
 
 # --- atomic writes -------------------------------------------------------------------------------------------------
@@ -265,31 +267,44 @@ class SavePoints:
     def __init__(self, folder: Path):
         self.folder = Path(folder) / "state"
 
-    def save(self, step: int, arrays: dict[str, np.ndarray], state: dict) -> None:
-        """Write one state: `arrays` (weights, optimizer) and `state` (JSON: controller, best loss, configuration)."""
+    def save(self, step: int, arrays: Iterable[tuple[str, np.ndarray]], state: dict) -> None:
+        """Write one state: `arrays` (weights, optimizer) and `state` (JSON: controller, best loss, configuration).
+
+        Arrays are taken one by one and written in files of SHARD bytes, so that a save costs no more memory than that.
+        """
         if not parallel.first():
             return
         from safetensors.numpy import save_file
 
         with atomic_folder(self.folder / f"step-{step:08d}") as folder:
-            # Into the file and not through bytes: of a large model those would be gigabytes more.
-            save_file({k: np.asarray(v, order="C") for k, v in arrays.items()}, folder / "arrays.safetensors")
-            state = {"step": step, "sha256": _digest(folder / "arrays.safetensors"), **state}
-            (folder / "state.json").write_text(json.dumps(state))
+            shard: dict[str, np.ndarray] = {}
+            digests: dict[str, str] = {}
+
+            def flush() -> None:
+                name = f"arrays-{len(digests):05d}.safetensors"
+                save_file(shard, folder / name)
+                digests[name] = _digest(folder / name)
+                shard.clear()
+
+            for name, array in arrays:
+                if shard and sum(a.nbytes for a in shard.values()) + array.nbytes > SHARD:
+                    flush()
+                shard[name] = np.asarray(array, order="C")
+            flush()
+            (folder / "state.json").write_text(json.dumps({"step": step, "sha256": digests, **state}))
         for old in self._steps()[:-2]:
             shutil.rmtree(old)
 
-    def latest(self, say=print) -> tuple[dict[str, np.ndarray], dict] | None:
+    def latest(self, say=print) -> tuple[Mapping[str, np.ndarray], dict] | None:
         """The newest undamaged state, or None. A damaged one is named through `say` and passed over."""
-        from safetensors.numpy import load_file
-
         for folder in reversed(self._steps()):
             try:
                 state = json.loads((folder / "state.json").read_text())
-                if _digest(folder / "arrays.safetensors") != state["sha256"]:
+                files = {folder / name: digest for name, digest in state["sha256"].items()}
+                if any(_digest(file) != digest for file, digest in files.items()):
                     raise ValueError("checksum mismatch")
-                return load_file(folder / "arrays.safetensors"), state
-            except (OSError, ValueError, KeyError) as error:
+                return _Arrays(files), state
+            except (OSError, ValueError, KeyError, AttributeError) as error:
                 say(f"{folder} is damaged ({error}); going back to the save before it")
         return None
 
@@ -301,6 +316,25 @@ class SavePoints:
 
     def _steps(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("step-*") if p.is_dir())
+
+
+class _Arrays(Mapping):
+    """The arrays of safetensors files, each read when it is asked for."""
+
+    def __init__(self, files: Iterable[Path]):
+        from safetensors import safe_open
+
+        opened = [safe_open(file, framework="numpy") for file in files]
+        self._owners = {name: file for file in opened for name in file.keys()}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._owners[name].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._owners)
+
+    def __len__(self) -> int:
+        return len(self._owners)
 
 
 def _digest(path: Path) -> str:

@@ -35,8 +35,6 @@ from mlxrlhf.errors import UserError
 from mlxrlhf.stages.sampling import TOGETHER
 
 GB = 2**30
-#: bytes of a trained weight and its moments in a save point: all of them float32
-SAVED = 12
 #: bytes of a number
 BYTES = {"float32": 4, "bfloat16": 2}
 #: tokens of a prompt and of an answer, where a command does not know its data yet
@@ -256,8 +254,6 @@ def describe(config: RunConfig, backend, prompt: int, answer: int) -> Iterator[s
     yield f"{'this machine has':22} {room / GB:8.2f} GB"
     if plan.peak > room:
         yield f"{'it fits with':25} {remedy(config, model, backend, prompt, answer) or 'a smaller model only'}"
-    if copied := SAVED * trained_weights(job):
-        yield f"{'while a save is made':22} {copied / GB:8.2f} GB   beside it, for a copy of what is trained"
     work, time = sum(operations(job)), seconds(job, backend)
     scale, unit = (3600, "h") if time > 7200 else (60, "min") if time > 120 else (1, "s")
     yield (f"{'time per ' + job.step:22} {time / scale:8.2f} {unit:4} {work / 1e12:,.2f} TFLOP, at {EFFICIENCY:.0%} of "

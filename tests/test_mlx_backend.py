@@ -1,6 +1,7 @@
 """The MLX model against transformers, and the invariants training stands on."""
 
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -284,14 +285,33 @@ def test_damaged_checkpoints_are_named(tmp_path):
 def test_save_points_fall_back_when_the_last_is_damaged(tmp_path):
     points, said = checkpoint.SavePoints(tmp_path), []
     for step in (1, 2, 3):
-        points.save(step, {"x": np.full(3, step, np.float32)}, {"beta": step / 10})
+        points.save(step, [("x", np.full(3, step, np.float32))], {"beta": step / 10})
     arrays, state = points.latest()
     assert state["step"] == 3 and arrays["x"][0] == 3
-    newest = tmp_path / "state" / "step-00000003" / "arrays.safetensors"
+    newest = tmp_path / "state" / "step-00000003" / "arrays-00000.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1] + b"?")
     arrays, state = points.latest(said.append)
     assert state["step"] == 2 and state["beta"] == 0.2 and "step-00000003 is damaged" in said[0]
     assert len(list((tmp_path / "state").iterdir())) == 2
+
+
+def test_a_save_holds_one_file_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SHARD", 800)
+    alive = []
+
+    def arrays():
+        for i in range(9):
+            array = np.full(100, i, np.float32)  # 400 bytes: two to a file
+            alive.append(weakref.ref(array))
+            yield f"x{i}", array
+            del array
+            assert sum(ref() is not None for ref in alive) <= 3
+
+    points = checkpoint.SavePoints(tmp_path)
+    points.save(1, arrays(), {})
+    found, _ = points.latest()
+    assert {name: array[0] for name, array in found.items()} == {f"x{i}": i for i in range(9)}
+    assert len(list((tmp_path / "state" / "step-00000001").glob("arrays-*"))) == 5
 
 
 def test_a_master_is_split_into_a_bfloat16_and_a_remainder_without_loss():

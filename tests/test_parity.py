@@ -29,8 +29,9 @@ SHAPES = {"tied": ModelConfig(97, 64, 2, 4, 2, 128, head_dim=16),
                                         attention_bias=True, mlp_bias=True),
           "llama3 rope": ModelConfig(97, 64, 2, 4, 4, 128, head_dim=16, rope_scaling=LLAMA3, rope_theta=5e5),
           "nano": SIZES["nano"]}
-#: absolute, except for gradients and moved weights: relative to the largest entry
-TOLERANCE = {"logits": 1e-4, "logp": 1e-5, "entropy": 1e-4, "kl": 1e-4, "value": 1e-5, "score": 1e-5, "features": 1e-5,
+#: absolute, except for gradients and moved weights: relative to the largest entry. Log-probabilities reach -13 here,
+#: where float32 is 1e-6 apart, and the two libraries' kernels differ from CPU to CPU: by 0.9e-5 to 1.1e-5.
+TOLERANCE = {"logits": 1e-4, "logp": 2e-5, "entropy": 1e-4, "kl": 1e-4, "value": 1e-5, "score": 1e-5, "features": 1e-5,
              "hidden": 1e-4, "loss": 1e-5, "gradient": 2e-5, "weights after 10 AdamW steps": 2e-5}
 SEEN: dict[str, float] = {}
 

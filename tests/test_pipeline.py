@@ -225,7 +225,7 @@ def test_a_damaged_last_save_falls_back_to_the_one_before(project, tmp_path):
     out = tmp_path / "out"
     arguments = [*STAGES["language"], "--out", str(out), "--save-every", "2"]
     mlxrlhf(project, *arguments)
-    last = sorted((out / "state").glob("step-*"))[-1] / "arrays.safetensors"
+    last = sorted((out / "state").glob("step-*"))[-1] / "arrays-00000.safetensors"
     content = bytearray(last.read_bytes())
     content[-100] ^= 1
     last.write_bytes(content)

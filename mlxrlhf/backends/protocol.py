@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -53,10 +53,13 @@ class Model(Protocol):
         """Gradients of `objective` summed over micro-batches and processes, clipped, one AdamW step. A non-finite
         gradient leaves the weights alone and is reported as skipped = 1."""
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Trained weights and optimizer state, float32, for a save point."""
+    def named_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Trained weights and optimizer state, float32, for a save point: each is copied as it is taken."""
 
-    def load_state(self, arrays: dict[str, np.ndarray]) -> None: ...
+    def state(self) -> dict[str, np.ndarray]:
+        """All of `named_arrays` at once."""
+
+    def load_state(self, arrays: Mapping[str, np.ndarray]) -> None: ...
 
     def save(self, folder: Path, *, pad_id: int, end_id: int) -> None:
         """Write config.json and model.safetensors in the Hugging Face layout, adapters merged."""

@@ -6,6 +6,7 @@ before the first step, and kept with the save points.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -103,7 +104,8 @@ def run(config: DPOConfig) -> dict:
     held_out = np.arange(len(train_pairs), len(pairs))
 
     def keep(step: int) -> None:
-        points.save(step, {**policy.state(), "reference": dpo.reference}, {"config": to_json(config)})
+        arrays = itertools.chain(policy.named_arrays(), [("reference", dpo.reference)])
+        points.save(step, arrays, {"config": to_json(config)})
 
     def update(step: int) -> tuple[dict, int]:
         rows = pick(len(train_pairs), size, config.seed, step)

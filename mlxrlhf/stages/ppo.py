@@ -257,7 +257,7 @@ def align(config: PPOConfig | GRPOConfig, stage: str) -> dict:
 
     def keep(step: int) -> None:
         if parallel.first():
-            points.save(step, policy.state(), {"config": to_json(config), "beta": ppo.controller.beta})
+            points.save(step, policy.named_arrays(), {"config": to_json(config), "beta": ppo.controller.beta})
 
     def update(step: int) -> tuple[dict, int]:
         rows = pick(len(encoded), config.batch_size, config.seed, step)

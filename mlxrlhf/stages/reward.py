@@ -190,7 +190,7 @@ def run(config: RewardConfig) -> dict:
         def on_step(step: int, metrics: dict, trained) -> None:
             log.log(step, metrics)
             if step % config.save_every == 0 or step in (head_steps, total) or interrupt.asked:
-                points.save(step, trained.state(), state)
+                points.save(step, trained.state().items(), state)
             if interrupt.asked and step < total:
                 raise training.Interrupted(f"stopped at step {step} of {total}; the same command with --resume "
                                            "continues")

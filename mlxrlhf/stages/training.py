@@ -133,8 +133,8 @@ def train(model, train_rows: Rows | Stream | Mixture, val_rows: Rows | Stream | 
 
     def keep(step: int) -> None:
         if parallel.first():
-            points.save(step, model.state(), {"config": to_json(config), "best": best if best < math.inf else None,
-                                              "bad": bad})
+            state = {"config": to_json(config), "best": best if best < math.inf else None, "bad": bad}
+            points.save(step, model.named_arrays(), state)
 
     own = parallel.share(config.batch_size, model)
     with Interrupt() as interrupt:

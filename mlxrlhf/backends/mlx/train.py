@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import mlx.core as mx
@@ -255,22 +255,29 @@ class MLXModel:
 
     # --- state and saving ------------------------------------------------------------------------------------------
 
-    def state(self):
-        arrays = {f"weights/{k}": np.array(self._master(k, v)) for k, v in self._trained()}
+    def named_arrays(self):
+        for name, weight in self._trained():
+            yield f"weights/{name}", np.array(self._master(name, weight))
         for group, optimizer in self._groups.items():
-            arrays.update({f"optimizer/{group}/{k}": np.array(v.astype(mx.float32) if v.dtype == mx.bfloat16 else v)
-                           for k, v in tree_flatten(optimizer.state)})
-        return arrays
+            for name, array in tree_flatten(optimizer.state):
+                array = array.astype(mx.float32) if array.dtype == mx.bfloat16 else array
+                yield f"optimizer/{group}/{name}", np.array(array)
+
+    def state(self):
+        return dict(self.named_arrays())
 
     def load_state(self, arrays):
-        self._publish({k.removeprefix("weights/"): mx.array(v) for k, v in arrays.items() if k.startswith("weights/")})
+        for name in _under("weights/", arrays):
+            self._publish({name: mx.array(arrays[f"weights/{name}"])})
+            mx.eval(self.network.parameters(), self._lower)  # before the next: a float32 copy of all is not needed
         for group, optimizer in self._groups.items():
-            prefix = f"optimizer/{group}/"
-            state = {k.removeprefix(prefix): mx.array(v) for k, v in arrays.items() if k.startswith(prefix)}
-            moments = _DTYPES[self.optimizer_dtype]
-            # Parameter names contain dots, so the flat state is one level of names above {m, v}.
-            optimizer.state = _nest({k: v.astype(moments) if "." in k else v for k, v in state.items()})
-        mx.eval(self.network.parameters(), self._lower, [o.state for o in self._groups.values()])
+            state = {}
+            for name in _under(f"optimizer/{group}/", arrays):
+                # Parameter names contain dots, so the flat state is one level of names above {m, v}.
+                array = mx.array(arrays[f"optimizer/{group}/{name}"])
+                state[name] = array.astype(_DTYPES[self.optimizer_dtype]) if "." in name else array
+                mx.eval(state[name])
+            optimizer.state = _nest(state)
 
     def save(self, folder, *, pad_id, end_id):
         weights = {}
@@ -387,6 +394,11 @@ def use_device(name: str = "") -> None:
         raise UserError(f"--device {name} is not available to MLX here; choose one of {there}")
     if name:
         mx.set_default_device(mx.gpu if name == "gpu" else mx.cpu)
+
+
+def _under(prefix: str, arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """The names that start with a prefix, without it."""
+    return [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
 
 
 def _group(name: str, gradient: mx.array) -> str:

@@ -6,7 +6,7 @@ import functools
 import math
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -220,17 +220,20 @@ class TorchModel:
 
     # --- state and saving ------------------------------------------------------------------------------------------
 
-    def state(self):
-        arrays = {f"weights/{k}": to_numpy(v) for k, v in self._masters.items()}
+    def named_arrays(self):
+        for name, weight in self._masters.items():
+            yield f"weights/{name}", to_numpy(weight)
         for group, optimizer in self._groups.items():
-            arrays.update({f"optimizer/{group}/{k}": v for k, v in optimizer.state().items()})
-        return arrays
+            for name, array in optimizer.named_arrays():
+                yield f"optimizer/{group}/{name}", array
+
+    def state(self):
+        return dict(self.named_arrays())
 
     def load_state(self, arrays):
         load_weights(self._masters, arrays)
         for group, optimizer in self._groups.items():
-            prefix = f"optimizer/{group}/"
-            optimizer.load_state({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
+            optimizer.load_state(arrays, f"optimizer/{group}/")
         self._publish()
 
     @torch.no_grad()
@@ -274,14 +277,12 @@ class TorchHead:
 
     def state(self):
         arrays = {f"weights/{k}": to_numpy(v) for k, v in self.optimizer.parameters.items()}
-        arrays.update({f"optimizer/{k}": v for k, v in self.optimizer.state().items()})
+        arrays.update({f"optimizer/{k}": v for k, v in self.optimizer.named_arrays()})
         return arrays
 
     def load_state(self, arrays):
         load_weights(self.optimizer.parameters, arrays)
-        state = {k.removeprefix("optimizer/"): v for k, v in arrays.items() if k.startswith("optimizer/")}
-        if state:
-            self.optimizer.load_state(state)
+        self.optimizer.load_state(arrays, "optimizer/")
 
 
 class AdamW:
@@ -304,25 +305,25 @@ class AdamW:
         self.torch.step()
         self.torch.zero_grad(set_to_none=True)
 
-    def state(self) -> dict[str, np.ndarray]:
+    def named_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         """step () uint64, learning_rate () float32 and, once a step was taken, NAME.m and NAME.v of each parameter."""
         steps = [int(slots["step"]) for slots in self.torch.state.values()]
-        arrays = {"step": np.array(max(steps, default=0), np.uint64),
-                  "learning_rate": np.array(self.torch.param_groups[0]["lr"], np.float32)}
+        yield "step", np.array(max(steps, default=0), np.uint64)
+        yield "learning_rate", np.array(self.torch.param_groups[0]["lr"], np.float32)
         for name, p in self.parameters.items():
             for slot, letter in _MOMENTS.items():
                 if p in self.torch.state:
-                    arrays[f"{name}.{letter}"] = to_numpy(self.torch.state[p][slot])
-        return arrays
+                    yield f"{name}.{letter}", to_numpy(self.torch.state[p][slot])
 
-    def load_state(self, arrays: dict[str, np.ndarray]) -> None:
+    def load_state(self, arrays: Mapping[str, np.ndarray], prefix: str) -> None:
+        """Take over what `named_arrays` gave, under names that start with `prefix`."""
         self.torch.state.clear()
-        self.torch.param_groups[0]["lr"] = float(arrays.get("learning_rate", 0.0))  # every step sets its own
+        self.torch.param_groups[0]["lr"] = float(arrays.get(f"{prefix}learning_rate", 0.0))  # every step sets its own
         for name, p in self.parameters.items():
-            if f"{name}.m" in arrays:
-                moments = {slot: torch.tensor(arrays[f"{name}.{letter}"], device=p.device)
+            if f"{prefix}{name}.m" in arrays:
+                moments = {slot: torch.tensor(arrays[f"{prefix}{name}.{letter}"], device=p.device)
                            for slot, letter in _MOMENTS.items()}
-                self.torch.state[p] = {"step": torch.tensor(float(arrays["step"]), device=p.device), **moments}
+                self.torch.state[p] = {"step": torch.tensor(float(arrays[f"{prefix}step"]), device=p.device), **moments}
 
 
 def add_lora(trunk: Llama, rank: int, scale: float) -> list[LoRALinear]:
