@@ -71,7 +71,7 @@ def cases(size: str, backend: str) -> list[tuple[str, dict]]:
     found.append(("pretrain", {**text, **low}))
     found.append(("ppo", {**rollout, "dtype": "bfloat16"}))
     found.append(("reward", {"max_tokens": length // 4, "batch_size": rows}))
-    found.append(("reward", {"max_tokens": length // 4, **pairs, "unfreeze_rank": 8}))
+    found.append(("reward", {"max_tokens": length // 4, **pairs, "unfreeze_rank": 8, "unfreeze_batch_size": rows}))
     found.append(("evaluate", {"prompts": 2 * rows, "max_tokens": length // 2}))
     return found
 
@@ -119,7 +119,7 @@ def run(backend, config: RunConfig, c: ModelConfig) -> float:
         head.step(config.loss, config.margin, found[0::2], found[1::2], 1e-3)
         if config.unfreeze_rank:
             pairs = [reward.EncodedPair(a, b, "", PROMPT) for a, b in zip(sequences[::2], sequences[1::2])]
-            reward.unfreeze(base, pairs[:2 * config.batch_size], config, 0)
+            reward.unfreeze(base, pairs[:2 * config.unfreeze_batch_size], config, 0)
     elif isinstance(config, DPOConfig):
         from mlxrlhf.stages import dpo, reward
 

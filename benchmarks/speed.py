@@ -1,10 +1,10 @@
 """Ours against the libraries people would use instead: the same work, in turn, each run in a fresh process.
 
-    make bench        or: .venv-bench/bin/python benchmarks/speed.py [--pairs 5] [--only ppo]
+    make bench        or: .venv-bench/bin/python benchmarks/speed.py [--rounds 5] [--only ppo]
 
-Writes speed.json, speed.svg and speed.md beside this file. A pair is one run of ours and one of the peer, right after
-each other; the order alternates. What counts is the ratio inside a pair: the speed of a shared machine drifts, but less
-between two neighbours.
+Writes speed.json, speed.svg and speed.md beside this file; what an earlier call measured and this one does not is kept.
+A round is one run of the peer and one of each of our backends, right after each other; every round starts with another.
+What counts is the ratio inside a round: the speed of a shared machine drifts, but less between neighbours.
 """
 
 from __future__ import annotations
@@ -17,30 +17,60 @@ import platform
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 HERE = Path(__file__).parent
+NANO = dict(vocab_size=4_096, hidden_size=192, num_layers=4, num_heads=3, num_kv_heads=1, intermediate_size=512)
 SMALL = dict(vocab_size=4_096, hidden_size=256, num_layers=6, num_heads=4, num_kv_heads=4, intermediate_size=688)
 #: the shape of SmolLM2-135M; speed does not depend on what the weights are
 SMOLLM2 = dict(vocab_size=49_152, hidden_size=576, num_layers=30, num_heads=9, num_kv_heads=3, intermediate_size=1_536)
-LORA = ["--batch", "8", "--prompt", "64", "--lora"]
-TRL, TRANSFORMERS, MLX_LM = "trl_ppo.py", "transformers_loop.py", "mlx_lm_loop.py"
-#: title, shape, backend and arguments of ours, script and arguments of the peer's, its name, unit
+LORA = ("--batch", "8", "--prompt", "64", "--lora")
+STEP = ("step", "--rows", "1", "--repeat", "2")
+OURS, TRL, TRANSFORMERS, MLX_LM = "ours.py", "peers/trl_ppo.py", "peers/transformers_loop.py", "peers/mlx_lm_loop.py"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One piece of work: our backends that do it with `arguments`, and the peer's script with its own."""
+
+    title: str
+    unit: str
+    shape: dict
+    backends: tuple[str, ...]
+    arguments: tuple[str, ...]
+    peer: str
+    script: str
+    theirs: tuple[str, ...]
+
+
+BOTH = ("torch", "mlx")
 COMPARISONS = [
-    ("PPO, every weight, 5.8M", SMALL, "torch", ["ppo"], TRL, [], "TRL", "episodes/s"),
-    ("PPO, every weight, 5.8M", SMALL, "mlx", ["ppo"], TRL, [], "TRL", "episodes/s"),
-    ("PPO, LoRA, 135M", SMOLLM2, "torch", ["ppo", *LORA, "--repeat", "1"], TRL, [*LORA, "--updates", "2"], "TRL + PEFT",
-     "episodes/s"),
-    ("PPO, LoRA, 135M", SMOLLM2, "mlx", ["ppo", *LORA, "--repeat", "1"], TRL, [*LORA, "--updates", "2"], "TRL + PEFT",
-     "episodes/s"),
-    ("Rollout, 5.8M", SMALL, "torch", ["generate"], TRANSFORMERS, ["generate"], "transformers generate", "tokens/s"),
-    ("Rollout, 5.8M", SMALL, "torch", ["generate"], MLX_LM, ["generate"], "mlx-lm BatchGenerator", "tokens/s"),
-    ("Rollout, 5.8M", SMALL, "mlx", ["generate"], MLX_LM, ["generate"], "mlx-lm BatchGenerator", "tokens/s"),
-    ("Training step, 5.8M", SMALL, "torch", ["step"], TRANSFORMERS, ["step"], "transformers on torch", "tokens/s"),
-    ("Training step, 5.8M", SMALL, "torch", ["step"], MLX_LM, ["step"], "mlx-lm", "tokens/s"),
-    ("Training step, 5.8M", SMALL, "mlx", ["step"], MLX_LM, ["step"], "mlx-lm", "tokens/s"),
+    Comparison("PPO, every weight, 5.8M", "episodes/s", SMALL, BOTH, ("ppo",), "TRL", TRL, ()),
+    Comparison("PPO, LoRA, 135M", "episodes/s", SMOLLM2, BOTH, ("ppo", *LORA, "--repeat", "1"), "TRL + PEFT", TRL,
+               (*LORA, "--updates", "2")),
+    Comparison("Rollout, 5.8M", "tokens/s", SMALL, ("torch",), ("generate",), "transformers generate", TRANSFORMERS,
+               ("generate",)),
+    Comparison("Rollout, 5.8M", "tokens/s", SMALL, BOTH, ("generate",), "mlx-lm BatchGenerator", MLX_LM,
+               ("generate",)),
+    Comparison("Training step, 5.8M", "tokens/s", SMALL, ("torch",), ("step",), "transformers on torch", TRANSFORMERS,
+               ("step",)),
+    Comparison("Training step, 5.8M", "tokens/s", SMALL, BOTH, ("step",), "mlx-lm", MLX_LM, ("step",)),
+    Comparison("Training step, 135M", "tokens/s", SMOLLM2, ("torch",), STEP, "transformers on torch", TRANSFORMERS,
+               STEP),
+    Comparison("Training step, 135M", "tokens/s", SMOLLM2, BOTH, STEP, "mlx-lm", MLX_LM, STEP),
+    Comparison("Reward head, 2,000 pairs, 2.4M", "pairs/s", NANO, BOTH, ("reward", "--repeat", "0"),
+               "the base in every epoch, transformers", TRANSFORMERS, ("reward", "--repeat", "0")),
+    # Not a peer: what the other precision is worth here.
+    *(Comparison(f"{title}, bfloat16", unit, shape, ("torch",), (*arguments, "--dtype", "bfloat16"), "ours in float32",
+                 OURS, (arguments[0], "torch", *arguments[1:]))
+      for title, unit, shape, arguments in (
+          ("PPO, every weight, 5.8M", "episodes/s", SMALL, ("ppo",)),
+          ("PPO, LoRA, 135M", "episodes/s", SMOLLM2, ("ppo", *LORA, "--repeat", "1")),
+          ("Rollout, 5.8M", "tokens/s", SMALL, ("generate",)),
+          ("Training step, 135M", "tokens/s", SMOLLM2, STEP))),
 ]
 
 
@@ -70,27 +100,33 @@ def run(arguments: list[str], extra: dict[str, str]) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def compare(title, shape, backend, ours, script, theirs, peer, unit, folder: Path, pairs: int) -> dict:
-    sides: dict[str, list[dict]] = {"ours": [], "peer": []}
-    for i in range(pairs):
-        for side in ("ours", "peer") if i % 2 == 0 else ("peer", "ours"):
-            if side == "ours":
-                what, *rest = ours
-                sides[side].append(run([str(HERE / "ours.py"), str(folder), what, backend, *rest], {}))
-            else:
-                extra = blas() if script == MLX_LM else {}
-                sides[side].append(run([str(HERE / "peers" / script), str(folder), *theirs], extra))
-    ratios = [a["rate"] / b["rate"] for a, b in zip(sides["ours"], sides["peer"])]
-    memory = [a["peak_rss_gb"] / b["peak_rss_gb"] for a, b in zip(sides["ours"], sides["peer"])]
+def measure(c: Comparison, folder: Path, rounds: int) -> list[dict]:
+    """Medians and ratios of each of our backends against the peer."""
+    commands = {backend: ([str(HERE / OURS), str(folder), c.arguments[0], backend, *c.arguments[1:]], {})
+                for backend in c.backends}
+    commands["peer"] = ([str(HERE / c.script), str(folder), *c.theirs], blas() if c.script == MLX_LM else {})
+    sides = list(commands)
+    runs: dict[str, list[dict]] = {side: [] for side in sides}
+    for i in range(rounds):
+        for side in sides[i % len(sides):] + sides[:i % len(sides)]:
+            runs[side].append(run(*commands[side]))
 
     def median(side: str, key: str) -> float:
-        return round(float(np.median([r[key] for r in sides[side]])), 3)
+        return round(float(np.median([r[key] for r in runs[side]])), 3)
 
-    return {"title": title, "backend": backend, "peer": peer, "unit": unit, "pairs": pairs,
-            "ours": median("ours", "rate"), "theirs": median("peer", "rate"),
+    results = []
+    for backend in c.backends:
+        pairs = list(zip(runs[backend], runs["peer"]))
+        ratios = [ours["rate"] / theirs["rate"] for ours, theirs in pairs]
+        results.append({
+            "title": c.title, "backend": backend, "peer": c.peer, "unit": c.unit, "rounds": rounds,
+            "ours": median(backend, "rate"), "theirs": median("peer", "rate"),
             "ratio": round(float(np.median(ratios)), 2), "ratio_min": round(min(ratios), 2),
-            "ratio_max": round(max(ratios), 2), "ours_rss_gb": median("ours", "peak_rss_gb"),
-            "theirs_rss_gb": median("peer", "peak_rss_gb"), "rss_ratio": round(float(np.median(memory)), 2)}
+            "ratio_max": round(max(ratios), 2), "ours_rss_gb": median(backend, "peak_rss_gb"),
+            "theirs_rss_gb": median("peer", "peak_rss_gb"),
+            "rss_ratio": round(float(np.median([o["peak_rss_gb"] / t["peak_rss_gb"] for o, t in pairs])), 2),
+            "of_floor": round(float(np.median([r["floor_rate"] / r["rate"] for r in runs[backend]])), 2)})
+    return results
 
 
 def machine() -> dict:
@@ -106,13 +142,13 @@ def machine() -> dict:
 
 
 def table(results: list[dict]) -> str:
-    lines = ["| work | ours on | ours | peer | theirs | ours / theirs (spread) | memory, ours / theirs |",
-             "|---|---|---:|---|---:|---:|---:|"]
+    lines = ["| work | ours on | ours | peer | theirs | ours / theirs (spread) | memory, ours / theirs | time/floor |",
+             "|---|---|---:|---|---:|---:|---:|---:|"]
     for r in results:
         spread = f"**{r['ratio']:.2f}** ({r['ratio_min']:.2f}-{r['ratio_max']:.2f})"
         memory = f"{r['ours_rss_gb']:.2f} / {r['theirs_rss_gb']:.2f} GB = {r['rss_ratio']:.2f}"
         lines.append(f"| {r['title']} | {r['backend']} | {r['ours']:,.4g} {r['unit']} | {r['peer']} | "
-                     f"{r['theirs']:,.4g} | {spread} | {memory} |")
+                     f"{r['theirs']:,.4g} | {spread} | {memory} | {r['of_floor']:.2f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -137,27 +173,31 @@ def plot(results: list[dict], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--only", default="", help="part of a title, backend or peer")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="part of a title or peer")
     parser.add_argument("--out", type=Path, default=HERE)
     a = parser.parse_args()
-    described, results = machine(), []
+    file, results = a.out / "speed.json", {}
+    if file.is_file():
+        results = {(r["title"], r["backend"], r["peer"]): r for r in json.loads(file.read_text())["results"]}
+    chosen = [c for c in COMPARISONS if a.only.lower() in f"{c.title} {c.peer}".lower()]
+    if not chosen:
+        parser.error(f"--only {a.only}: no title or peer contains it")
+    described = machine()
     with tempfile.TemporaryDirectory() as temporary:
-        folders = {}
-        for comparison in COMPARISONS:
-            title, shape, backend, *_, peer, _ = comparison
-            if a.only.lower() not in f"{title} {backend} {peer}".lower():
-                continue
-            name = str(shape["hidden_size"])
-            if name not in folders:
-                folders[name] = Path(temporary) / name
-                make_checkpoint(shape, folders[name])
-            results.append(compare(*comparison, folders[name], a.pairs))
-            print(json.dumps(results[-1]), flush=True)
-    (a.out / "speed.json").write_text(json.dumps({"machine": described, "results": results}, indent=1) + "\n")
-    (a.out / "speed.md").write_text(table(results))
-    plot(results, a.out / "speed.svg")
-    print(table(results))
+        for c in chosen:
+            folder = Path(temporary) / str(c.shape["hidden_size"])
+            if not folder.is_dir():
+                make_checkpoint(c.shape, folder)
+            for result in measure(c, folder, a.rounds):
+                results[result["title"], result["backend"], result["peer"]] = result
+                print(json.dumps(result), flush=True)
+            order = [(c.title, backend, c.peer) for c in COMPARISONS for backend in c.backends]
+            found = [results[key] for key in order if key in results]
+            file.write_text(json.dumps({"machine": described, "results": found}, indent=1) + "\n")
+            (a.out / "speed.md").write_text(table(found))
+            plot([r for r in found if r["peer"] != "ours in float32"], a.out / "speed.svg")
+    print(table(found))
 
 
 if __name__ == "__main__":

@@ -249,7 +249,8 @@ class RewardConfig(RunConfig):
     unfreeze_rank: int = option(0, "rank of adapters that let the base learn too, after the head; 0 keeps it frozen. "
                                    "PPO then scores with a base of its own: one more model in memory", minimum=0)
     unfreeze_epochs: int = option(1, "passes over the pairs with the base unfrozen", minimum=1)
-    unfreeze_learning_rate: float = option(1e-4, "learning rate of adapters and head in them", minimum=0)
+    unfreeze_batch_size: int = option(16, "pairs per optimizer step in them: so few passes need many steps", minimum=1)
+    unfreeze_learning_rate: float = option(5e-4, "learning rate of adapters and head in them", minimum=0)
     micro_batch_size: int = option(8, "pairs per forward with the base unfrozen", minimum=1)
 
 

@@ -111,10 +111,10 @@ class Job:
         assert isinstance(config, RewardConfig)
         own = config.samples > 0 and not config.data
         length = bucket(prompt + (max(answer, config.max_tokens) if own else answer))
-        pairs = min(config.micro_batch_size, config.batch_size)
+        pairs = min(config.micro_batch_size, config.unfreeze_batch_size)
         return cls(model, **same, lora_rank=config.unfreeze_rank, value_head=config.unfreeze_rank > 0,
                    train=Batch(2 * pairs, length, 0) if config.unfreeze_rank else None,
-                   forwards=-(-config.batch_size // pairs), steps=READ_TOGETHER / config.batch_size,
+                   forwards=-(-config.unfreeze_batch_size // pairs), steps=READ_TOGETHER / config.unfreeze_batch_size,
                    evaluate=Batch(READ_TOGETHER, length, 0), evaluations=2, step=f"{READ_TOGETHER} pairs",
                    decode=Batch(TOGETHER, prompt + config.max_tokens, config.max_tokens) if own else None)
 

@@ -93,8 +93,8 @@ def test_an_unfrozen_base_learns_and_its_trunk_stays_as_it_was(name):
     weights = {k.replace("weights/", "weights/value_head."): v for k, v in head.state().items() if "weights/" in k}
     model.load_state({**model.state(), **weights})
     rows = []
-    unfreeze(model, pairs[:200], RewardConfig(unfreeze_epochs=6, unfreeze_learning_rate=1e-2, batch_size=20), 0,
-             on_step=lambda step, metrics: rows.append(metrics))
+    config = RewardConfig(unfreeze_epochs=6, unfreeze_learning_rate=1e-2, unfreeze_batch_size=20)
+    unfreeze(model, pairs[:200], config, 0, on_step=lambda step, metrics: rows.append(metrics))
     assert rows[0]["grad_norm"] > 1e-3 and rows[-1]["accuracy"] > 0.9
     again = features(model, [p.chosen for p in pairs[200:]], [p.start for p in pairs[200:]], 0)
     np.testing.assert_array_equal(frozen, again, "the base without its adapters is as it was")
@@ -114,9 +114,10 @@ def test_both_backends_take_the_same_unfrozen_step(tmp_path):
     for model in (first, second):
         model.load_state({**model.state(), **weights})
         rows = []
-        unfreeze(model, order_pairs(12), RewardConfig(batch_size=6, micro_batch_size=4), 0,
+        unfreeze(model, order_pairs(12), RewardConfig(unfreeze_batch_size=6, micro_batch_size=4), 0,
                  on_step=lambda step, metrics, rows=rows: rows.append(metrics))
         steps.append(rows)
+        assert len(rows) == 2
     for ours, other in zip(*steps):
         assert ours["loss"] == pytest.approx(other["loss"], abs=1e-4)
         assert ours["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)

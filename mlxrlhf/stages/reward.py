@@ -114,12 +114,17 @@ def pair_weights(pairs: Sequence[EncodedPair]) -> np.ndarray:
     return weights / weights.mean()
 
 
+def unfreeze_steps(config: RewardConfig, pairs: int) -> int:
+    """Optimizer steps with the base unfrozen."""
+    return config.unfreeze_epochs * -(-pairs // min(config.unfreeze_batch_size, pairs))
+
+
 def unfreeze(model, pairs: Sequence[EncodedPair], config: RewardConfig, pad_id: int, *, start: int = 0,
              on_step=lambda step, metrics: None) -> None:
     """`unfreeze_epochs` passes of the chosen loss over adapters and head together, from optimizer step `start`."""
     objective = losses.pair_objective(config.loss, config.margin)
-    size = min(config.batch_size, len(pairs))
-    total = config.unfreeze_epochs * -(-len(pairs) // size)
+    size = min(config.unfreeze_batch_size, len(pairs))
+    total = unfreeze_steps(config, len(pairs))
     weights = pair_weights(pairs)
     for step in range(start, total):
         rows = pick(len(pairs), size, config.seed + 1, step)
@@ -178,7 +183,7 @@ def run(config: RewardConfig) -> dict:
                         max_grad_norm=config.max_grad_norm)
     steps_per_epoch = -(-len(train_pairs) // min(config.batch_size, len(train_pairs)))
     head_steps = config.num_epochs * steps_per_epoch
-    total = head_steps + (config.unfreeze_epochs * steps_per_epoch if config.unfreeze_rank else 0)
+    total = head_steps + (unfreeze_steps(config, len(train_pairs)) if config.unfreeze_rank else 0)
     start, state = 0, {"config": to_json(config)}
     if found:
         start, state = found[1]["step"], {**state, "frozen_val_accuracy": found[1].get("frozen_val_accuracy")}
