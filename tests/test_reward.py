@@ -1,6 +1,7 @@
 """The reward head: cached features, learning, accuracy per criterion."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -128,9 +129,10 @@ def test_a_value_head_starts_as_the_score_of_the_answer_so_far(tmp_path, name):
     library, start = backends.load(name), 4
     head = library.Head(TOY.hidden_size, seed=3)
     checkpoint.save_arrays(tmp_path / "head.safetensors", head.state())
-    description = {"normaliser": {"mean": 0.4, "std": 0.05}}
+    description = {"normaliser": {"mean": 0.4, "std": 0.05}, "tokenizer": "letters"}
+    letters = SimpleNamespace(fingerprint="letters", folder=tmp_path)
     (tmp_path / "reward.json").write_text(json.dumps(description))
-    model = library.Model(TOY, seed=0, value_head=True, value_start=critic_start(tmp_path, 1.5))
+    model = library.Model(TOY, seed=0, value_head=True, value_start=critic_start(tmp_path, letters, 1.5))
     batch = {"tokens": np.random.default_rng(1).integers(0, 50, (3, 12), dtype=np.int32), "start": np.int32(start)}
     out = model.evaluate(batch, ("value", "hidden"))
     # By hand: each value is the head on the mean state of the tokens before it, from the answer's first on.
@@ -143,7 +145,7 @@ def test_a_value_head_starts_as_the_score_of_the_answer_so_far(tmp_path, name):
     np.testing.assert_allclose(out["value"][:, 7], 1.5 * (head.scores(whole["features"]) - 0.4) / 0.05, atol=1e-3)
     assert out["value"].std() > 0.1, "a constant would pass for anything"
     (tmp_path / "reward.json").write_text(json.dumps({**description, "lora_rank": 8}))
-    assert critic_start(tmp_path) is None, "that head knows another base's states"
+    assert critic_start(tmp_path, letters) is None, "that head knows another base's states"
 
 
 def test_pairs_beyond_the_context_are_left_out_aloud(capsys):

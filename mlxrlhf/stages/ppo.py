@@ -240,7 +240,9 @@ def align(config: PPOConfig | GRPOConfig, stage: str) -> dict:
     critic = isinstance(config, PPOConfig)
     settings = dict(folder=source, seed=config.seed, dtype=config.dtype)
     judged = {c.name: c.weight for c in components}.get("model")
-    value_start = reward_stage.critic_start(folders.reward_model(config), judged) if critic and judged else None
+    value_start = None
+    if critic and judged:
+        value_start = reward_stage.critic_start(folders.reward_model(config), tokenizer, judged)
     policy = backend.Model(model_config, lora_rank=config.lora_rank, lora_scale=config.lora_scale,
                            max_grad_norm=config.max_grad_norm, value_head=critic, value_start=value_start,
                            head_learning_rate=config.value_learning_rate if critic else None,
@@ -287,7 +289,7 @@ def scorer(config: PPOConfig | GRPOConfig, components: Sequence[rewards.Componen
     if "model" in names:
         folder = folders.reward_model(config)
         judge = reward_stage.scorer(folder, backend, tokenizer, dtype=config.dtype)
-        accuracy = json.loads((folder / "reward.json").read_text()).get("val_accuracy")
+        accuracy = reward_stage.read_description(folder, tokenizer).get("val_accuracy")
 
         def model(rows, responses, features):
             return judge(encode_prompts(rows, tokenizer), responses, features)

@@ -281,7 +281,7 @@ def scorer(folder: Path, backend, tokenizer, *, dtype: str = "float32"):
     A reward model with a base of its own runs it over prompts and responses; any other scores the shared features.
     """
     folder = Path(folder)
-    description = _description(folder, tokenizer)
+    description = read_description(folder, tokenizer)
     head, normalise = _head(folder, description, backend)
     if not description.get("lora_rank"):
         return lambda prompts, responses, shared: normalise(head.scores(shared))
@@ -298,13 +298,13 @@ def scorer(folder: Path, backend, tokenizer, *, dtype: str = "float32"):
     return score
 
 
-def critic_start(folder: Path, weight: float = 1.0) -> dict[str, np.ndarray] | None:
+def critic_start(folder: Path, tokenizer, weight: float = 1.0) -> dict[str, np.ndarray] | None:
     """`value_start` of a model: a value head that begins as `weight` times this reward model's normalised score.
 
     So begin the value functions of Stiennon et al. (2020) and Ouyang et al. (2022). None where the reward model has a
     base of its own, whose states the policy does not have.
     """
-    description = json.loads((Path(folder) / "reward.json").read_text())
+    description = read_description(folder, tokenizer)
     if description.get("lora_rank"):
         return None
     arrays = {k: v for k, v in checkpoint.load_arrays(Path(folder) / "head.safetensors").items()
@@ -325,8 +325,10 @@ def _renamed(arrays: dict[str, np.ndarray], old: str, new: str) -> dict[str, np.
     return {new + name.removeprefix(old): array for name, array in arrays.items() if name.startswith(old)}
 
 
-def _description(folder: Path, tokenizer) -> dict:
-    """reward.json, checked against the tokenizer."""
+def read_description(folder: Path, tokenizer) -> dict:
+    """reward.json: base, normaliser, held-out accuracy. Raises UserError where it is missing, broken, or of another
+    tokenizer."""
+    folder = Path(folder)
     try:
         description = json.loads((folder / "reward.json").read_text())
     except FileNotFoundError:
