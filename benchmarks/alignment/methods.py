@@ -133,8 +133,9 @@ def plot(found: dict[str, dict], out: Path) -> None:
             axes[2].errorbar(after["kl"], after[key], error, fmt=marks.get(name, "o"), color=colour, markersize=6,
                              elinewidth=0.7)
         if kind not in named:
+            left = after["kl"] > max(f["after"]["kl"] for f in found.values()) / 2  # of its mark, inside the frame
             axes[2].annotate(kind, (after["kl"], after["win_rate"]), fontsize=7, textcoords="offset points",
-                             xytext=(6, -3))
+                             xytext=(-6 if left else 6, -3), ha="right" if left else "left")
             named.add(kind)
     axes[2].margins(x=0.25)
     axes[2].axhline(0.5, color="#777777", linewidth=0.8, linestyle="--")
