@@ -12,12 +12,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
+from speed import run
 
 from mlxrlhf import backends, plan
 from mlxrlhf.algorithms import losses
@@ -94,9 +93,7 @@ def main() -> None:
             for value in values:
                 settings = {"batch": ("nano", value, LENGTH), "length": ("nano", ROWS, value),
                             "parameters": (value, ROWS, LENGTH)}[name]
-                done = subprocess.run([sys.executable, __file__, "--one", json.dumps([backend, *settings, a.repeat])],
-                                      capture_output=True, text=True, check=True)
-                rows.append(json.loads(done.stdout.splitlines()[-1]))
+                rows.append(run([__file__, "--one", json.dumps([backend, *settings, a.repeat])], {}))
                 print(backend, name, value, f"{rows[-1]['seconds']:.3f} s", flush=True)
             x = [r["weights"] for r in rows] if name == "parameters" else list(values)
             taken, half = [r["seconds"] for r in rows], len(rows) // 2

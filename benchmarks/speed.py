@@ -94,6 +94,7 @@ def blas() -> dict[str, str]:
 
 
 def run(arguments: list[str], extra: dict[str, str]) -> dict:
+    """The JSON line that a Python script prints last, in a process of its own; extra: its environment beside ours."""
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env={**os.environ, **extra})
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
