@@ -299,7 +299,8 @@ class PolicyConfig(AlignConfig):
     clip: float = option(0.2, "policy ratio clip range", minimum=0)
     entropy_coef: float = option(0.0, "weight of the entropy bonus", minimum=0)
     kl_coef: float = option(0.05, "weight beta of the KL penalty, per nat", minimum=0)
-    kl_target: float = option(0.0, "nats per response the adaptive controller aims at; 0 keeps beta fixed", minimum=0)
+    kl_target: float = option(0.0, "nats per response above which beta is raised from --kl-coef; 0 keeps beta fixed",
+                              minimum=0)
     kl_limit: float = option(60.0, "nats per response at which the run is stopped as a runaway", minimum=0)
     missing_end_penalty: float = option(1.0, "subtracted from the score of a response without an end token", minimum=0)
     save_every: int = option(10, "updates between saves", minimum=1)

@@ -49,6 +49,10 @@ def test_adaptive_kl_moves_towards_its_target():
     controller = advantages.KLController(0.1, target=10.0, rate=0.5)
     controller.update(20.0)  # clip(20 / 10 - 1, -0.2, 0.2) = 0.2
     assert controller.beta == pytest.approx(0.11)
+    controller.update(9.0)  # clip(9 / 10 - 1, -0.2, 0.2) = -0.1: 0.11 * 0.95
+    assert controller.beta == pytest.approx(0.1045)
+    controller.update(0.0)  # 0.1045 * 0.9 is below where it started
+    assert controller.beta == 0.1
     fixed = advantages.KLController(0.1)
     fixed.update(1e6)
     assert fixed.beta == 0.1
