@@ -40,7 +40,7 @@ def block(c: ModelConfig, length: int, size: int, scales: bool) -> int:
     # the gradient of the scale, the normalised x before it.
     norm = c.hidden_size * (4 + size + (size if scales and size < 4 else 0))
     attention = q + 2 * kv + q  # queries, keys, values, output: the scores are never whole
-    mlp = 4 * c.intermediate_size  # gate, silu, up, their product
+    mlp = 3 * c.intermediate_size  # gate, up, silu(gate) * up
     return 2 * norm + size * (attention + mlp)
 
 
