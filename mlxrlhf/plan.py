@@ -32,15 +32,13 @@ from mlxrlhf.config import (
     WeightsConfig,
 )
 from mlxrlhf.errors import UserError
-from mlxrlhf.stages.sampling import TOGETHER
+from mlxrlhf.stages.sampling import READ_TOGETHER, TOGETHER
 
 GB = 2**30
 #: bytes of a number
 BYTES = {"float32": 4, "bfloat16": 2}
 #: tokens of a prompt and of an answer, where a command does not know its data yet
 PROMPT_TOKENS, ANSWER_TOKENS = 64, 160
-#: sequences that the reward stage reads at once: see stages/reward.py
-READ_TOGETHER = 32
 #: share of the speed of bare matrix products that a step reaches: 0.3 to 0.8 in benchmarks/memory.json, on busy cores
 EFFICIENCY = 0.5
 #: rows of the product whose speed is the ceiling

@@ -48,14 +48,16 @@ def test_objective_by_trls_formula(library, smoothing):
     logp, mask = -rng.random((6, 5)) * 3, (rng.random((6, 5)) < 0.7).astype(float)
     reference = rng.normal(size=6) - 4
     array = xp.array if library == "mlx.core" else xp.tensor
-    batch = {k: array(np.float32(v)) for k, v in dict(mask=mask, ref_logp=reference, total=3).items()}
+    weight = np.array([0.5, 1.5, 1.0])
+    batch = {k: array(np.float32(v)) for k, v in dict(mask=mask, ref_logp=reference, weight=weight, total=3).items()}
     loss, metrics = losses.dpo_objective(beta=beta, label_smoothing=smoothing)(
         xp, {"logp": array(np.float32(logp))}, batch)
 
     policy = torch.tensor((logp * mask).sum(1))
     reference = torch.tensor(reference)
     logits = (policy[:3] - policy[3:]) - (reference[:3] - reference[3:])
-    expected = (-F.logsigmoid(beta * logits) * (1 - smoothing) - F.logsigmoid(-beta * logits) * smoothing).mean()
+    each = -F.logsigmoid(beta * logits) * (1 - smoothing) - F.logsigmoid(-beta * logits) * smoothing
+    expected = (each * torch.tensor(weight)).mean()
     chosen, rejected = beta * (policy[:3] - reference[:3]), beta * (policy[3:] - reference[3:])
     assert float(loss) == pytest.approx(float(expected), abs=1e-5)
     for name, value in (("chosen", chosen.mean()), ("rejected", rejected.mean()),
@@ -73,6 +75,18 @@ def test_dpo_learns_what_is_preferred(toy, changes):  # noqa: F811
     assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-4) and rows[0]["grad_norm"] > 1e-3
     assert rows[-1]["rewards/margins"] > 0.5 and rows[-1]["loss"] < 0.5
     assert (dpo.margins(held_out) > 0).all()
+
+
+def test_a_pair_of_more_weight_moves_the_policy_more(toy):  # noqa: F811
+    """Two pairs that contradict each other: the heavier one wins."""
+    one, *_ = pairs(1)
+    other = EncodedPair(one.rejected, one.chosen, one.criterion, one.start, 3.0)
+    config = DPOConfig(batch_size=2, micro_batch_size=1, lora_rank=0, learning_rate=1e-3)
+    dpo = DPO(config, backends.load("mlx").Model(TOY, folder=toy, seed=0), [one, other], pad_id=0)
+    for _ in range(5):
+        dpo.update(np.arange(2), 1e-3)
+    light, heavy = dpo.margins(np.arange(2))
+    assert heavy > 0.01 and light == pytest.approx(-heavy, abs=1e-5)
 
 
 def test_micro_batches_and_their_padding_change_nothing(toy):  # noqa: F811

@@ -24,7 +24,7 @@ def run(config: ServeConfig) -> None:
     backends.load("mlx", config.device)  # before anything imports mlx: it puts a fast BLAS under it
     from mlxrlhf.backends.mlx import serve
 
-    name, folder, adapter = folders.find_model(config)
+    name, folder, adapter = folders.find_model(config.model, size=config.size, adapter=config.adapter)
     shape = checkpoint.read_config(folder)
     checkpoint.check_safetensors(folder)
     if not checkpoint.mlx_lm_reads_rope(folder, shape):

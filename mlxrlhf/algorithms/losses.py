@@ -171,17 +171,17 @@ def dpo(xp, chosen: Array, rejected: Array, beta: float, label_smoothing: float 
 
 
 def dpo_objective(*, beta: float, label_smoothing: float) -> Callable:
-    """Mean of `dpo` over the pairs of a batch, with TRL's metrics.
+    """Weighted mean of `dpo` over the pairs of a batch, with TRL's metrics.
 
     out: logp (2B, T), the chosen answers before the rejected ones. batch: mask (2B, T); ref_logp (2B,), sums over each
-    answer; total (), the number of pairs of the whole batch.
+    answer; weight (B,) of the pairs, 1 on average; total (), the number of pairs of the whole batch.
     """
 
     def objective(xp, out, batch):
         gain = (out["logp"] * batch["mask"]).sum(axis=-1) - batch["ref_logp"]
         pairs, total = gain.shape[0] // 2, batch["total"]
         chosen, rejected = gain[:pairs], gain[pairs:]
-        loss = dpo(xp, chosen, rejected, beta, label_smoothing).sum() / total
+        loss = (dpo(xp, chosen, rejected, beta, label_smoothing) * batch["weight"]).sum() / total
         margin = beta * (chosen - rejected)
         right = xp.where(margin > 0, margin * 0.0 + 1.0, margin * 0.0)
         return loss, {"loss": loss, "rewards/chosen": beta * chosen.sum() / total,

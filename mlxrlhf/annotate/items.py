@@ -10,7 +10,7 @@ import numpy as np
 
 from mlxrlhf import backends, published
 from mlxrlhf.annotate.store import Item, Store
-from mlxrlhf.config import AnnotateConfig, ChatConfig
+from mlxrlhf.config import AnnotateConfig
 from mlxrlhf.data import preference_files
 from mlxrlhf.data.dialogue import decode_answer, read_jsonl, render_prompt
 from mlxrlhf.data.tasks import Task
@@ -80,8 +80,8 @@ def sample(config: AnnotateConfig, store: Store, bank: Sequence[Task], say: Call
     With one model both answers are its own. Each batch is saved as soon as both have answered it.
     """
     asked = read_prompts(Path(config.prompts), bank)
-    first = folders.find_model(ChatConfig(model=config.model))
-    found = [first, folders.find_model(ChatConfig(model=config.model_b)) if config.model_b else first]
+    first = folders.find_model(config.model)
+    found = [first, folders.find_model(config.model_b) if config.model_b else first]
     names = [side.name for side in found]
     source = " and ".join(dict.fromkeys(names))
     prompts = [p for p in asked if not store.has(source, p[0])]

@@ -31,6 +31,7 @@ class DPO:
     def __init__(self, config: DPOConfig, policy, pairs: Sequence[EncodedPair], *, pad_id: int,
                  reference: np.ndarray | None = None):
         self.config, self.policy, self.pairs, self.pad_id = config, policy, pairs, pad_id
+        self.weights = reward_stage.pair_weights(pairs)
         self.objective = losses.dpo_objective(beta=config.beta, label_smoothing=config.label_smoothing)
         everything = np.arange(len(pairs))
         self.reference = self.log_probabilities(everything, adapters=False) if reference is None else reference
@@ -47,8 +48,8 @@ class DPO:
     def update(self, rows: np.ndarray, learning_rate: float) -> dict[str, float]:
         """One optimizer step on the pairs numbered `rows`."""
         total = np.float32(len(rows))
-        parts = [{**self._batch(rows[part]), "ref_logp": self.reference[:, rows[part]].reshape(-1), "total": total}
-                 for part in self._micro(rows)]
+        parts = [{**self._batch(rows[part]), "ref_logp": self.reference[:, rows[part]].reshape(-1),
+                  "weight": self.weights[rows[part]], "total": total} for part in self._micro(rows)]
         return {**self.policy.step(self.objective, parts, want=("logp",), learning_rate=learning_rate),
                 "lr": learning_rate, "time/traces": self.policy.traces}
 

@@ -34,7 +34,7 @@ def run(config: ExportConfig, say: Callable[[str], None] = print) -> dict:
         raise UserError(f"{out} is a folder; give --out a file name, such as {out / 'model.gguf'}")
     if config.to != "gguf" and (out.is_file() or out.is_dir() and any(out.iterdir())):
         raise UserError(f"{out} is there already; give --out a new folder")
-    _, source, adapter = folders.find_model(config)
+    _, source, adapter = folders.find_model(config.model, size=config.size, adapter=config.adapter)
     # The data that a model of weights/SIZE/STAGE was trained on is under SIZE.
     config = replace(config, adapter=adapter, size=config.size or source.parent.name)
     shape = checkpoint.read_config(source)

@@ -66,23 +66,23 @@ class Found(NamedTuple):
     adapter: str
 
 
-def find_model(config) -> Found:
+def find_model(model: str, *, size: str = "", adapter: str = "") -> Found:
     """What was asked for, or the last stage there is of the smallest size, or the shipped model, said aloud."""
-    if config.model:
-        return Found(config.model, published.fetch(config.model), config.adapter)
-    for size in (config.size,) if config.size else SIZES:
+    if model:
+        return Found(model, published.fetch(model), adapter)
+    for one in (size,) if size else SIZES:
         for stage in LATEST_FIRST:
-            folder = weights(size, stage)
+            folder = weights(one, stage)
             if (folder / "config.json").is_file():
-                return Found(str(folder), folder, config.adapter)
-    if config.size:
-        raise UserError(f"there is no trained model under weights/{config.size}; run: mlxrlhf pretrain --size "
-                        f"{config.size}, or leave --size out for the shipped model")
+                return Found(str(folder), folder, adapter)
+    if size:
+        raise UserError(f"there is no trained model under weights/{size}; run: mlxrlhf pretrain --size {size}, or "
+                        "leave --size out for the shipped model")
     folder = published.shipped()
-    size = checkpoint.read_config(folder).parameters() / 1e6
-    print(f"nothing is trained under weights/ yet: this is the shipped model, a small demonstration ({size:.0f}M "
+    millions = checkpoint.read_config(folder).parameters() / 1e6
+    print(f"nothing is trained under weights/ yet: this is the shipped model, a small demonstration ({millions:.0f}M "
           "weights, often wrong)", file=sys.stderr)
-    return Found("shipped-rlhf", folder, config.adapter or str(folder / "adapters"))
+    return Found("shipped-rlhf", folder, adapter or str(folder / "adapters"))
 
 
 def load_model(backend, folder: Path, adapter: str = "", *, dtype: str = "float32"):

@@ -172,15 +172,13 @@ class PPO:
 
     def _whole(self, array: np.ndarray) -> np.ndarray:
         """An array of which every process has filled its own rows, the others zero."""
-        return parallel.gather(self.policy, array).sum(axis=0) if self.policy.world[1] > 1 else array
+        return parallel.gather(self.policy, array).sum(axis=0)
 
     def _sample(self, prompts: Sequence[Sequence[int]], uniforms: np.ndarray) -> list[list[int]]:
         """A response to each prompt, each process sampling its share."""
         c, own = self.config, parallel.share(len(prompts), self.policy)
         found = self.policy.generate([prompts[i] for i in own], uniforms=uniforms[own], temperature=c.temp,
                                      max_tokens=c.max_tokens, stop_ids=self.end_ids, pad_id=self.pad_id)
-        if self.policy.world[1] == 1:
-            return found
         tokens = np.zeros((len(prompts), c.max_tokens + 1), np.int32)  # the first column holds the length
         for i, response in zip(own, found):
             tokens[i, 0], tokens[i, 1:len(response) + 1] = len(response), response
@@ -188,8 +186,6 @@ class PPO:
 
     def _score(self, rows: Sequence, responses: list[list[int]], features: np.ndarray) -> dict[str, np.ndarray]:
         """What `score` gives for every response, each process scoring its share: tests that are run may not repeat."""
-        if self.policy.world[1] == 1:
-            return self.score(rows, responses, features)
         own = parallel.share(len(rows), self.policy)
         found = self.score([rows[i] for i in own], [responses[i] for i in own], features[own])
         out = {name: np.zeros(len(rows), np.float32) for name in found}

@@ -42,7 +42,7 @@ class EncodedPair:
 
 
 def features(base, sequences: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int,
-             batch_size: int = 32, adapters: bool = False, title: str = "") -> np.ndarray:
+             batch_size: int = sampling.READ_TOGETHER, adapters: bool = False, title: str = "") -> np.ndarray:
     """Mean hidden state of the base over each sequence from its start on, (N, d) float32; adapters off by default.
 
     starts: index of each answer's first token, at least 1. Equal sequences are read once: many pairs share their chosen

@@ -8,8 +8,8 @@ import numpy as np
 
 from mlxrlhf.runlog import progress
 
-#: rows of one batch
-TOGETHER = 64
+#: rows of one batch, sampled or, by the reward stage, read
+TOGETHER, READ_TOGETHER = 64, 32
 
 
 def responses(model, prompts: Sequence[Sequence[int]], config, tokenizer, rng: np.random.Generator,
