@@ -15,12 +15,6 @@ Batch = dict[str, np.ndarray]
 Objective = Callable
 
 
-def last_read(want: Sequence[str]) -> int | None:
-    """Where a slice of the tokens that the trunk must read ends: the last one predicts nothing, and only the mean state
-    of an answer counts it."""
-    return None if {"features", "score"} & set(want) else -1
-
-
 class Model(Protocol):
     """One trunk with what is trained on it (every weight, or adapters), an optional value head, and its optimizer."""
 

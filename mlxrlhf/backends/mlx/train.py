@@ -20,7 +20,6 @@ from mlxrlhf.backends.mlx import blas, foreign, parallel
 from mlxrlhf.backends.mlx.foreign import Foreign
 from mlxrlhf.backends.mlx.generate import generate
 from mlxrlhf.backends.mlx.model import Llama, LoRALinear, token_statistics
-from mlxrlhf.backends.protocol import last_read
 from mlxrlhf.config import ModelConfig
 from mlxrlhf.errors import UserError
 
@@ -54,21 +53,18 @@ class Network(nn.Module):
             self.value_head = ValueHead(dims)
 
     def __call__(self, batch: dict, want: Sequence[str], temperature: float, reference_weight=None) -> dict:
-        start, tokens, segments = batch["start"], batch["tokens"], batch.get("segments")
-        last = last_read(want)
-        if isinstance(segments, mx.array):
-            segments = segments[:, :last]
-        hidden = self.trunk(tokens[:, :last], segments)
+        start = batch["start"]
+        hidden = self.trunk(batch["tokens"], batch.get("segments"))
         out = {}
         if {"features", "score"} & set(want):
             answer = batch["mask"][..., None]  # (B, T - start, 1)
             pooled = (hidden[:, start:].astype(mx.float32) * answer).sum(axis=1) / answer.sum(axis=1)
             out |= {"features": pooled} if "features" in want else {}
             out |= {"score": self.value_head(pooled)} if "score" in want else {}
-        window = hidden[:, start - 1:tokens.shape[1] - 1]  # the state that predicts a column is one to its left
+        window = hidden[:, start - 1:-1]  # the state that predicts column `start` is one to its left
         rows, length, dims = window.shape
         if {"logp", "entropy", "kl"} & set(want):
-            states, targets = window.reshape(-1, dims), tokens[:, start:].reshape(-1)
+            states, targets = window.reshape(-1, dims), batch["tokens"][:, start:].reshape(-1)
             reference = batch["reference_hidden"].reshape(-1, dims).astype(window.dtype) if "kl" in want else None
             counted = batch.get("counted")
             if counted is not None:  # the (tokens, V) logits are most of a small model's work
@@ -146,7 +142,7 @@ class MLXModel:
 
     def evaluate(self, batch, want, *, temperature=1.0, adapters=True):
         self._enable(adapters)
-        out = self.network(self._arrays(batch, want), want, temperature, self.reference_weight)
+        out = self.network(self._arrays(batch), want, temperature, self.reference_weight)
         mx.eval(out)
         return {name: np.array(value) for name, value in out.items()}
 
@@ -187,7 +183,7 @@ class MLXModel:
 
     def _gradient(self, objective, batch, want, temperature):
         start = int(batch["start"])
-        arrays = {k: v for k, v in self._arrays(batch, want).items() if k != "start"}
+        arrays = {k: v for k, v in self._arrays(batch).items() if k != "start"}
         key = (objective, want, temperature, start)
         self._shapes.add((key, *((name, array.shape) for name, array in tree_flatten(arrays))))
         if key not in self._compiled:
@@ -246,12 +242,11 @@ class MLXModel:
             weights.append((name, master))
         self.network.update(tree_unflatten(weights))
 
-    def _arrays(self, batch: dict, want: Sequence[str]) -> dict:
+    def _arrays(self, batch: dict) -> dict:
         """The batch as MLX arrays; mlx-lm's models take the layout of segments in their place."""
         arrays = to_mlx(batch)
         if "segments" in batch and isinstance(self.network.trunk, Foreign):
-            segments = np.asarray(batch["segments"])[:, :last_read(want)]
-            arrays["segments"] = tuple(map(mx.array, foreign.lay_out(segments)))
+            arrays["segments"] = tuple(map(mx.array, foreign.lay_out(np.asarray(batch["segments"]))))
         return arrays
 
     def _enable(self, adapters: bool) -> None:

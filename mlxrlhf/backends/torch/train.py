@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from mlxrlhf import checkpoint
 from mlxrlhf.algorithms import losses
-from mlxrlhf.backends.protocol import last_read
 from mlxrlhf.backends.torch import parallel
 from mlxrlhf.backends.torch.generate import generate
 from mlxrlhf.backends.torch.model import Llama, LoRALinear, token_statistics
@@ -55,19 +54,18 @@ class Network(nn.Module):
             self.value_head = ValueHead(config.hidden_size)
 
     def forward(self, batch: dict, want: Sequence[str], temperature: float, reference_weight=None) -> dict:
-        start, tokens, segments = batch["start"], batch["tokens"], batch.get("segments")
-        last = last_read(want)
-        hidden = self.trunk(tokens[:, :last], None if segments is None else segments[:, :last])
+        start = batch["start"]
+        hidden = self.trunk(batch["tokens"], batch.get("segments"))
         out = {}
         if {"features", "score"} & set(want):
             answer = batch["mask"][..., None]  # (B, T - start, 1)
             pooled = (hidden[:, start:].float() * answer).sum(dim=1) / answer.sum(dim=1)
             out |= {"features": pooled} if "features" in want else {}
             out |= {"score": self.value_head(pooled)} if "score" in want else {}
-        window = hidden[:, start - 1:tokens.shape[1] - 1]  # the state that predicts a column is one to its left
+        window = hidden[:, start - 1:-1]  # the state that predicts column `start` is one to its left
         rows, length, dims = window.shape
         if {"logp", "entropy", "kl"} & set(want):
-            states, targets = window.reshape(-1, dims), tokens[:, start:].reshape(-1)
+            states, targets = window.reshape(-1, dims), batch["tokens"][:, start:].reshape(-1)
             reference = batch["reference_hidden"].reshape(-1, dims).to(window.dtype) if "kl" in want else None
             counted = batch.get("counted")
             if counted is not None:  # the (tokens, V) logits are most of a small model's work
