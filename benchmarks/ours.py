@@ -87,10 +87,12 @@ elif a.what == "reward":
         found = [reward.features(base, side, [a.prompt] * a.pairs, 0) for side in answers]
         reward.train_head(head, *found, config)
 else:
-    model, work = backend.Model(c, folder=a.folder, weight_decay=0.01, dtype=a.dtype), a.rows * a.length
-    job = plan.Job(c, a.dtype, train=plan.Batch(a.rows, a.length, a.length))
-    tokens = rng.integers(0, c.vocab_size - 4, (a.rows, a.length + 1), dtype=np.int32)
-    mask = np.ones((a.rows, a.length), np.float32)
+    # Rows as our stages make them: of --length tokens the first is only read. The peers read as many and predict one
+    # more, from a row of one token more; work is what is predicted.
+    model, work = backend.Model(c, folder=a.folder, weight_decay=0.01, dtype=a.dtype), a.rows * (a.length - 1)
+    job = plan.Job(c, a.dtype, train=plan.Batch(a.rows, a.length, a.length - 1))
+    tokens = rng.integers(0, c.vocab_size - 4, (a.rows, a.length), dtype=np.int32)
+    mask = np.ones((a.rows, a.length - 1), np.float32)
     batch = {"tokens": tokens, "start": np.int32(1), "mask": mask, "total": np.float32(work)}
 
     def once():

@@ -34,8 +34,9 @@ from mlxrlhf.runlog import RunLog
 from mlxrlhf.stages import folders, training
 from mlxrlhf.stages import reward as reward_stage
 
-#: root mean square of (ratio - 1) allowed on the first minibatch, where old and new policy are the same
-RATIO_TOLERANCE = 1e-3
+#: root mean square of (ratio - 1) allowed on the first minibatch, where old and new policy are the same; in bfloat16
+#: rounding alone makes up to 0.01 where the two forwards had other rows beside them and so other kernels
+RATIO_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 
 
 class PPO:
@@ -195,7 +196,7 @@ class PPO:
 
     def _check_first(self, metrics: dict[str, float]) -> None:
         error = np.sqrt(metrics["val/ratio_error"])
-        if not error < RATIO_TOLERANCE:
+        if not error < RATIO_TOLERANCE[self.config.dtype]:
             raise UserError(f"the policy ratio is off by {error:.2g} on the first minibatch, where it must be 1: the "
                             "rollout and the training forward disagree (masks, temperature or precision)")
 
