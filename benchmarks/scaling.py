@@ -36,15 +36,15 @@ def seconds(backend_name: str, shape: str, rows: int, length: int, repeat: int) 
     """Median seconds of a step, in this process, with the operations it takes."""
     backend, c, rng = backends.load(backend_name, "cpu"), SHAPES[shape], np.random.default_rng(0)
     model = backend.Model(c, weight_decay=0.1)
-    mask = np.ones((rows, length), np.float32)
-    batch = {"tokens": rng.integers(0, c.vocab_size, (rows, length + 1), dtype=np.int32), "start": np.int32(1),
+    mask = np.ones((rows, length - 1), np.float32)
+    batch = {"tokens": rng.integers(0, c.vocab_size, (rows, length), dtype=np.int32), "start": np.int32(1),
              "mask": mask, "total": np.float32(mask.sum())}
     times = []
     for _ in range(repeat + 1):
         began = time.perf_counter()
         model.step(losses.language_modelling, [batch], want=("logp",), learning_rate=1e-5)
         times.append(time.perf_counter() - began)
-    passes, _ = plan.operations(plan.Job(c, "float32", train=plan.Batch(rows, length, length)))
+    passes, _ = plan.operations(plan.Job(c, "float32", train=plan.Batch(rows, length, length - 1)))
     return {"seconds": float(np.median(times[1:])), "operations": passes, "weights": c.parameters()}
 
 

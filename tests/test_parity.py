@@ -161,7 +161,7 @@ def test_dpo_objective(rank):
     batch = ppo_batch(a, ids(a.config, rows=4), critic=False)
     drawn = np.random.default_rng(5).normal(size=4)
     batch |= {"ref_logp": ((batch["old_logp"] * batch["mask"]).sum(axis=1) + drawn).astype(np.float32),
-              "total": np.float32(2)}
+              "weight": np.array([0.5, 1.5], np.float32), "total": np.float32(2)}
     metrics, _ = agree(a, b, losses.dpo_objective(beta=0.1, label_smoothing=0.1), batch, ("logp",))
     assert abs(metrics["rewards/margins"]) > 0.01
 

@@ -36,9 +36,10 @@ def build(folder, score=share_of_sevens, **changes):
     settings = dict(batch_size=16, mini_batch_size=8, max_tokens=12, lora_rank=0, learning_rate=3e-3, kl_coef=0.02,
                     missing_end_penalty=0.0)
     config = PPOConfig(**{**settings, **changes})
-    policy = mlx.Model(TOY, folder=folder, seed=0, lora_rank=config.lora_rank, value_head=True, head_learning_rate=3e-3,
+    shared = dict(folder=folder, dtype=config.dtype)
+    policy = mlx.Model(TOY, **shared, seed=0, lora_rank=config.lora_rank, value_head=True, head_learning_rate=3e-3,
                        keep_reference_head=config.kl_in_loss)
-    reference = policy if config.lora_rank else mlx.Model(TOY, folder=folder)
+    reference = policy if config.lora_rank else mlx.Model(TOY, **shared)
     return PPO(config, policy, reference, score, end_ids=[END], pad_id=0)
 
 
@@ -76,12 +77,15 @@ def test_no_signal_is_no_update(toy):
     assert all(np.array_equal(before[k], v) for k, v in ppo.policy.state().items())
 
 
-def test_a_policy_that_differs_from_its_rollout_is_stopped(toy):
-    ppo = build(toy)
+@pytest.mark.parametrize("dtype, least", [("float32", 0.01), ("bfloat16", 0.1)])
+def test_a_policy_that_differs_from_its_rollout_is_stopped(toy, dtype, least):
+    run(build(toy, dtype=dtype), 1)
+    ppo = build(toy, dtype=dtype)
     evaluate = ppo.policy.evaluate
+
     def shifted(batch, want, **settings):
         out = evaluate(batch, want, **settings)
-        return {k: v + 0.01 if k == "logp" else v for k, v in out.items()}
+        return {k: v + least if k == "logp" else v for k, v in out.items()}
 
     ppo.policy.evaluate = shifted
     with pytest.raises(UserError, match="must be 1"):
