@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_chat import mlxrlhf
 
-from mlxrlhf import backends, checkpoint, config
+from mlxrlhf import backends, checkpoint
 from mlxrlhf.data.dialogue import render_prompt
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
@@ -66,15 +66,15 @@ def test_compare_shows_it_before_ppo(tmp_path, merged):
 
 def test_ones_own_models_come_first(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert folders.find_model(config.ChatConfig()) == ("shipped-rlhf", FOLDER, str(FOLDER / "adapters"))
+    assert folders.find_model("") == ("shipped-rlhf", FOLDER, str(FOLDER / "adapters"))
     for own in ("micro/language", "nano/code"):
         (tmp_path / "weights" / own).mkdir(parents=True)
         shutil.copy(FOLDER / "config.json", tmp_path / "weights" / own)
-        assert folders.find_model(config.ServeConfig()) == (f"weights/{own}", Path("weights") / own, "")
-    assert folders.find_model(config.ExportConfig(size="micro")).folder == Path("weights/micro/language")
+        assert folders.find_model("") == (f"weights/{own}", Path("weights") / own, "")
+    assert folders.find_model("", size="micro").folder == Path("weights/micro/language")
     assert capsys.readouterr().err.count("shipped model") == 1
     with pytest.raises(UserError, match="no trained model under weights/tiny; .*leave --size out"):
-        folders.find_model(config.ChatConfig(size="tiny"))
+        folders.find_model("", size="tiny")
 
 
 def test_mlx_lm_reads_model_and_adapters(merged):

@@ -307,23 +307,30 @@ class AdamW:
 
     def named_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         """step () uint64, learning_rate () float32 and, once a step was taken, NAME.m and NAME.v of each parameter."""
-        steps = [int(slots["step"]) for slots in self.torch.state.values()]
-        yield "step", np.array(max(steps, default=0), np.uint64)
-        yield "learning_rate", np.array(self.torch.param_groups[0]["lr"], np.float32)
+        state = self.torch.state if self._made else {}
+        yield "step", np.array(max((int(slots["step"]) for slots in state.values()), default=0), np.uint64)
+        yield "learning_rate", np.array(self.torch.param_groups[0]["lr"] if self._made else _ADAM["lr"], np.float32)
         for name, p in self.parameters.items():
             for slot, letter in _MOMENTS.items():
-                if p in self.torch.state:
-                    yield f"{name}.{letter}", to_numpy(self.torch.state[p][slot])
+                if p in state:
+                    yield f"{name}.{letter}", to_numpy(state[p][slot])
 
     def load_state(self, arrays: Mapping[str, np.ndarray], prefix: str) -> None:
         """Take over what `named_arrays` gave, under names that start with `prefix`."""
+        kept = [name for name in self.parameters if f"{prefix}{name}.m" in arrays]
+        if not kept and not self._made:
+            return
         self.torch.state.clear()
         self.torch.param_groups[0]["lr"] = float(arrays.get(f"{prefix}learning_rate", 0.0))  # every step sets its own
-        for name, p in self.parameters.items():
-            if f"{prefix}{name}.m" in arrays:
-                moments = {slot: torch.tensor(arrays[f"{prefix}{name}.{letter}"], device=p.device)
-                           for slot, letter in _MOMENTS.items()}
-                self.torch.state[p] = {"step": torch.tensor(float(arrays[f"{prefix}step"]), device=p.device), **moments}
+        for name in kept:
+            p = self.parameters[name]
+            moments = {slot: torch.tensor(arrays[f"{prefix}{name}.{letter}"], device=p.device)
+                       for slot, letter in _MOMENTS.items()}
+            self.torch.state[p] = {"step": torch.tensor(float(arrays[f"{prefix}step"]), device=p.device), **moments}
+
+    @property
+    def _made(self) -> bool:
+        return "torch" in vars(self)
 
 
 def add_lora(trunk: Llama, rank: int, scale: float) -> list[LoRALinear]:
