@@ -25,9 +25,9 @@ LORA = ["--lora-rank", "16"]
 SAMPLED = ["--temp", "0.7", "--max-tokens", "128"]
 #: longer than in training, so that no answer of the start loses for want of room
 JUDGED = ["--temp", "0.7", "--max-tokens", "256"]
-PPO = ["ppo", *LORA, *SAMPLED, "--steps-per-epoch", "32", "--batch-size", "16", "--responses-per-prompt", "2",
-       "--ppo-epochs", "2", "--mini-batch-size", "16", "--learning-rate", "5e-4", "--kl-coef", "0.1",
-       "--kl-target", "10", "--gamma", "1.0", "--lam", "1.0", "--save-every", "4"]
+PPO = ["ppo", *LORA, *SAMPLED, "--steps-per-epoch", "24", "--batch-size", "16", "--responses-per-prompt", "2",
+       "--ppo-epochs", "2", "--mini-batch-size", "16", "--learning-rate", "5e-4", "--kl-coef", "0.05",
+       "--kl-target", "15", "--gamma", "1.0", "--lam", "1.0", "--save-every", "4"]
 #: name: the command that trains it, without what all share; best-of trains nothing
 METHODS = {
     "best-of-8": [],
