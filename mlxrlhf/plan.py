@@ -71,6 +71,7 @@ class Job:
     copies: int = 0                 # frozen trunks beside the first: a reference, the model before alignment
     reference_head: bool = False    # a frozen output layer beside the trained one
     train: Batch | None = None      # one forward and backward
+    sums: bool = False              # its gradient needs every token's log-probability before it can start
     forwards: int = 1               # of those in an optimizer step
     steps: float = 1                # optimizer steps in a step of the command
     evaluate: Batch | None = None   # one forward without gradient
@@ -100,7 +101,8 @@ class Job:
         if isinstance(config, DPOConfig):
             pairs = min(config.micro_batch_size, config.batch_size)
             micro = Batch(2 * pairs, bucket(prompt) + bucket(answer), bucket(answer))
-            return cls(model, **same, train=micro, evaluate=micro, forwards=-(-config.batch_size // pairs))
+            return cls(model, **same, train=micro, sums=True, evaluate=micro,
+                       forwards=-(-config.batch_size // pairs))
         if isinstance(config, EvaluateConfig):
             rows = min(TOGETHER, (config.prompts or TOGETHER) * config.samples)
             read = Batch(rows, bucket(prompt) + bucket(config.max_tokens), bucket(config.max_tokens))
@@ -160,8 +162,8 @@ def predict(job: Job, backend) -> Plan:
               "optimizer moments": 2 * trained * BYTES[job.optimizer_dtype]}
     phases: dict[str, dict[str, float]] = {}
 
-    def logits(b: Batch, more: bool) -> int:
-        return m.logits(size, more) * min(b.rows * b.predicted * c.vocab_size, m.LOGITS_CHUNK)
+    def logits(b: Batch, more: bool, sums: bool = False) -> int:
+        return m.logits(size, more, sums) * min(b.rows * b.predicted * c.vocab_size, m.LOGITS_CHUNK)
 
     def block(b: Batch) -> int:
         return b.tokens * m.block(c, b.length, size, full)
@@ -181,7 +183,7 @@ def predict(job: Job, backend) -> Plan:
         # The output layer's gradient comes first and, where it is the embedding's too, the embedding's own part last.
         tied = size * full * embedding
         phases["at the start of the backward pass"] = {
-            "activations": c.num_layers * kept + m.WORKING * block(b), "logits": logits(b, True),
+            "activations": c.num_layers * kept + m.WORKING * block(b), "logits": logits(b, True, job.sums),
             "gradients": summed + tied}
         phases["at the end of the backward pass"] = {
             "activations": kept + at_work * block(b),

@@ -41,12 +41,13 @@ def block(c: ModelConfig, length: int, size: int, scales: bool) -> int:
     return 2 * norm + size * (attention + mlp)
 
 
-def logits(size: int, more: bool) -> int:
+def logits(size: int, more: bool, sums: bool) -> int:
     """Bytes for each token and piece of the vocabulary: float32 logits, in bfloat16 also as they were computed.
 
-    more: a gradient or an entropy is wanted: the softmax, and its product with what is summed.
+    more: a gradient or an entropy is wanted: the softmax, and its product with what is summed. sums: the gradient waits
+    for sums over answers, so that MLX cannot allocate it while the forward pass is still at work.
     """
-    return 4 * (3 if more else 1) + (size if size < 4 else 0)
+    return 4 * (1 if not more else 2 if sums else 3) + (size if size < 4 else 0)
 
 
 def limit() -> int:

@@ -44,11 +44,12 @@ def block(c: ModelConfig, length: int, size: int, scales: bool) -> int:
     return 2 * norm + size * (attention + mlp)
 
 
-def logits(size: int, more: bool) -> int:
+def logits(size: int, more: bool, sums: bool) -> int:
     """Bytes for each token and piece of the vocabulary: float32 logits and log-softmax, in bfloat16 also the logits as
     they were computed.
 
-    more: a gradient or an entropy is wanted: one more array of float32.
+    more: a gradient or an entropy is wanted: one more array of float32. sums: no matter here, where nothing is allocated
+    ahead of its use.
     """
     return 4 * (3 if more else 2) + (size if size < 4 else 0)
 
