@@ -48,8 +48,8 @@ def logits(size: int, more: bool, sums: bool) -> int:
     """Bytes for each token and piece of the vocabulary: float32 logits and log-softmax, in bfloat16 also the logits as
     they were computed.
 
-    more: a gradient or an entropy is wanted: one more array of float32. sums: no matter here, where nothing is allocated
-    ahead of its use.
+    more: a gradient or an entropy is wanted: one more array of float32. sums: no matter here, where nothing is
+    allocated ahead of its use.
     """
     return 4 * (3 if more else 2) + (size if size < 4 else 0)
 
