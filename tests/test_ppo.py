@@ -6,6 +6,7 @@ import pytest
 from mlxrlhf import backends
 from mlxrlhf.config import ModelConfig, PPOConfig
 from mlxrlhf.errors import UserError
+from mlxrlhf.stages import ppo as stage
 from mlxrlhf.stages.ppo import PPO
 
 mlx = backends.load("mlx")
@@ -97,6 +98,11 @@ def test_runaway_and_nan_are_stopped_with_their_cause(toy):
         run(build(toy, kl_limit=0.01, kl_coef=0.0), 12)
     with pytest.raises(UserError, match="not finite"):
         run(build(toy, score=always(np.nan)), 1)
+
+
+def test_a_penalty_of_zero_cannot_be_raised():
+    with pytest.raises(UserError, match="--kl-target 8 .* cannot start at 0"):
+        stage.run(PPOConfig(kl_target=8, kl_coef=0))
 
 
 def test_a_missing_end_costs_its_penalty(toy):
