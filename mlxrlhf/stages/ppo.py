@@ -224,8 +224,8 @@ def align(config: PPOConfig | GRPOConfig, stage: str) -> dict:
     """Optimise the tools checkpoint for --reward and write weights/SIZE/STAGE. Returns the figures of summary.json."""
     components = rewards.parse(config.reward)
     if config.kl_target and not config.kl_coef:
-        raise UserError(f"--kl-target {config.kl_target:g} raises --kl-coef step by step, which cannot start at 0; give "
-                        "one such as 0.05")
+        raise UserError(f"--kl-target {config.kl_target:g} raises --kl-coef step by step, which cannot start at 0; "
+                        "give one such as 0.05")
     source, model_config, tokenizer = folders.open_checkpoint(config, "tools", config.checkpoint)
     prompts = rewards.load_prompts(Path(config.prompts)) if config.prompts else load_prompts(config, ("train",))
     prompts = rewards.with_tests(prompts)
