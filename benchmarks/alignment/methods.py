@@ -1,4 +1,4 @@
-"""PPO over seeds beside best-of-8, fine-tuning on the chosen answers and DPO: one start, one judge, held-out requests.
+"""PPO and GRPO over seeds beside best-of-8, fine-tuning on the chosen answers and DPO: one start, one judge.
 
     .venv-bench/bin/python benchmarks/alignment/methods.py --model smollm2 --out runs/methods
 
@@ -25,9 +25,12 @@ LORA = ["--lora-rank", "16"]
 SAMPLED = ["--temp", "0.7", "--max-tokens", "128"]
 #: longer than in training, so that no answer of the start loses for want of room
 JUDGED = ["--temp", "0.7", "--max-tokens", "256"]
-PPO = ["ppo", *LORA, *SAMPLED, "--steps-per-epoch", "24", "--batch-size", "16", "--responses-per-prompt", "2",
-       "--ppo-epochs", "2", "--mini-batch-size", "16", "--learning-rate", "5e-4", "--kl-coef", "0.05",
-       "--kl-target", "15", "--gamma", "1.0", "--lam", "1.0", "--save-every", "4"]
+#: 24 updates of 32 answers under the same KL limit, for PPO and GRPO
+POLICY = [*LORA, *SAMPLED, "--steps-per-epoch", "24", "--ppo-epochs", "2", "--mini-batch-size", "16", "--learning-rate",
+          "5e-4", "--kl-target", "15", "--save-every", "4"]
+PPO = ["ppo", *POLICY, "--batch-size", "16", "--responses-per-prompt", "2", "--kl-coef", "0.05", "--gamma", "1.0",
+       "--lam", "1.0"]
+GRPO = ["grpo", *POLICY, "--batch-size", "4", "--responses-per-prompt", "8", "--kl-coef", "0.2"]
 #: name: the command that trains it, without what all share; best-of trains nothing
 METHODS = {
     "best-of-8": [],
@@ -35,7 +38,8 @@ METHODS = {
                               "--batch-size", "8", "--sequence-length", "256", "--learning-rate", "3e-4",
                               "--warmup-steps", "10"],
     "DPO": ["dpo", *LORA, "--learning-rate", "1e-4"],
-    **{f"PPO, seed {seed}": [*PPO, "--seed", str(seed)] for seed in range(3)},
+    **{f"{name}, seed {seed}": [*command, "--seed", str(seed)]
+       for name, command in (("GRPO", GRPO), ("PPO", PPO)) for seed in range(3)},
 }
 COLUMNS = (("win rate, reward model", "win_rate", "{:.0%}"), ("win rate, verified", "verified_win_rate", "{:.0%}"),
            ("reward", "score", "{:.2f}"), ("passes tests", "passes_tests", "{:.0%}"), ("parses", "parses", "{:.0%}"),
@@ -58,15 +62,20 @@ def chosen_answers(pairs: Path, out: Path) -> None:
     out.write_text("".join(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in sorted(unique)))
 
 
+def folder_of(name: str, out: Path) -> Path:
+    """Where a method's checkpoint and evaluation are."""
+    return out / name.replace(", ", "-").replace(" ", "-").lower()
+
+
 def measure(name: str, train: list[str], options, shared: list[str], backend: list[str], start: Path) -> None:
     """Train one method and evaluate it against the start; leaves OUT/NAME/evaluation and OUT/NAME/minutes.json."""
-    folder = options.out / name.replace(", ", "-").replace(" ", "-").lower()
+    folder = folder_of(name, options.out)
     if (folder / "evaluation" / "summary.json").is_file():
         return
     minutes, checkpoint, extra = 0.0, folder, []
     if train:
         filled = [part.format(chosen=options.out / "chosen.jsonl") for part in train]
-        judge = ["--reward-model", str(options.out / "reward")] if train[0] == "ppo" else []
+        judge = ["--reward-model", str(options.out / "reward")] if train[0] in ("ppo", "grpo") else []
         if not (folder / "config.json").is_file():
             minutes = mlxrlhf(*filled, *shared, *backend, *judge, "--out", str(folder), "--resume")
     else:
@@ -81,7 +90,7 @@ def results(out: Path) -> dict[str, dict]:
     """Figures of every method that has been measured: before, after, minutes."""
     found = {}
     for name in METHODS:
-        folder = out / name.replace(", ", "-").replace(" ", "-").lower()
+        folder = folder_of(name, out)
         if (folder / "evaluation" / "summary.json").is_file():
             found[name] = json.loads((folder / "evaluation" / "summary.json").read_text())
             found[name]["minutes"] = json.loads((folder / "minutes.json").read_text())
@@ -89,48 +98,51 @@ def results(out: Path) -> dict[str, dict]:
 
 
 def table(found: dict[str, dict]) -> str:
-    """One line per method; PPO's seeds as mean ± standard deviation too."""
+    """One line per method; PPO's and GRPO's seeds as mean ± standard deviation too."""
     lines = ["| | " + " | ".join(title for title, *_ in COLUMNS) + " |", "|---" + "|---:" * len(COLUMNS) + "|"]
     start = next(iter(found.values()))["before"]
     lines.append("| start | " + " | ".join(form.format(start[key]) for _, key, form in COLUMNS) + " |")
     for name, figures in found.items():
         lines.append(f"| {name} | " + " | ".join(form.format(figures["after"][key]) for _, key, form in COLUMNS) + " |")
-    seeds = [figures["after"] for name, figures in found.items() if name.startswith("PPO")]
-    if len(seeds) > 1:
-        cells = [f"{form.format(np.mean(v))} ± {form.format(np.std(v, ddof=1))}"
-                 for form, v in ((form, [s[key] for s in seeds]) for _, key, form in COLUMNS)]
-        lines.append(f"| **PPO, {len(seeds)} seeds** | " + " | ".join(cells) + " |")
+    for method in ("GRPO", "PPO"):
+        seeds = [figures["after"] for name, figures in found.items() if name.startswith(method)]
+        if len(seeds) > 1:
+            cells = [f"{form.format(np.mean(v))} ± {form.format(np.std(v, ddof=1))}"
+                     for form, v in ((form, [s[key] for s in seeds]) for _, key, form in COLUMNS)]
+            lines.append(f"| **{method}, {len(seeds)} seeds** | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def plot(found: dict[str, dict], out: Path) -> None:
-    """Rewards and pass rates while PPO learns, and both win rates of every method against its KL."""
+    """Rewards and pass rates while PPO and GRPO learn, and both win rates of every method against its KL."""
     import matplotlib
 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
-    for axis, key, title in ((axes[0], "objective/scores", "PPO: reward of the answers sampled"),
-                             (axes[1], "objective/pass_rate", "PPO: share that pass their tests")):
-        curves = []
-        for name in found:
-            if name.startswith("PPO"):
-                folder = out / name.replace(", ", "-").replace(" ", "-").lower()
-                curves.append([row[key] for row in read_metrics(folder / "run" / "metrics.jsonl")])
-                axis.plot(range(1, len(curves[-1]) + 1), curves[-1], color="#8aa7e0", linewidth=0.9)
-        if curves:
-            length = min(map(len, curves))
-            axis.plot(range(1, length + 1), np.mean([c[:length] for c in curves], axis=0), color="#1d4fbf", linewidth=2)
+    for axis, key, title in ((axes[0], "objective/scores", "Reward of the answers sampled"),
+                             (axes[1], "objective/kl", "KL from the start, nats per answer")):
+        for method, thin, thick in (("PPO", "#8aa7e0", "#1d4fbf"), ("GRPO", "#8fc79a", "#1f7a35")):
+            curves = []
+            for name in found:
+                if name.startswith(method):
+                    curves.append([row[key] for row in read_metrics(folder_of(name, out) / "run" / "metrics.jsonl")])
+                    axis.plot(range(1, len(curves[-1]) + 1), curves[-1], color=thin, linewidth=0.9)
+            if curves:
+                length = min(map(len, curves))
+                axis.plot(range(1, length + 1), np.mean([c[:length] for c in curves], axis=0), color=thick, linewidth=2,
+                          label=method)
+        axis.legend(fontsize=7, frameon=False, loc="lower right")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("update (thin: a seed; thick: their mean)", fontsize=8)
     named: set[str] = set()
-    marks = {"best-of-8": "s", "fine-tuning on chosen": "^", "DPO": "D"}
+    marks = {"best-of-8": "s", "fine-tuning on chosen": "^", "DPO": "D", "GRPO": "v", "PPO": "o"}
     for name, figures in found.items():
         after, kind = figures["after"], name.partition(",")[0]
         for key, colour in (("win_rate", "#1d4fbf"), ("verified_win_rate", "#d9822b")):
             error = np.sqrt(after[key] * (1 - after[key]) / after["answers"])
-            axes[2].errorbar(after["kl"], after[key], error, fmt=marks.get(name, "o"), color=colour, markersize=6,
+            axes[2].errorbar(after["kl"], after[key], error, fmt=marks[kind], color=colour, markersize=6,
                              elinewidth=0.7)
         if kind not in named:
             left = after["kl"] > max(f["after"]["kl"] for f in found.values()) / 2  # of its mark, inside the frame
