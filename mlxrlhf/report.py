@@ -164,9 +164,12 @@ def reward_section(figures: dict) -> str:
     """What the reward model's accuracy is worth."""
     rows = [("held-out accuracy", "val_accuracy", "{:.0%}"), ("always the longer answer", "length_baseline", "{:.0%}"),
             ("counting tokens", "token_baseline", "{:.0%}"),
+            ("accuracy on the base's own answers", "val_accuracy_own_samples", "{:.0%}"),
+            ("counting tokens there", "token_baseline_own_samples", "{:.0%}"),
             ("calibration error", "calibration_error", "{:.3f}"),
             ("correlation of score and length", "score_length_correlation", "{:.2f}")]
-    lines = "".join(f"<tr><td>{name}</td><td>{form.format(figures[key])}</td></tr>" for name, key, form in rows)
+    lines = "".join(f"<tr><td>{name}</td><td>{form.format(figures[key])}</td></tr>" for name, key, form in rows
+                    if key in figures)
     counting = figures.get("token_baseline_by_criterion", {})
     lines += "".join(f"<tr><td>accuracy: {html.escape(name)}</td><td>{value:.0%}"
                      + (f" (counting tokens: {counting[name]:.0%})" if name in counting else "") + "</td></tr>"

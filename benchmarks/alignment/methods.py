@@ -1,4 +1,4 @@
-"""PPO and GRPO over seeds beside best-of-8, fine-tuning on the chosen answers and DPO: one start, one judge.
+"""PPO, GRPO and DPO over seeds beside best-of-8 and fine-tuning on the chosen answers: one start, one judge.
 
     .venv-bench/bin/python benchmarks/alignment/methods.py --model smollm2 --out runs/methods
 
@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
+from command import mlxrlhf
 
 from mlxrlhf import published
 from mlxrlhf.runlog import read_metrics
@@ -31,28 +29,21 @@ POLICY = [*LORA, *SAMPLED, "--steps-per-epoch", "24", "--ppo-epochs", "2", "--mi
 PPO = ["ppo", *POLICY, "--batch-size", "16", "--responses-per-prompt", "2", "--kl-coef", "0.05", "--gamma", "1.0",
        "--lam", "1.0"]
 GRPO = ["grpo", *POLICY, "--batch-size", "4", "--responses-per-prompt", "8", "--kl-coef", "0.2"]
+DPO = ["dpo", *LORA, "--learning-rate", "1e-4"]
+SEEDED = {"DPO": DPO, "GRPO": GRPO, "PPO": PPO}
 #: name: the command that trains it, without what all share; best-of trains nothing
 METHODS = {
     "best-of-8": [],
     "fine-tuning on chosen": ["finetune", "--stage", "code", *LORA, "--data", "{chosen}", "--steps-per-epoch", "60",
                               "--batch-size", "8", "--sequence-length", "256", "--learning-rate", "3e-4",
                               "--warmup-steps", "10"],
-    "DPO": ["dpo", *LORA, "--learning-rate", "1e-4"],
     **{f"{name}, seed {seed}": [*command, "--seed", str(seed)]
-       for name, command in (("GRPO", GRPO), ("PPO", PPO)) for seed in range(3)},
+       for name, command in SEEDED.items() for seed in range(3)},
 }
 COLUMNS = (("win rate, reward model", "win_rate", "{:.0%}"), ("win rate, verified", "verified_win_rate", "{:.0%}"),
            ("reward", "score", "{:.2f}"), ("passes tests", "passes_tests", "{:.0%}"), ("parses", "parses", "{:.0%}"),
            ("docstring", "docstring", "{:.0%}"), ("type hints", "type_hints", "{:.0%}"), ("KL, nats", "kl", "{:.1f}"),
            ("tokens", "length", "{:.0f}"))
-
-
-def mlxrlhf(*arguments: str) -> float:
-    """One command, its output on this screen; ends the benchmark when it fails. Returns its minutes."""
-    print("$ mlxrlhf", " ".join(arguments), flush=True)
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-m", "mlxrlhf_cli.main", *arguments], check=True)
-    return (time.monotonic() - began) / 60
 
 
 def chosen_answers(pairs: Path, out: Path) -> None:
@@ -98,14 +89,14 @@ def results(out: Path) -> dict[str, dict]:
 
 
 def table(found: dict[str, dict]) -> str:
-    """One line per method; PPO's and GRPO's seeds as mean ± standard deviation too."""
+    """One line per method and seed; several seeds as mean ± standard deviation too."""
     lines = ["| | " + " | ".join(title for title, *_ in COLUMNS) + " |", "|---" + "|---:" * len(COLUMNS) + "|"]
     start = next(iter(found.values()))["before"]
     lines.append("| start | " + " | ".join(form.format(start[key]) for _, key, form in COLUMNS) + " |")
     for name, figures in found.items():
         lines.append(f"| {name} | " + " | ".join(form.format(figures["after"][key]) for _, key, form in COLUMNS) + " |")
-    for method in ("GRPO", "PPO"):
-        seeds = [figures["after"] for name, figures in found.items() if name.startswith(method)]
+    for method in SEEDED:
+        seeds = [figures["after"] for name, figures in found.items() if name.startswith(f"{method},")]
         if len(seeds) > 1:
             cells = [f"{form.format(np.mean(v))} ± {form.format(np.std(v, ddof=1))}"
                      for form, v in ((form, [s[key] for s in seeds]) for _, key, form in COLUMNS)]
@@ -126,7 +117,7 @@ def plot(found: dict[str, dict], out: Path) -> None:
         for method, thin, thick in (("PPO", "#8aa7e0", "#1d4fbf"), ("GRPO", "#8fc79a", "#1f7a35")):
             curves = []
             for name in found:
-                if name.startswith(method):
+                if name.startswith(f"{method},"):
                     curves.append([row[key] for row in read_metrics(folder_of(name, out) / "run" / "metrics.jsonl")])
                     axis.plot(range(1, len(curves[-1]) + 1), curves[-1], color=thin, linewidth=0.9)
             if curves:

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
+from command import mlxrlhf
 
 from mlxrlhf import published, report
 
@@ -30,12 +28,6 @@ COLUMNS = (("accuracy", "val_accuracy", "{:.1%}"), ("correctness", "correctness"
            ("score/length r", "score_length_correlation", "{:+.2f}"), ("longer answer", "length_baseline", "{:.1%}"),
            ("token counts", "token_baseline", "{:.1%}"),
            ("token counts on correctness", "counting_correctness", "{:.1%}"), ("seconds", "seconds", "{:.0f}"))
-
-
-def mlxrlhf(*arguments: str) -> None:
-    """One command, its output on this screen; ends the benchmark when it fails."""
-    print("$ mlxrlhf", " ".join(arguments), flush=True)
-    subprocess.run([sys.executable, "-m", "mlxrlhf_cli.main", *arguments], check=True)
 
 
 def plot(found: dict[str, dict], file: Path) -> None:
@@ -95,14 +87,13 @@ def main() -> None:
         if name in found:
             continue
         folder = options.out / name.replace(", ", "-").lower()
-        began = time.monotonic()
-        mlxrlhf("reward", *shared, "--backend", options.backend, "--dtype", options.dtype, "--samples", "0",
-                "--out", str(folder), *(flag.format(rank=options.rank) for flag in flags))
+        minutes = mlxrlhf("reward", *shared, "--backend", options.backend, "--dtype", options.dtype, "--samples", "0",
+                          "--out", str(folder), *(flag.format(rank=options.rank) for flag in flags))
         figures = json.loads((folder / "run" / "summary.json").read_text())
         correctness = {title: figures[key].get("correctness", float("nan"))
                        for title, key in (("correctness", "val_accuracy_by_criterion"),
                                           ("counting_correctness", "token_baseline_by_criterion"))}
-        found[name] = {**figures, **correctness, "seconds": time.monotonic() - began}
+        found[name] = {**figures, **correctness, "seconds": 60 * minutes}
         file.write_text(json.dumps(found, indent=1) + "\n")
     lines = ["| reward model | " + " | ".join(title for title, *_ in COLUMNS) + " |",
              "|---" * (len(COLUMNS) + 1) + "|"]

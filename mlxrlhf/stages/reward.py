@@ -230,6 +230,7 @@ def run(config: RewardConfig) -> dict:
             figures["val_accuracy_own_samples"] = float(accuracy(head, *both(own_val, bool(config.unfreeze_rank)))
                                                         .mean())
             figures["own_pairs"] = len(own_train)
+            figures["token_baseline_own_samples"] = float(counting_tokens(train_pairs, own_val).mean())
         figures |= evidence_figures(head, val_features, train_pairs, val_pairs)
         warned = warning(figures)
         if warned:
@@ -255,12 +256,17 @@ def evidence_figures(head, val_features: Sequence[np.ndarray], train_pairs: Sequ
     scores = [head.scores(some) for some in val_features]  # of chosen and rejected answers
     bins = evidence.calibration(scores[0] - scores[1])
     lengths = [[len(getattr(p, kind)) - p.start for p in val_pairs] for kind in ("chosen", "rejected")]
-    answers = [[(p.chosen[p.start:], p.rejected[p.start:]) for p in pairs] for pairs in (train_pairs, val_pairs)]
-    counting = evidence.wins(evidence.token_margins(*answers))
+    counting = counting_tokens(train_pairs, val_pairs)
     return {"calibration_error": evidence.expected_calibration_error(bins),
             "score_length_correlation": evidence.correlation(np.concatenate(scores), np.concatenate(lengths)),
             "token_baseline": float(counting.mean()),
             "token_baseline_by_criterion": by_criterion(counting, val_pairs), "calibration": [asdict(b) for b in bins]}
+
+
+def counting_tokens(train_pairs: Sequence[EncodedPair], held_out: Sequence[EncodedPair]) -> np.ndarray:
+    """Per held-out pair: 1 where a judge that only counts tokens is right, 0.5 on a tie; (pairs,)."""
+    answers = [[(p.chosen[p.start:], p.rejected[p.start:]) for p in pairs] for pairs in (train_pairs, held_out)]
+    return evidence.wins(evidence.token_margins(*answers))
 
 
 def warning(figures: dict) -> str:

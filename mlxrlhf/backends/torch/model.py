@@ -132,7 +132,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up (Shazeer 2020)."""
-    return SwiGLU.apply(gate, up) if torch.is_grad_enabled() else F.silu(gate).mul_(up)
+    return (SwiGLU.apply if torch.is_grad_enabled() else SwiGLU.value)(gate, up)
 
 
 class SwiGLU(torch.autograd.Function):
@@ -140,9 +140,13 @@ class SwiGLU(torch.autograd.Function):
     silu(gate) would be another."""
 
     @staticmethod
+    def value(gate: Tensor, up: Tensor) -> Tensor:
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
     def forward(ctx, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+        return SwiGLU.value(gate, up)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
