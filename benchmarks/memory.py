@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--backend", default="mlx", choices=("mlx", "torch"))
     parser.add_argument("--sizes", default="nano,micro,tiny,medium")
     parser.add_argument("--stages", default=",".join(STAGES))
-    parser.add_argument("--large", action="store_true", help="the targets of size large instead; hours on a CPU")
+    parser.add_argument("--large", action="store_true", help="the targets of size large instead: an hour of one core")
     parser.add_argument("--plan-again", action="store_true", help="measure nothing: plan the cases of memory.json anew")
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
