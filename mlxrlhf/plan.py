@@ -156,9 +156,10 @@ def predict(job: Job, backend) -> Plan:
     full = job.train is not None and not job.lora_rank
     embedding = c.vocab_size * c.hidden_size
     small, trained = small_weights(job), trained_weights(job)
+    masters = full and job.dtype == "bfloat16"
     always = {"process": m.held(), "weights": size * c.parameters(), "adapters and heads": 4 * small,
               "reference": size * (job.copies * c.parameters() + job.reference_head * embedding),
-              "masters": full * (job.dtype == "bfloat16") * m.MASTER * c.parameters(),
+              "masters": masters * m.MASTER * c.parameters(),
               "optimizer moments": 2 * trained * BYTES[job.optimizer_dtype]}
     phases: dict[str, dict[str, float]] = {}
 
@@ -188,9 +189,9 @@ def predict(job: Job, backend) -> Plan:
         phases["at the end of the backward pass"] = {
             "activations": kept + at_work * block(b),
             "logits": full * m.LOGITS_LEFT * size * b.rows * b.predicted * c.vocab_size,
-            "gradients": summed + gradient + tied}
+            "gradients": m.gradients(gradient, summed, tied)}
         phases["in the optimizer step"] = {
-            "gradients": max(summed, gradient), "temporaries": 4 * m.UPDATE * min(trained, m.UPDATE_CHUNK)}
+            "gradients": max(summed, gradient), "temporaries": m.update(masters) * min(trained, m.UPDATE_CHUNK)}
     phase, parts = max(phases.items(), key=lambda item: sum(item[1].values()))
     return Plan({name: value for name, value in {**always, **parts}.items() if value}, phase)
 

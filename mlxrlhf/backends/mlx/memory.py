@@ -23,8 +23,6 @@ LOGITS_LEFT = 1
 #: blocks at work, in what a block keeps: MLX allocates up to ten operations ahead of the one it computes, about a
 #: block's; with checkpointing, also the block that is computed again and its gradients
 WORKING, RECOMPUTED = 1, 3
-#: float32 arrays of one portion of the weights that an AdamW step makes anew: update, moments, scaled gradient
-UPDATE = 4
 
 
 def block(c: ModelConfig, length: int, size: int, scales: bool) -> int:
@@ -48,6 +46,20 @@ def logits(size: int, more: bool, sums: bool) -> int:
     for sums over answers, so that MLX cannot allocate it while the forward pass is still at work.
     """
     return 4 * (1 if not more else 2 if sums else 3) + (size if size < 4 else 0)
+
+
+def gradients(gradient: int, summed: int, tied: int) -> int:
+    """Bytes of gradients at the end of a backward pass: its own, or what earlier forwards left, to which each is added
+    as soon as it is there. The last of them is the embedding's, in two parts and their sum where it is tied."""
+    return max(gradient + tied, summed + 3 * tied if summed else 0)
+
+
+def update(masters: bool) -> int:
+    """Bytes that an AdamW step makes anew for each weight of a portion: update, moments, scaled gradient.
+
+    masters: the weights are bfloat16 and their float32 masters are put together and taken apart again.
+    """
+    return 4 * (10 if masters else 4)
 
 
 def limit() -> int:

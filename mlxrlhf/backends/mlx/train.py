@@ -25,7 +25,7 @@ from mlxrlhf.errors import UserError
 
 _ADAM = dict(betas=[0.9, 0.95], eps=1e-5, bias_correction=True)  # MLX's default leaves the bias correction out
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
-#: elements updated at once: gradients and the optimizer's temporaries are freed from one portion to the next
+#: elements updated at once: gradients and the optimizer's float32 temporaries are freed from one portion to the next
 UPDATE_CHUNK = 2**22
 
 
@@ -171,7 +171,8 @@ class MLXModel:
             gradients, totals = parallel.add(gradients, self.world[1]), parallel.add(totals, self.world[1])
             mx.eval(gradients, totals)
         # Reduced row by row: a naive float32 sum over a large array loses digits.
-        norm = mx.sqrt(sum(mx.square(g.astype(mx.float32)).sum(axis=-1).sum() for g in gradients.values())).item()
+        norm = mx.sqrt(sum(mx.square(g[rows].astype(mx.float32)).sum(axis=-1).sum()
+                           for g in gradients.values() for rows in _portions(g))).item()
         metrics = {name: value.item() for name, value in totals.items()}
         metrics["grad_norm"], metrics["skipped"] = norm, 0.0
         if not all(map(math.isfinite, (norm, metrics["loss"]))):
@@ -209,22 +210,36 @@ class MLXModel:
                 continue
             optimizer.learning_rate = head_rate if group == "head" else learning_rate
             optimizer.state["step"] = optimizer.step + 1
-            while names:
-                moved, size = {}, 0
-                while names and size < UPDATE_CHUNK:
-                    name = names.pop()
-                    gradient, master = gradients.pop(name), self._master(name, weights.pop(name))
-                    size += gradient.size
-                    state = optimizer.state.setdefault(name, {})
-                    if not state:
-                        optimizer.init_single(master.astype(_DTYPES[self.optimizer_dtype]), state)
-                    moved[name] = optimizer.apply_single(gradient.astype(mx.float32) * scale, master, state)
-                    for moment in state:
-                        state[moment] = state[moment].astype(_DTYPES[self.optimizer_dtype])
-                    del gradient, master
-                self._publish(moved)
-                del moved
-                mx.eval(self.network.trainable_parameters(), self._lower, optimizer.state)
+            waiting = 0
+            for name in reversed(names):
+                gradient, weight = gradients.pop(name), weights.pop(name)
+                state = optimizer.state.setdefault(name, {})
+                if not state:
+                    optimizer.init_single(weight.astype(_DTYPES[self.optimizer_dtype]), state)
+                for rows in _portions(gradient):
+                    self._move(optimizer, state, weight, self._lower.get(name), gradient, rows, scale)
+                    waiting += gradient[rows].size
+                    if waiting >= UPDATE_CHUNK:
+                        mx.eval(self.network.trainable_parameters(), self._lower, optimizer.state)
+                        waiting = 0
+                del gradient
+            mx.eval(self.network.trainable_parameters(), self._lower, optimizer.state)
+
+    def _move(self, optimizer, state: dict, weight: mx.array, lower: mx.array | None, gradient: mx.array, rows: slice,
+              scale: float) -> None:
+        """AdamW on some rows of a weight, in place: the network and the optimizer hold these very arrays."""
+        master = weight[rows] if lower is None else _join(weight[rows], lower[rows])
+        moments = {name: moment[rows] for name, moment in state.items()}
+        master = optimizer.apply_single(gradient[rows].astype(mx.float32) * scale, master, moments)
+        values = [(state[name], moment.astype(state[name].dtype)) for name, moment in moments.items()]
+        if lower is not None:
+            master, low = _split(master)
+            values.append((lower, low))
+        values.append((weight, master))
+        if len(master) < len(weight):
+            mx.eval([value for _, value in values])  # MLX writes into an array in place where nothing else waits for it
+        for array, value in values:
+            array[rows] = value
 
     def _trained(self) -> list[tuple[str, mx.array]]:
         return tree_flatten(self.network.trainable_parameters())
@@ -399,6 +414,12 @@ def use_device(name: str = "") -> None:
 def _under(prefix: str, arrays: Mapping[str, np.ndarray]) -> list[str]:
     """The names that start with a prefix, without it."""
     return [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
+
+
+def _portions(array: mx.array) -> list[slice]:
+    """Its rows in runs of at most UPDATE_CHUNK elements: an embedding is far larger than any other array."""
+    rows = max(1, UPDATE_CHUNK * len(array) // array.size)
+    return [slice(at, at + rows) for at in range(0, len(array), rows)]
 
 
 def _group(name: str, gradient: mx.array) -> str:

@@ -26,8 +26,8 @@ LOGITS_LEFT = 0
 WORKING, RECOMPUTED = 1, 2
 #: bytes of what torch loads at the first optimizer step: its compiler
 LOADED_LATER = 92_000_000
-#: float32 arrays that an AdamW step makes anew: none, it works in place
-UPDATE, UPDATE_CHUNK = 0, 0
+#: elements updated at once: no matter here, where AdamW works in place
+UPDATE_CHUNK = 0
 
 
 def block(c: ModelConfig, length: int, size: int, scales: bool) -> int:
@@ -52,6 +52,16 @@ def logits(size: int, more: bool, sums: bool) -> int:
     allocated ahead of its use.
     """
     return 4 * (3 if more else 2) + (size if size < 4 else 0)
+
+
+def gradients(gradient: int, summed: int, tied: int) -> int:
+    """Bytes of gradients at the end of a backward pass: all of its own are there before any is added to the sums."""
+    return gradient + summed + tied
+
+
+def update(masters: bool) -> int:
+    """Bytes that an AdamW step makes anew for each weight: none."""
+    return 0
 
 
 def limit() -> int:
