@@ -28,7 +28,7 @@ POLICY = [*LORA, *SAMPLED, "--steps-per-epoch", "24", "--ppo-epochs", "2", "--mi
           "5e-4", "--kl-target", "15", "--save-every", "4"]
 PPO = ["ppo", *POLICY, "--batch-size", "16", "--responses-per-prompt", "2", "--kl-coef", "0.05", "--gamma", "1.0",
        "--lam", "1.0"]
-GRPO = ["grpo", *POLICY, "--batch-size", "4", "--responses-per-prompt", "8", "--kl-coef", "0.2"]
+GRPO = ["grpo", *POLICY, "--batch-size", "8", "--responses-per-prompt", "4", "--kl-coef", "0.05"]
 DPO = ["dpo", *LORA, "--learning-rate", "1e-4"]
 SEEDED = {"DPO": DPO, "GRPO": GRPO, "PPO": PPO}
 #: name: the command that trains it, without what all share; best-of trains nothing
