@@ -211,7 +211,7 @@ class MLXModel:
             optimizer.learning_rate = head_rate if group == "head" else learning_rate
             optimizer.state["step"] = optimizer.step + 1
             waiting = 0
-            for name in reversed(names):
+            for name in reversed(names):  # the embedding last: by then no other gradient is left beside its temporaries
                 gradient, weight = gradients.pop(name), weights.pop(name)
                 state = optimizer.state.setdefault(name, {})
                 if not state:
