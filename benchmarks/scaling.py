@@ -12,18 +12,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import time
+import tempfile
 from pathlib import Path
 
 import numpy as np
-from speed import run
+from speed import make_checkpoint, run
 
-from mlxrlhf import backends, plan
-from mlxrlhf.algorithms import losses
+from mlxrlhf import plan
 from mlxrlhf.config import SIZES
 
 HERE = Path(__file__).parent
-NANO = SIZES["nano"]
 ROWS, LENGTH = 4, 128
 #: what grows: its name, unit and values
 GROWING = {"batch": ("rows", (1, 2, 4, 8, 16, 32)), "length": ("tokens to a row", (32, 64, 128, 256, 512, 1_024)),
@@ -32,20 +30,15 @@ SHAPES = {**SIZES, "small": dataclasses.replace(SIZES["micro"], vocab_size=16_38
                                                 num_kv_heads=2, intermediate_size=1_664)}
 
 
-def seconds(backend_name: str, shape: str, rows: int, length: int, repeat: int) -> dict:
-    """Median seconds of a step, in this process, with the operations it takes."""
-    backend, c, rng = backends.load(backend_name, "cpu"), SHAPES[shape], np.random.default_rng(0)
-    model = backend.Model(c, weight_decay=0.1)
-    mask = np.ones((rows, length - 1), np.float32)
-    batch = {"tokens": rng.integers(0, c.vocab_size, (rows, length), dtype=np.int32), "start": np.int32(1),
-             "mask": mask, "total": np.float32(mask.sum())}
-    times = []
-    for _ in range(repeat + 1):
-        began = time.perf_counter()
-        model.step(losses.language_modelling, [batch], want=("logp",), learning_rate=1e-5)
-        times.append(time.perf_counter() - began)
+def step(backend: str, shape: str, rows: int, length: int, repeat: int, folder: Path) -> dict:
+    """Median seconds of a step (ours.py), with the operations it takes."""
+    c = SHAPES[shape]
+    if not (folder / shape).is_dir():
+        make_checkpoint(dataclasses.asdict(c), folder / shape)
+    found = run([str(HERE / "ours.py"), str(folder / shape), "step", backend, "--rows", str(rows), "--length",
+                 str(length), "--repeat", str(repeat)], {})
     passes, _ = plan.operations(plan.Job(c, "float32", train=plan.Batch(rows, length, length - 1)))
-    return {"seconds": float(np.median(times[1:])), "operations": passes, "weights": c.parameters()}
+    return {"seconds": rows * (length - 1) / found["rate"], "operations": passes, "weights": c.parameters()}
 
 
 def exponent(x: list[float], y: list[float]) -> float:
@@ -76,24 +69,16 @@ def plot(found: dict, file: Path) -> None:
     figure.savefig(file)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backends", default="torch,mlx")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--one", default="", help=argparse.SUPPRESS)
-    a = parser.parse_args()
-    if a.one:
-        print(json.dumps(seconds(*json.loads(a.one))))
-        return
+def measure(backends: list[str], repeat: int, folder: Path) -> dict:
+    """Times, operations and exponents by backend and by what grows."""
     found: dict[str, dict] = {}
-    for backend in a.backends.split(","):
+    for backend in backends:
         for name, (_, values) in GROWING.items():
             rows = []
             for value in values:
                 settings = {"batch": ("nano", value, LENGTH), "length": ("nano", ROWS, value),
                             "parameters": (value, ROWS, LENGTH)}[name]
-                rows.append(run([__file__, "--one", json.dumps([backend, *settings, a.repeat])], {}))
+                rows.append(step(backend, *settings, repeat, folder))
                 print(backend, name, value, f"{rows[-1]['seconds']:.3f} s", flush=True)
             x = [r["weights"] for r in rows] if name == "parameters" else list(values)
             taken, half = [r["seconds"] for r in rows], len(rows) // 2
@@ -101,6 +86,17 @@ def main() -> None:
                 "x": x, "seconds": taken, "operations": [r["operations"] for r in rows],
                 "exponent": exponent(x, taken), "exponent_end": exponent(x[half:], taken[half:]),
                 "exponent_of_operations": exponent(x, [r["operations"] for r in rows])}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backends", default="torch,mlx")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=HERE)
+    a = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        found = measure(a.backends.split(","), a.repeat, Path(temporary))
     (a.out / "scaling.json").write_text(json.dumps(found, indent=1) + "\n")
     plot(found, a.out / "scaling.svg")
 

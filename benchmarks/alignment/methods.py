@@ -45,6 +45,8 @@ COLUMNS = (("win rate, reward model", "win_rate", "{:.0%}"), ("win rate, verifie
            ("docstring", "docstring", "{:.0%}"), ("type hints", "type_hints", "{:.0%}"), ("KL, nats", "kl", "{:.1f}"),
            ("tokens", "length", "{:.0f}"))
 
+CURVES = {"objective/scores": "Reward of the answers sampled", "objective/kl": "KL from the start, nats per answer"}
+
 
 def chosen_answers(pairs: Path, out: Path) -> None:
     """The preferred answers of the training pairs, as fine-tuning reads them."""
@@ -78,13 +80,23 @@ def measure(name: str, train: list[str], options, shared: list[str], backend: li
 
 
 def results(out: Path) -> dict[str, dict]:
-    """Figures of every method that has been measured: before, after, minutes."""
+    """Figures of every method that has been measured: before, after, minutes, curves of what was sampled in training.
+
+    What OUT/methods.json has of methods whose folders are gone stays, so that one machine need not train them all.
+    """
+    written = out / "methods.json"
+    earlier = json.loads(written.read_text()) if written.is_file() else {}
     found = {}
     for name in METHODS:
         folder = folder_of(name, out)
         if (folder / "evaluation" / "summary.json").is_file():
             found[name] = json.loads((folder / "evaluation" / "summary.json").read_text())
             found[name]["minutes"] = json.loads((folder / "minutes.json").read_text())
+            if METHODS[name][:1] in (["ppo"], ["grpo"]):
+                rows = read_metrics(folder / "run" / "metrics.jsonl")
+                found[name]["curves"] = {key: [row[key] for row in rows] for key in CURVES}
+        elif name in earlier:
+            found[name] = earlier[name]
     return found
 
 
@@ -112,14 +124,11 @@ def plot(found: dict[str, dict], out: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
-    for axis, key, title in ((axes[0], "objective/scores", "Reward of the answers sampled"),
-                             (axes[1], "objective/kl", "KL from the start, nats per answer")):
+    for axis, (key, title) in zip(axes[:2], CURVES.items(), strict=True):
         for method, thin, thick in (("PPO", "#8aa7e0", "#1d4fbf"), ("GRPO", "#8fc79a", "#1f7a35")):
-            curves = []
-            for name in found:
-                if name.startswith(f"{method},"):
-                    curves.append([row[key] for row in read_metrics(folder_of(name, out) / "run" / "metrics.jsonl")])
-                    axis.plot(range(1, len(curves[-1]) + 1), curves[-1], color=thin, linewidth=0.9)
+            curves = [figures["curves"][key] for name, figures in found.items() if name.startswith(f"{method},")]
+            for curve in curves:
+                axis.plot(range(1, len(curve) + 1), curve, color=thin, linewidth=0.9)
             if curves:
                 length = min(map(len, curves))
                 axis.plot(range(1, length + 1), np.mean([c[:length] for c in curves], axis=0), color=thick, linewidth=2,
