@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxrlhf import checkpoint, published
+from mlxrlhf import checkpoint, parallel, published
 from mlxrlhf.algorithms.rollout import bucket
 from mlxrlhf.config import (
     SIZES,
@@ -41,8 +42,10 @@ BYTES = {"float32": 4, "bfloat16": 2}
 PROMPT_TOKENS, ANSWER_TOKENS = 64, 160
 #: share of the speed of bare matrix products that a step reaches: 0.3 to 0.8 in benchmarks/memory.json, on busy cores
 EFFICIENCY = 0.5
-#: rows of the product whose speed is the ceiling
-CEILING_ROWS = 256
+#: rows of the product whose speed is the ceiling, and of one that compares precisions in no time
+CEILING_ROWS, SMALL_ROWS = 256, 32
+#: how many times slower than float32 a precision must be to be warned of: it halves the bytes, which may be worth some
+SLOWER = 1.5
 
 
 @dataclass(frozen=True)
@@ -232,6 +235,18 @@ def seconds(job: Job, backend) -> float:
     return time / EFFICIENCY
 
 
+def slow_precision(dtype: str, backend) -> str:
+    """A warning where products in `dtype` are slower here than in float32, as on a CPU without instructions for
+    bfloat16; otherwise "". Measured now."""
+    if dtype == "float32":
+        return ""
+    full, low = (backend.memory.matmul_rate(name, SMALL_ROWS, seconds=0.05) for name in ("float32", dtype))
+    if full < SLOWER * low:
+        return ""
+    return (f"matrix products in {dtype} take {full / low:.0f} times as long as in float32 on this machine; "
+            f"leave --dtype {dtype} out unless memory is short")
+
+
 # --- the command and the check -------------------------------------------------------------------------------------
 
 def shape(config: RunConfig) -> ModelConfig:
@@ -259,17 +274,24 @@ def describe(config: RunConfig, backend, prompt: int, answer: int) -> Iterator[s
     scale, unit = (3600, "h") if time > 7200 else (60, "min") if time > 120 else (1, "s")
     yield (f"{'time per ' + job.step:22} {time / scale:8.2f} {unit:4} {work / 1e12:,.2f} TFLOP, at {EFFICIENCY:.0%} of "
            "the speed of bare matrix products here")
+    if warning := slow_precision(config.dtype, backend):
+        yield warning
 
 
 def check(config: RunConfig, model: ModelConfig, backend, prompt: int = PROMPT_TOKENS,
           answer: int = ANSWER_TOKENS) -> None:
-    """Raises UserError, naming settings that would fit, when a command asks for more memory than the machine has."""
+    """Raises UserError, naming settings that would fit, when a command asks for more memory than the machine has.
+
+    Warns on stderr of a precision that is slow here.
+    """
     plan, room = predict(Job.of(config, model, prompt, answer), backend), backend.memory.limit()
     if plan.peak > room and not config.allow_swap:
         found = remedy(config, model, backend, prompt, answer)
         advice = f"it fits with {found}" if found else "choose a smaller --size or --model"
         raise UserError(f"this run needs about {plan.peak / GB:.1f} GB and the machine has {room / GB:.1f} GB; "
                         f"{advice}, or give --allow-swap to start anyway")
+    if parallel.first() and (warning := slow_precision(config.dtype, backend)):
+        print(warning, file=sys.stderr)
 
 
 def remedy(config: RunConfig, model: ModelConfig, backend, prompt: int, answer: int) -> str:

@@ -119,6 +119,14 @@ def test_what_cannot_fit_says_so_and_the_check_takes_milliseconds(monkeypatch):
     assert time.process_time() - began < 0.01
 
 
+@pytest.mark.parametrize("dtype,low,warned", [("bfloat16", 10e9, True), ("bfloat16", 300e9, False),
+                                              ("float32", 10e9, False)])
+def test_a_precision_that_is_slow_here_is_warned_of(dtype, low, warned, monkeypatch, capsys):
+    monkeypatch.setattr(MLX.memory, "matmul_rate", lambda name, rows, seconds=0: 80e9 if name == "float32" else low)
+    plan.check(PPOConfig(dtype=dtype), SIZES["nano"], MLX)
+    assert ("products in bfloat16 take 8 times as long as in float32" in capsys.readouterr().err) == warned
+
+
 def gigabytes(said, name):
     return float(re.search(rf"{name} +([\d.]+) GB", said).group(1))
 

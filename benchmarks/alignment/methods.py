@@ -68,7 +68,9 @@ def measure(name: str, train: list[str], options, shared: list[str], backend: li
     minutes, checkpoint, extra = 0.0, folder, []
     if train:
         filled = [part.format(chosen=options.out / "chosen.jsonl") for part in train]
-        judge = ["--reward-model", str(options.out / "reward")] if train[0] in ("ppo", "grpo") else []
+        judge = []
+        if train[0] in ("ppo", "grpo"):
+            judge = ["--reward-model", str(options.out / "reward"), "--reward", options.reward]
         if not (folder / "config.json").is_file():
             minutes = mlxrlhf(*filled, *shared, *backend, *judge, "--out", str(folder), "--resume")
     else:
@@ -163,6 +165,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--pairs", default="1000")
     parser.add_argument("--prompts", default="0", help="held-out requests to judge on; 0 takes all")
+    parser.add_argument("--reward", default="model", help="what PPO and GRPO are paid for, as --reward of mlxrlhf ppo")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--only", default="", help="methods whose name contains this; all others are only reported")

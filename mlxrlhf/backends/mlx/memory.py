@@ -74,12 +74,12 @@ def held() -> int:
 
 
 def matmul_rate(dtype: str, rows: int, seconds: float = 0.2) -> float:
-    """Operations per second of a product of `rows` rows with a square matrix, measured now; on a GPU a larger one."""
+    """Operations per second of a linear layer, `rows` rows and a square matrix, measured now; on a GPU a larger one."""
     width = 4096 if mx.default_device() == mx.Device(mx.gpu) else 1024
     x, w = (mx.random.normal(shape).astype(getattr(mx, dtype)) for shape in ((rows, width), (width, width)))
-    mx.eval(x @ w)
+    mx.eval(x @ w.T)
     count, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
-        mx.eval(x @ w)
+        mx.eval(x @ w.T)
         count += 1
     return count * 2 * rows * width**2 / (time.perf_counter() - began)

@@ -82,13 +82,13 @@ def held() -> int:
 
 @torch.inference_mode()
 def matmul_rate(dtype: str, rows: int, seconds: float = 0.2) -> float:
-    """Operations per second of a product of `rows` rows with a square matrix, measured now; on a GPU a larger one."""
+    """Operations per second of a linear layer, `rows` rows and a square matrix, measured now; on a GPU a larger one."""
     width = 1024 if train._device.type == "cpu" else 4096
     x, w = (torch.randn(shape, device=train._device).to(getattr(torch, dtype))
             for shape in ((rows, width), (width, width)))
-    float((x @ w)[0, 0])  # reading one number waits for the device
+    float((x @ w.T)[0, 0])  # reading one number waits for the device
     count, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
-        float((x @ w)[0, 0])
+        float((x @ w.T)[0, 0])
         count += 1
     return count * 2 * rows * width**2 / (time.perf_counter() - began)
