@@ -184,6 +184,8 @@ def main() -> None:
         if options.only.lower() in name.lower():
             measure(name, train, options, shared, backend, start)
     found = results(options.out)
+    if not found:
+        parser.error(f"--only {options.only}: no method has that in its name, and none is measured yet")
     (options.out / "methods.json").write_text(json.dumps(found, indent=1) + "\n")
     (options.out / "methods.md").write_text(table(found))
     plot(found, options.out)
