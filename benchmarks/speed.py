@@ -136,7 +136,10 @@ def machine() -> dict:
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    import torch
+
     return {"platform": platform.platform(), "processor": model or platform.processor(), "cores": os.cpu_count(),
+            "vector_instructions": torch.backends.cpu.get_cpu_capability(),
             "python": platform.python_version(),
             "load_average_at_start": [round(x, 2) for x in os.getloadavg()],
             "versions": {name: importlib.metadata.version(name) for name in names}}
@@ -178,6 +181,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of a title or peer")
     parser.add_argument("--out", type=Path, default=HERE)
     a = parser.parse_args()
+    a.out.mkdir(exist_ok=True)
     file, results = a.out / "speed.json", {}
     if file.is_file():
         results = {(r["title"], r["backend"], r["peer"]): r for r in json.loads(file.read_text())["results"]}

@@ -3,7 +3,7 @@
     .venv-bench/bin/python benchmarks/alignment/methods.py --model smollm2 --out runs/methods
 
 Prepares data and reward model where they are missing, trains every method with the settings below, evaluates each
-against the start, and writes OUT/methods.md, methods.json and methods.svg. What is there is not run again, so an
+against the start, and writes methods_MODEL.md, .json and .svg into OUT. What is there is not run again, so an
 interrupted benchmark goes on. Every run is a command that you can type yourself.
 """
 
@@ -81,12 +81,12 @@ def measure(name: str, train: list[str], options, shared: list[str], backend: li
     (folder / "minutes.json").write_text(json.dumps(minutes))
 
 
-def results(out: Path) -> dict[str, dict]:
+def results(out: Path, written: Path) -> dict[str, dict]:
     """Figures of every method that has been measured: before, after, minutes, curves of what was sampled in training.
 
-    What OUT/methods.json has of methods whose folders are gone stays, so that one machine need not train them all.
+    What `written`, an earlier methods_MODEL.json, has of methods whose folders are gone stays, so that one machine need
+    not train them all.
     """
-    written = out / "methods.json"
     earlier = json.loads(written.read_text()) if written.is_file() else {}
     found = {}
     for name in METHODS:
@@ -118,7 +118,7 @@ def table(found: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(found: dict[str, dict], out: Path) -> None:
+def plot(found: dict[str, dict], file: Path) -> None:
     """Rewards and pass rates while PPO and GRPO learn, and both win rates of every method against its KL."""
     import matplotlib
 
@@ -157,7 +157,7 @@ def plot(found: dict[str, dict], out: Path) -> None:
     axes[2].set_xlabel("KL from the start, nats per answer\n(blue: by the reward model; orange: verified)", fontsize=8)
     for axis in axes:
         axis.tick_params(labelsize=8)
-    figure.savefig(out / "methods.svg")
+    figure.savefig(file)
 
 
 def main() -> None:
@@ -183,12 +183,13 @@ def main() -> None:
     for name, train in METHODS.items():
         if options.only.lower() in name.lower():
             measure(name, train, options, shared, backend, start)
-    found = results(options.out)
+    file = options.out / f"methods_{published.label(options.model)}.json"
+    found = results(options.out, file)
     if not found:
         parser.error(f"--only {options.only}: no method has that in its name, and none is measured yet")
-    (options.out / "methods.json").write_text(json.dumps(found, indent=1) + "\n")
-    (options.out / "methods.md").write_text(table(found))
-    plot(found, options.out)
+    file.write_text(json.dumps(found, indent=1) + "\n")
+    file.with_suffix(".md").write_text(table(found))
+    plot(found, file.with_suffix(".svg"))
     print(table(found))
 
 

@@ -139,13 +139,13 @@ class PPO:
         steps = []
         for _ in range(c.ppo_epochs):
             order = rng.permutation(len(mask))
-            for rows in np.array_split(order, -(-len(mask) // c.mini_batch_size)):
-                shared = {"total": np.float32(mask[rows].sum()), "kl_coef": np.float32(self.controller.beta)}
+            for chosen in np.array_split(order, -(-len(mask) // c.mini_batch_size)):
+                shared = {"total": np.float32(mask[chosen].sum()), "kl_coef": np.float32(self.controller.beta)}
                 if not self.critic:
-                    batch["weight"][rows] = advantages.token_weights(mask[rows], c.loss_type, c.max_tokens)
-                rows = rows[parallel.share(len(rows), self.policy)]
-                parts = [rollout.cut({**batch, **shared}, rows[part])
-                         for part in rollout.by_length(mask[rows], c.micro_batch_size)]
+                    batch["weight"][chosen] = advantages.token_weights(mask[chosen], c.loss_type, c.max_tokens)
+                own = chosen[parallel.share(len(chosen), self.policy)]
+                parts = [rollout.cut({**batch, **shared}, own[part])
+                         for part in rollout.by_length(mask[own], c.micro_batch_size)]
                 steps.append(self.policy.step(self.objective, parts, want=self.want, learning_rate=learning_rate,
                                               temperature=c.temp))
                 if len(steps) == 1:
