@@ -1,4 +1,4 @@
-"""How long a command takes before it does anything: --help, and the first token of chat, beside Python itself.
+"""How long a command takes before it does anything: --help, and the first token of chat, beside Python and torch.
 
     .venv-bench/bin/python benchmarks/startup.py [--rounds 9]
 
@@ -20,7 +20,8 @@ import numpy as np
 
 HERE = Path(__file__).parent
 CHAT = ["-m", "mlxrlhf_cli.main", "chat", "--prompt", "Hello", "--max-tokens", "1", "--tools", "off", "--backend"]
-COMMANDS = {"python, nothing": ["-c", ""], "mlxrlhf --help": ["-m", "mlxrlhf_cli.main", "--help"],
+COMMANDS = {"python, nothing": ["-c", ""], "python, import torch": ["-c", "import torch"],
+            "mlxrlhf --help": ["-m", "mlxrlhf_cli.main", "--help"],
             "first token of chat, mlx": [*CHAT, "mlx"], "first token of chat, torch": [*CHAT, "torch"]}
 
 
