@@ -19,6 +19,7 @@ demo: .venv/demo
 
 test: .venv/test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 .venv-bench/ready: pyproject.toml benchmarks/requirements.txt

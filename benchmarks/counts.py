@@ -38,6 +38,7 @@ class Counter:
         def wrapped(*arguments, **settings):
             setattr(self, what, getattr(self, what) + 1)
             return call(*arguments, **settings)
+
         return wrapped
 
     def take(self) -> dict[str, int]:
@@ -56,35 +57,60 @@ def main() -> None:
 
     model = backend.Model(C, weight_decay=0.1)
     counter.take()
-    model.generate(prompts(ROWS), uniforms=rng.random((ROWS, RESPONSE)), max_tokens=RESPONSE, temperature=1.0,
-                   stop_ids=[-1], pad_id=0)
+    model.generate(
+        prompts(ROWS),
+        uniforms=rng.random((ROWS, RESPONSE)),
+        max_tokens=RESPONSE,
+        temperature=1.0,
+        stop_ids=[-1],
+        pad_id=0,
+    )
     found = {"sampling, per token": {name: round(count / RESPONSE, 2) for name, count in counter.take().items()}}
 
     mask = np.ones((8, 127), np.float32)
-    batch = {"tokens": rng.integers(0, C.vocab_size, (8, 128), dtype=np.int32), "start": np.int32(1), "mask": mask,
-             "total": np.float32(mask.sum())}
+    batch = {
+        "tokens": rng.integers(0, C.vocab_size, (8, 128), dtype=np.int32),
+        "start": np.int32(1),
+        "mask": mask,
+        "total": np.float32(mask.sum()),
+    }
     model.step(losses.language_modelling, [batch], want=("logp",), learning_rate=1e-4)
     found["fine-tuning step"] = counter.take()
 
     config = PPOConfig(batch_size=ROWS, mini_batch_size=8, micro_batch_size=8, max_tokens=RESPONSE, learning_rate=1e-4)
     policy = backend.Model(C, lora_rank=config.lora_rank, value_head=True)
     # Any of a hundred tokens ends a response, so that lengths differ as they do in earnest.
-    ppo = PPO(config, policy, policy, lambda rows, responses, features: {"scores": features[:, 0]},
-              end_ids=range(100), pad_id=0)
+    ppo = PPO(
+        config,
+        policy,
+        policy,
+        lambda rows, responses, features: {"scores": features[:, 0]},
+        end_ids=range(100),
+        pad_id=0,
+    )
     counter.take()
     for update in range(10):
         metrics = ppo.update(prompts(ROWS), np.random.default_rng(update), 1e-4)
         if update == 0:
-            found["PPO update, LoRA"] = {**counter.take(), "optimizer steps": config.ppo_epochs * 2,
-                                         "tokens sampled": int(metrics["response/length"] * ROWS),
-                                         "longest response": RESPONSE}
+            found["PPO update, LoRA"] = {
+                **counter.take(),
+                "optimizer steps": config.ppo_epochs * 2,
+                "tokens sampled": int(metrics["response/length"] * ROWS),
+                "longest response": RESPONSE,
+            }
     found["traces of the compiled step in ten PPO updates"] = policy.traces
 
-    forward = plan.operations(plan.Job(C, "float32", evaluate=plan.Batch(ROWS, PROMPT + RESPONSE, RESPONSE),
-                                       evaluations=1))[0]
+    forward = plan.operations(
+        plan.Job(C, "float32", evaluate=plan.Batch(ROWS, PROMPT + RESPONSE, RESPONSE), evaluations=1)
+    )[0]
     for name, rank in (("every weight", 0), ("LoRA", 16)):
-        job = plan.Job.of(PPOConfig(batch_size=ROWS, mini_batch_size=ROWS, micro_batch_size=ROWS, max_tokens=RESPONSE,
-                                    lora_rank=rank), C, PROMPT)
+        job = plan.Job.of(
+            PPOConfig(
+                batch_size=ROWS, mini_batch_size=ROWS, micro_batch_size=ROWS, max_tokens=RESPONSE, lora_rank=rank
+            ),
+            C,
+            PROMPT,
+        )
         times = round(sum(plan.operations(job)) / forward, 1)
         found[f"operations of a PPO update of four epochs, {name}, in F"] = times
     found["peak bytes"] = backend.peak_memory()

@@ -13,18 +13,20 @@ from pathlib import Path
 import numpy as np
 from peers.timing import report
 
-from mlxrlhf import backends, checkpoint, plan
+from mlxrlhf import backends, plan
 from mlxrlhf.algorithms import losses
 from mlxrlhf.config import PPOConfig, RewardConfig
-from mlxrlhf.stages import reward
+from mlxrlhf.models import checkpoint
+from mlxrlhf.rewards.model import features, train_head
 from mlxrlhf.stages.ppo import PPO
 
 parser = argparse.ArgumentParser()
 parser.add_argument("folder", type=Path)
 parser.add_argument("what", choices=("ppo", "generate", "step", "reward"))
 parser.add_argument("backend", choices=("mlx", "torch"))
-for name, default in dict(batch=16, prompt=32, response=64, epochs=4, rows=8, length=256, repeat=4,
-                          pairs=2_000).items():
+for name, default in dict(
+    batch=16, prompt=32, response=64, epochs=4, rows=8, length=256, repeat=4, pairs=2_000
+).items():
     parser.add_argument(f"--{name}", type=int, default=default)
 parser.add_argument("--lora", action="store_true")
 parser.add_argument("--dtype", default="float32")
@@ -57,14 +59,28 @@ def copy_rate() -> float:
 prompts = rng.integers(0, c.vocab_size - 4, (a.batch, a.prompt)).tolist()
 never = [-1]  # no response ends early, on either side
 if a.what == "ppo":
-    config = PPOConfig(batch_size=a.batch, mini_batch_size=a.batch, ppo_epochs=a.epochs, max_tokens=a.response,
-                       lora_rank=16 * a.lora, learning_rate=1e-6, dtype=a.dtype)
-    policy = backend.Model(c, folder=a.folder, lora_rank=config.lora_rank, value_head=True, head_learning_rate=1e-6,
-                           dtype=a.dtype)
+    config = PPOConfig(
+        batch_size=a.batch,
+        mini_batch_size=a.batch,
+        ppo_epochs=a.epochs,
+        max_tokens=a.response,
+        lora_rank=16 * a.lora,
+        learning_rate=1e-6,
+        dtype=a.dtype,
+    )
+    policy = backend.Model(
+        c, folder=a.folder, lora_rank=config.lora_rank, value_head=True, head_learning_rate=1e-6, dtype=a.dtype
+    )
     reference = policy if a.lora else backend.Model(c, folder=a.folder, dtype=a.dtype)
     head = backend.Head(c.hidden_size)
-    ppo = PPO(config, policy, reference, lambda rows, responses, features: {"scores": head.scores(features)},
-              end_ids=never, pad_id=0)
+    ppo = PPO(
+        config,
+        policy,
+        reference,
+        lambda rows, responses, features: {"scores": head.scores(features)},
+        end_ids=never,
+        pad_id=0,
+    )
     work, job = a.batch, plan.Job.of(config, c, a.prompt)
 
     def once():
@@ -74,8 +90,14 @@ elif a.what == "generate":
     job = plan.Job(c, a.dtype, decode=plan.Batch(a.batch, a.prompt + a.response, a.response))
 
     def once():
-        found = model.generate(prompts, uniforms=rng.random((a.batch, a.response)), max_tokens=a.response,
-                               temperature=1.0, stop_ids=never, pad_id=0)
+        found = model.generate(
+            prompts,
+            uniforms=rng.random((a.batch, a.response)),
+            max_tokens=a.response,
+            temperature=1.0,
+            stop_ids=never,
+            pad_id=0,
+        )
         assert sum(map(len, found)) == work
 elif a.what == "reward":
     config = RewardConfig(num_epochs=3)
@@ -84,8 +106,8 @@ elif a.what == "reward":
     job = plan.Job(c, a.dtype, evaluate=plan.Batch(2 * a.pairs, a.prompt + a.response, 0), evaluations=1)
 
     def once():
-        found = [reward.features(base, side, [a.prompt] * a.pairs, 0) for side in answers]
-        reward.train_head(head, *found, config)
+        found = [features(base, side, [a.prompt] * a.pairs, 0) for side in answers]
+        train_head(head, *found, config)
 else:
     # Rows as our stages make them: of --length tokens the first is only read. The peers read as many and predict one
     # more, from a row of one token more; work is what is predicted.
@@ -97,5 +119,6 @@ else:
 
     def once():
         assert model.step(losses.language_modelling, [batch], want=("logp",), learning_rate=1e-5)["grad_norm"] > 0
+
 
 report(once, work, a.repeat, floor)

@@ -24,10 +24,17 @@ from mlxrlhf.config import SIZES
 HERE = Path(__file__).parent
 ROWS, LENGTH = 4, 128
 #: what grows: its name, unit and values
-GROWING = {"batch": ("rows", (1, 2, 4, 8, 16, 32)), "length": ("tokens to a row", (32, 64, 128, 256, 512, 1_024)),
-           "parameters": ("weights", ("nano", "micro", "small", "tiny"))}
-SHAPES = {**SIZES, "small": dataclasses.replace(SIZES["micro"], vocab_size=16_384, hidden_size=512, num_heads=8,
-                                                num_kv_heads=2, intermediate_size=1_664)}
+GROWING = {
+    "batch": ("rows", (1, 2, 4, 8, 16, 32)),
+    "length": ("tokens to a row", (32, 64, 128, 256, 512, 1_024)),
+    "parameters": ("weights", ("nano", "micro", "small", "tiny")),
+}
+SHAPES = {
+    **SIZES,
+    "small": dataclasses.replace(
+        SIZES["micro"], vocab_size=16_384, hidden_size=512, num_heads=8, num_kv_heads=2, intermediate_size=1_664
+    ),
+}
 
 
 def step(backend: str, shape: str, rows: int, length: int, repeat: int, folder: Path) -> dict:
@@ -35,8 +42,21 @@ def step(backend: str, shape: str, rows: int, length: int, repeat: int, folder: 
     c = SHAPES[shape]
     if not (folder / shape).is_dir():
         make_checkpoint(dataclasses.asdict(c), folder / shape)
-    found = run([str(HERE / "ours.py"), str(folder / shape), "step", backend, "--rows", str(rows), "--length",
-                 str(length), "--repeat", str(repeat)], {})
+    found = run(
+        [
+            str(HERE / "ours.py"),
+            str(folder / shape),
+            "step",
+            backend,
+            "--rows",
+            str(rows),
+            "--length",
+            str(length),
+            "--repeat",
+            str(repeat),
+        ],
+        {},
+    )
     passes, _ = plan.operations(plan.Job(c, "float32", train=plan.Batch(rows, length, length - 1)))
     return {"seconds": rows * (length - 1) / found["rate"], "operations": passes, "weights": c.parameters()}
 
@@ -58,8 +78,14 @@ def plot(found: dict, file: Path) -> None:
             if backend not in found:
                 continue
             f = found[backend][name]
-            axis.loglog(f["x"], f["seconds"], "o-", color=colour, markersize=4,
-                        label=f"{backend}: exponent {f['exponent']:.2f}, last half {f['exponent_end']:.2f}")
+            axis.loglog(
+                f["x"],
+                f["seconds"],
+                "o-",
+                color=colour,
+                markersize=4,
+                label=f"{backend}: exponent {f['exponent']:.2f}, last half {f['exponent_end']:.2f}",
+            )
         axis.set_xlabel(unit, fontsize=8)
         axis.set_title(f"Time per step against {name}", fontsize=9)
         axis.legend(fontsize=7)
@@ -76,16 +102,23 @@ def measure(backends: list[str], repeat: int, folder: Path) -> dict:
         for name, (_, values) in GROWING.items():
             rows = []
             for value in values:
-                settings = {"batch": ("nano", value, LENGTH), "length": ("nano", ROWS, value),
-                            "parameters": (value, ROWS, LENGTH)}[name]
+                settings = {
+                    "batch": ("nano", value, LENGTH),
+                    "length": ("nano", ROWS, value),
+                    "parameters": (value, ROWS, LENGTH),
+                }[name]
                 rows.append(step(backend, *settings, repeat, folder))
                 print(backend, name, value, f"{rows[-1]['seconds']:.3f} s", flush=True)
             x = [r["weights"] for r in rows] if name == "parameters" else list(values)
             taken, half = [r["seconds"] for r in rows], len(rows) // 2
             found.setdefault(backend, {})[name] = {
-                "x": x, "seconds": taken, "operations": [r["operations"] for r in rows],
-                "exponent": exponent(x, taken), "exponent_end": exponent(x[half:], taken[half:]),
-                "exponent_of_operations": exponent(x, [r["operations"] for r in rows])}
+                "x": x,
+                "seconds": taken,
+                "operations": [r["operations"] for r in rows],
+                "exponent": exponent(x, taken),
+                "exponent_end": exponent(x[half:], taken[half:]),
+                "exponent_of_operations": exponent(x, [r["operations"] for r in rows]),
+            }
     return found
 
 

@@ -49,28 +49,71 @@ class Comparison:
 BOTH = ("torch", "mlx")
 COMPARISONS = [
     Comparison("PPO, every weight, 5.8M", "episodes/s", SMALL, BOTH, ("ppo",), "TRL", TRL, ()),
-    Comparison("PPO, LoRA, 135M", "episodes/s", SMOLLM2, BOTH, ("ppo", *LORA, "--repeat", "1"), "TRL + PEFT", TRL,
-               (*LORA, "--updates", "2")),
-    Comparison("Rollout, 5.8M", "tokens/s", SMALL, ("torch",), ("generate",), "transformers generate", TRANSFORMERS,
-               ("generate",)),
-    Comparison("Rollout, 5.8M", "tokens/s", SMALL, BOTH, ("generate",), "mlx-lm BatchGenerator", MLX_LM,
-               ("generate",)),
-    Comparison("Training step, 5.8M", "tokens/s", SMALL, ("torch",), ("step",), "transformers on torch", TRANSFORMERS,
-               ("step",)),
+    Comparison(
+        "PPO, LoRA, 135M",
+        "episodes/s",
+        SMOLLM2,
+        BOTH,
+        ("ppo", *LORA, "--repeat", "1"),
+        "TRL + PEFT",
+        TRL,
+        (*LORA, "--updates", "2"),
+    ),
+    Comparison(
+        "Rollout, 5.8M",
+        "tokens/s",
+        SMALL,
+        ("torch",),
+        ("generate",),
+        "transformers generate",
+        TRANSFORMERS,
+        ("generate",),
+    ),
+    Comparison("Rollout, 5.8M", "tokens/s", SMALL, BOTH, ("generate",), "mlx-lm BatchGenerator", MLX_LM, ("generate",)),
+    Comparison(
+        "Training step, 5.8M",
+        "tokens/s",
+        SMALL,
+        ("torch",),
+        ("step",),
+        "transformers on torch",
+        TRANSFORMERS,
+        ("step",),
+    ),
     Comparison("Training step, 5.8M", "tokens/s", SMALL, BOTH, ("step",), "mlx-lm", MLX_LM, ("step",)),
-    Comparison("Training step, 135M", "tokens/s", SMOLLM2, ("torch",), STEP, "transformers on torch", TRANSFORMERS,
-               STEP),
+    Comparison(
+        "Training step, 135M", "tokens/s", SMOLLM2, ("torch",), STEP, "transformers on torch", TRANSFORMERS, STEP
+    ),
     Comparison("Training step, 135M", "tokens/s", SMOLLM2, BOTH, STEP, "mlx-lm", MLX_LM, STEP),
-    Comparison("Reward head, 2,000 pairs, 2.4M", "pairs/s", NANO, BOTH, ("reward", "--repeat", "0"),
-               "the base in every epoch, transformers", TRANSFORMERS, ("reward", "--repeat", "0")),
+    Comparison(
+        "Reward head, 2,000 pairs, 2.4M",
+        "pairs/s",
+        NANO,
+        BOTH,
+        ("reward", "--repeat", "0"),
+        "the base in every epoch, transformers",
+        TRANSFORMERS,
+        ("reward", "--repeat", "0"),
+    ),
     # Not a peer: what the other precision is worth here.
-    *(Comparison(f"{title}, bfloat16", unit, shape, ("torch",), (*arguments, "--dtype", "bfloat16"), "ours in float32",
-                 OURS, (arguments[0], "torch", *arguments[1:]))
-      for title, unit, shape, arguments in (
-          ("PPO, every weight, 5.8M", "episodes/s", SMALL, ("ppo",)),
-          ("PPO, LoRA, 135M", "episodes/s", SMOLLM2, ("ppo", *LORA, "--repeat", "1")),
-          ("Rollout, 5.8M", "tokens/s", SMALL, ("generate",)),
-          ("Training step, 135M", "tokens/s", SMOLLM2, STEP))),
+    *(
+        Comparison(
+            f"{title}, bfloat16",
+            unit,
+            shape,
+            ("torch",),
+            (*arguments, "--dtype", "bfloat16"),
+            "ours in float32",
+            OURS,
+            (arguments[0], "torch", *arguments[1:]),
+        )
+        for title, unit, shape, arguments in (
+            ("PPO, every weight, 5.8M", "episodes/s", SMALL, ("ppo",)),
+            ("PPO, LoRA, 135M", "episodes/s", SMOLLM2, ("ppo", *LORA, "--repeat", "1")),
+            ("Rollout, 5.8M", "tokens/s", SMALL, ("generate",)),
+            ("Training step, 135M", "tokens/s", SMOLLM2, STEP),
+        )
+    ),
 ]
 
 
@@ -80,8 +123,9 @@ def make_checkpoint(shape: dict, folder: Path) -> None:
     from mlxrlhf.config import ModelConfig
 
     folder.mkdir()
-    backends.load("torch", "cpu").Model(ModelConfig(**shape)).save(folder, pad_id=shape["vocab_size"] - 3,
-                                                                  end_id=shape["vocab_size"] - 2)
+    backends.load("torch", "cpu").Model(ModelConfig(**shape)).save(
+        folder, pad_id=shape["vocab_size"] - 3, end_id=shape["vocab_size"] - 2
+    )
 
 
 def blas() -> dict[str, str]:
@@ -103,13 +147,15 @@ def run(arguments: list[str], extra: dict[str, str]) -> dict:
 
 def measure(c: Comparison, folder: Path, rounds: int) -> list[dict]:
     """Medians and ratios of each of our backends against the peer."""
-    commands = {backend: ([str(HERE / OURS), str(folder), c.arguments[0], backend, *c.arguments[1:]], {})
-                for backend in c.backends}
+    commands = {
+        backend: ([str(HERE / OURS), str(folder), c.arguments[0], backend, *c.arguments[1:]], {})
+        for backend in c.backends
+    }
     commands["peer"] = ([str(HERE / c.script), str(folder), *c.theirs], blas() if c.script == MLX_LM else {})
     sides = list(commands)
     runs: dict[str, list[dict]] = {side: [] for side in sides}
     for i in range(rounds):
-        for side in sides[i % len(sides):] + sides[:i % len(sides)]:
+        for side in sides[i % len(sides) :] + sides[: i % len(sides)]:
             runs[side].append(run(*commands[side]))
 
     def median(side: str, key: str) -> float:
@@ -119,14 +165,24 @@ def measure(c: Comparison, folder: Path, rounds: int) -> list[dict]:
     for backend in c.backends:
         pairs = list(zip(runs[backend], runs["peer"]))
         ratios = [ours["rate"] / theirs["rate"] for ours, theirs in pairs]
-        results.append({
-            "title": c.title, "backend": backend, "peer": c.peer, "unit": c.unit, "rounds": rounds,
-            "ours": median(backend, "rate"), "theirs": median("peer", "rate"),
-            "ratio": round(float(np.median(ratios)), 2), "ratio_min": round(min(ratios), 2),
-            "ratio_max": round(max(ratios), 2), "ours_rss_gb": median(backend, "peak_rss_gb"),
-            "theirs_rss_gb": median("peer", "peak_rss_gb"),
-            "rss_ratio": round(float(np.median([o["peak_rss_gb"] / t["peak_rss_gb"] for o, t in pairs])), 2),
-            "of_floor": round(float(np.median([r["floor_rate"] / r["rate"] for r in runs[backend]])), 2)})
+        results.append(
+            {
+                "title": c.title,
+                "backend": backend,
+                "peer": c.peer,
+                "unit": c.unit,
+                "rounds": rounds,
+                "ours": median(backend, "rate"),
+                "theirs": median("peer", "rate"),
+                "ratio": round(float(np.median(ratios)), 2),
+                "ratio_min": round(min(ratios), 2),
+                "ratio_max": round(max(ratios), 2),
+                "ours_rss_gb": median(backend, "peak_rss_gb"),
+                "theirs_rss_gb": median("peer", "peak_rss_gb"),
+                "rss_ratio": round(float(np.median([o["peak_rss_gb"] / t["peak_rss_gb"] for o, t in pairs])), 2),
+                "of_floor": round(float(np.median([r["floor_rate"] / r["rate"] for r in runs[backend]])), 2),
+            }
+        )
     return results
 
 
@@ -138,21 +194,29 @@ def machine() -> dict:
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     import torch
 
-    return {"platform": platform.platform(), "processor": model or platform.processor(), "cores": os.cpu_count(),
-            "vector_instructions": torch.backends.cpu.get_cpu_capability(),
-            "python": platform.python_version(),
-            "load_average_at_start": [round(x, 2) for x in os.getloadavg()],
-            "versions": {name: importlib.metadata.version(name) for name in names}}
+    return {
+        "platform": platform.platform(),
+        "processor": model or platform.processor(),
+        "cores": os.cpu_count(),
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "load_average_at_start": [round(x, 2) for x in os.getloadavg()],
+        "versions": {name: importlib.metadata.version(name) for name in names},
+    }
 
 
 def table(results: list[dict]) -> str:
-    lines = ["| work | ours on | ours | peer | theirs | ours / theirs (spread) | memory, ours / theirs | time/floor |",
-             "|---|---|---:|---|---:|---:|---:|---:|"]
+    lines = [
+        "| work | ours on | ours | peer | theirs | ours / theirs (spread) | memory, ours / theirs | time/floor |",
+        "|---|---|---:|---|---:|---:|---:|---:|",
+    ]
     for r in results:
         spread = f"**{r['ratio']:.2f}** ({r['ratio_min']:.2f}-{r['ratio_max']:.2f})"
         memory = f"{r['ours_rss_gb']:.2f} / {r['theirs_rss_gb']:.2f} GB = {r['rss_ratio']:.2f}"
-        lines.append(f"| {r['title']} | {r['backend']} | {r['ours']:,.4g} {r['unit']} | {r['peer']} | "
-                     f"{r['theirs']:,.4g} | {spread} | {memory} | {r['of_floor']:.2f} |")
+        lines.append(
+            f"| {r['title']} | {r['backend']} | {r['ours']:,.4g} {r['unit']} | {r['peer']} | "
+            f"{r['theirs']:,.4g} | {spread} | {memory} | {r['of_floor']:.2f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -166,8 +230,13 @@ def plot(results: list[dict], file: Path) -> None:
     labels = [f"{r['title']}\n{r['backend']} against {r['peer']}" for r in results]
     ratios = np.array([r["ratio"] for r in results])
     spread = [[r["ratio"] - r["ratio_min"] for r in results], [r["ratio_max"] - r["ratio"] for r in results]]
-    axes.barh(labels, ratios, xerr=spread, color=["#3366cc" if r["backend"] == "torch" else "#dd8833" for r in results],
-              error_kw={"ecolor": "#555555", "capsize": 3})
+    axes.barh(
+        labels,
+        ratios,
+        xerr=spread,
+        color=["#3366cc" if r["backend"] == "torch" else "#dd8833" for r in results],
+        error_kw={"ecolor": "#555555", "capsize": 3},
+    )
     axes.axvline(1, color="black", linewidth=1)
     axes.invert_yaxis()
     axes.tick_params(axis="y", labelsize=7)

@@ -20,9 +20,13 @@ import numpy as np
 
 HERE = Path(__file__).parent
 CHAT = ["-m", "mlxrlhf_cli.main", "chat", "--prompt", "Hello", "--max-tokens", "1", "--tools", "off", "--backend"]
-COMMANDS = {"python, nothing": ["-c", ""], "python, import torch": ["-c", "import torch"],
-            "mlxrlhf --help": ["-m", "mlxrlhf_cli.main", "--help"],
-            "first token of chat, mlx": [*CHAT, "mlx"], "first token of chat, torch": [*CHAT, "torch"]}
+COMMANDS = {
+    "python, nothing": ["-c", ""],
+    "python, import torch": ["-c", "import torch"],
+    "mlxrlhf --help": ["-m", "mlxrlhf_cli.main", "--help"],
+    "first token of chat, mlx": [*CHAT, "mlx"],
+    "first token of chat, torch": [*CHAT, "torch"],
+}
 
 
 def main() -> None:
@@ -37,8 +41,10 @@ def main() -> None:
                 began = time.perf_counter()
                 subprocess.run([sys.executable, *command], check=True, capture_output=True, cwd=empty)
                 taken[name].append(time.perf_counter() - began)
-    found = {name: {"seconds": round(float(np.median(s)), 2), "min": round(min(s), 2), "max": round(max(s), 2)}
-             for name, s in taken.items()}
+    found = {
+        name: {"seconds": round(float(np.median(s)), 2), "min": round(min(s), 2), "max": round(max(s), 2)}
+        for name, s in taken.items()
+    }
     for name, f in found.items():
         print(f"{name}: {f['seconds']:.2f} ({f['min']:.2f}-{f['max']:.2f})")
     (a.out / "startup.json").write_text(json.dumps(found, indent=1) + "\n")

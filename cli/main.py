@@ -14,9 +14,14 @@ import typer
 
 from mlxrlhf import __version__, config, parallel
 from mlxrlhf.errors import UserError
+from mlxrlhf.settings import read_yaml, validate
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="Align a language model on a Mac: pretrain, finetune, reward, ppo, chat.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Align a language model on a Mac: pretrain, finetune, reward, ppo, chat.",
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -27,19 +32,21 @@ def main(version: bool = typer.Option(False, "--version", help="Print the versio
 
 
 @app.command()
-def doctor(backend: Annotated[str, typer.Option(help="auto, mlx or torch")] = "auto",
-           device: Annotated[str, typer.Option(help="device of the backend (default: the best)")] = "") -> None:
+def doctor(
+    backend: Annotated[str, typer.Option(help="auto, mlx or torch")] = "auto",
+    device: Annotated[str, typer.Option(help="device of the backend (default: the best)")] = "",
+) -> None:
     """Check this machine: device, memory, MLX, BLAS, sandbox, and a small training step against the CPU.
 
     Example: mlxrlhf doctor
     """
     from mlxrlhf import backends
-    from mlxrlhf.agent import sandbox
+    from mlxrlhf.sandbox import runner
 
     library = backends.load(backend, device)
     for name, value in library.describe_device().items():
         typer.echo(f"{name:10} {value}")
-    typer.echo(f"{'sandbox':10} {sandbox.describe()}")
+    typer.echo(f"{'sandbox':10} {runner.describe()}")
     difference = library.device_check()
     typer.echo(f"{'check':10} loss and gradients differ from the CPU's by at most {difference:.1e} (allowed: 1e-3)")
     slope = library.gradient_check()
@@ -51,8 +58,14 @@ def doctor(backend: Annotated[str, typer.Option(help="auto, mlx or torch")] = "a
 # --- commands whose flags are the fields of a config dataclass -------------------------------------------------------
 
 _context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-_file = inspect.Parameter("config_file", inspect.Parameter.KEYWORD_ONLY, default="", annotation=Annotated[
-    str, typer.Option("-c", "--config", help="YAML file of these flags by name; the command line wins")])
+_file = inspect.Parameter(
+    "config_file",
+    inspect.Parameter.KEYWORD_ONLY,
+    default="",
+    annotation=Annotated[
+        str, typer.Option("-c", "--config", help="YAML file of these flags by name; the command line wins")
+    ],
+)
 
 
 def options_of(kind: type, *leading: inspect.Parameter):
@@ -67,16 +80,22 @@ def options_of(kind: type, *leading: inspect.Parameter):
             if f.metadata["choices"]:
                 text += f" ({', '.join(f.metadata['choices'])})"
             declared = Annotated[hints[f.name], typer.Option(flag, help=text)]
-            parameters.append(inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default,
-                                                annotation=declared))
+            parameters.append(
+                inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=declared)
+            )
 
         def settings_of(context, config_file, **values):
             if config_file:
-                written = config.read_yaml(Path(config_file), kind)
-                values.update({name: value for name, value in written.items()
-                               if context.get_parameter_source(name).name != "COMMANDLINE"})
+                written = read_yaml(Path(config_file), kind)
+                values.update(
+                    {
+                        name: value
+                        for name, value in written.items()
+                        if context.get_parameter_source(name).name != "COMMANDLINE"
+                    }
+                )
             settings = kind(**values)
-            config.validate(settings)
+            validate(settings)
             return settings
 
         def wrapper(**values):
@@ -99,8 +118,11 @@ def _report(figures: dict) -> None:
         typer.echo(f"{name:28} {value:.4g}" if isinstance(value, float) else f"{name:28} {value}")
 
 
-_part = inspect.Parameter("part", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[
-    str, typer.Argument(help="tokenizer, language, code, tools, preferences or all")])
+_part = inspect.Parameter(
+    "part",
+    inspect.Parameter.KEYWORD_ONLY,
+    annotation=Annotated[str, typer.Argument(help="tokenizer, language, code, tools, preferences or all")],
+)
 
 
 @app.command()
@@ -190,10 +212,12 @@ def dpo(settings: config.DPOConfig) -> None:
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def plan(context: typer.Context,
-         stage: Annotated[str, typer.Option(help="pretrain, finetune, reward, ppo, grpo, dpo or evaluate")] = "ppo",
-         prompt_tokens: Annotated[int, typer.Option(help="longest prompt, where the stage has prompts", min=1)] = 64,
-         answer_tokens: Annotated[int, typer.Option(help="longest answer of preference data", min=1)] = 160) -> None:
+def plan(
+    context: typer.Context,
+    stage: Annotated[str, typer.Option(help="pretrain, finetune, reward, ppo, grpo, dpo or evaluate")] = "ppo",
+    prompt_tokens: Annotated[int, typer.Option(help="longest prompt, where the stage has prompts", min=1)] = 64,
+    answer_tokens: Annotated[int, typer.Option(help="longest answer of preference data", min=1)] = 160,
+) -> None:
     """Say how much memory and time a command will take. It takes that command's flags and loads no model.
 
     Example: mlxrlhf plan --size large --stage ppo --dtype bfloat16 --micro-batch-size 2
@@ -218,11 +242,11 @@ def evaluate(settings: config.EvaluateConfig) -> None:
 
     Example: mlxrlhf evaluate --size nano --samples 2
     """
-    from mlxrlhf import report
+    from mlxrlhf.report.page import figures_rows
     from mlxrlhf.stages import evaluate as stage
 
     figures = stage.run(settings)
-    for row in [("", "before", "after"), *report.figures_rows(figures["before"], figures["after"])]:
+    for row in [("", "before", "after"), *figures_rows(figures["before"], figures["after"])]:
         typer.echo("{:22}{:>10}{:>10}".format(*row))
 
 
@@ -290,11 +314,17 @@ def annotate(settings: config.AnnotateConfig) -> None:
 
 
 @app.command()
-def demo(from_scratch: Annotated[bool, typer.Option("--from-scratch", help="train from random weights, every stage; "
-                                                    "otherwise align the shipped model")] = False,
-         size: Annotated[str, typer.Option(help="with --from-scratch: nano or micro (default: nano)")] = "",
-         backend: Annotated[str, typer.Option(help="mlx or torch")] = "mlx",
-         device: Annotated[str, typer.Option(help="device of the backend (default: the best)")] = "") -> None:
+def demo(
+    from_scratch: Annotated[
+        bool,
+        typer.Option(
+            "--from-scratch", help="train from random weights, every stage; otherwise align the shipped model"
+        ),
+    ] = False,
+    size: Annotated[str, typer.Option(help="with --from-scratch: nano or micro (default: nano)")] = "",
+    backend: Annotated[str, typer.Option(help="mlx or torch")] = "mlx",
+    device: Annotated[str, typer.Option(help="device of the backend (default: the best)")] = "",
+) -> None:
     """Align the shipped model on real input: reward model, PPO, before/after table, runs/demo/report.html.
 
     Example: mlxrlhf demo

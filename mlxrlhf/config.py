@@ -5,17 +5,20 @@ The command line is generated from these dataclasses, so a field's `help` text i
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
-
-from mlxrlhf.errors import UserError
 
 STAGES = ("language", "code", "tools", "reward", "rlhf")
 
 
-def option(default: Any, help: str, *, minimum: float | None = None, maximum: float | None = None,
-           choices: tuple[str, ...] = ()) -> Any:
+def option(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
     """A dataclass field with the text, the bounds and the choices that the command line shows."""
     return field(default=default, metadata={"help": help, "minimum": minimum, "maximum": maximum, "choices": choices})
 
@@ -50,12 +53,12 @@ class ModelConfig:
 
 #: vocabulary, width, layers, heads, key-value heads, feed-forward width; the comment is the parameter count
 SIZES: dict[str, ModelConfig] = {
-    "nano": ModelConfig(4_096, 192, 4, 3, 1, 512),            # 2.4M
-    "micro": ModelConfig(8_192, 320, 8, 5, 1, 1_024),         # 12M
-    "tiny": ModelConfig(32_000, 768, 12, 12, 4, 3_392),       # 137M
-    "medium": ModelConfig(32_000, 1_024, 24, 16, 4, 3_712),   # 369M
-    "large": ModelConfig(32_000, 1_600, 32, 25, 5, 5_504),    # 1.1B
-    "xlarge": ModelConfig(32_000, 1_792, 36, 28, 7, 5_952),   # 1.5B
+    "nano": ModelConfig(4_096, 192, 4, 3, 1, 512),  # 2.4M
+    "micro": ModelConfig(8_192, 320, 8, 5, 1, 1_024),  # 12M
+    "tiny": ModelConfig(32_000, 768, 12, 12, 4, 3_392),  # 137M
+    "medium": ModelConfig(32_000, 1_024, 24, 16, 4, 3_712),  # 369M
+    "large": ModelConfig(32_000, 1_600, 32, 25, 5, 5_504),  # 1.1B
+    "xlarge": ModelConfig(32_000, 1_792, 36, 28, 7, 5_952),  # 1.5B
 }
 
 
@@ -66,19 +69,26 @@ def _trained_size() -> Any:
 
 def _trained_model() -> Any:
     """The option that names another model than those under weights/."""
-    return option("", "checkpoint folder, smollm2, shipped or a hub name (default: weights/SIZE/rlhf, or the last "
-                      "stage; with nothing trained, the shipped model with its adapters)")
+    return option(
+        "",
+        "checkpoint folder, smollm2, shipped or a hub name (default: weights/SIZE/rlhf, or the last "
+        "stage; with nothing trained, the shipped model with its adapters)",
+    )
 
 
 @dataclass(frozen=True)
 class BackendConfig:
     """What every command that runs a model takes."""
 
-    backend: str = option("auto", "array library; auto is mlx where it has a GPU, otherwise torch where it is "
-                                  "installed, otherwise mlx", choices=("auto", "mlx", "torch"))
+    backend: str = option(
+        "auto",
+        "array library; auto is mlx where it has a GPU, otherwise torch where it is installed, otherwise mlx",
+        choices=("auto", "mlx", "torch"),
+    )
     device: str = option("", "gpu or cpu for mlx; cuda, mps or cpu for torch (default: the best there is)")
-    dtype: str = option("float32", "precision of the trunk (trained weights keep float32 masters)",
-                        choices=("float32", "bfloat16"))
+    dtype: str = option(
+        "float32", "precision of the trunk (trained weights keep float32 masters)", choices=("float32", "bfloat16")
+    )
 
 
 @dataclass(frozen=True)
@@ -86,8 +96,11 @@ class RunConfig(BackendConfig):
     """What every training command takes."""
 
     size: str = option("nano", "model size", choices=tuple(SIZES))
-    model: str = option("", "published Llama-family checkpoint instead of a size of ours: a folder, smollm2, shipped "
-                            "or a hub name; its folders are named after it")
+    model: str = option(
+        "",
+        "published Llama-family checkpoint instead of a size of ours: a folder, smollm2, shipped "
+        "or a hub name; its folders are named after it",
+    )
     checkpoint: str = option("", "folder to start from (default: the stage before, under weights/SIZE/)")
     out: str = option("", "folder to write (default: weights/SIZE/STAGE)")
     data_dir: str = option("data", "folder of prepared data; SIZE is appended")
@@ -110,8 +123,9 @@ class PrepareConfig:
     dialogues: int = option(2_000, "tool dialogues to make", minimum=10)
     bfcl: str = option("", "tool calls of bfcl-eval to add: package (fetched, 2 MB), or a folder of its data")
     pairs: int = option(2_000, "preference pairs to make", minimum=40)
-    sources: str = option("tasks", "comma-separated tasks to make them of: tasks (our own), reasoning-gym (fetched), "
-                                   "stdlib, package:NAME")
+    sources: str = option(
+        "tasks", "comma-separated tasks to make them of: tasks (our own), reasoning-gym (fetched), stdlib, package:NAME"
+    )
     max_code_characters: int = option(900, "longest solution to take from a source other than tasks", minimum=200)
     seed: int = option(0, "seed of every random choice", minimum=0)
     unsafe_exec: bool = option(False, "run code even where no operating-system jail is available")
@@ -129,10 +143,14 @@ class ChatConfig(BackendConfig):
     max_tokens: int = option(256, "longest answer, in tokens", minimum=1)
     temp: float = option(0.2, "sampling temperature; 0 is greedy; 0.2 suits code (Chen et al. 2021)", minimum=0)
     seed: int = option(0, "seed of the sampling", minimum=0)
-    tools: str = option("", "Python file whose functions (type hints, docstrings with Args:) the model may call beside "
-                            "the six tools; they run with all your rights, outside the sandbox. off: no tools at all")
-    yes: bool = option(False, "run tools without asking; where there is no terminal to ask at, a call is refused "
-                              "unless this is given")
+    tools: str = option(
+        "",
+        "Python file whose functions (type hints, docstrings with Args:) the model may call beside "
+        "the six tools; they run with all your rights, outside the sandbox. off: no tools at all",
+    )
+    yes: bool = option(
+        False, "run tools without asking; where there is no terminal to ask at, a call is refused unless this is given"
+    )
     max_rounds: int = option(5, "times in one turn that the model may see results and go on", minimum=1)
     unsafe_exec: bool = option(False, "run code even where no operating-system jail is available")
     ratings: str = option("data/ratings.jsonl", "file that /rate appends to, for reward --data")
@@ -171,12 +189,18 @@ class ExportConfig(BackendConfig):
     model: str = _trained_model()
     adapter: str = option("", "folder of LoRA adapters to merge first")
     out: str = option("", "folder to write; for gguf, the file")
-    dtype: str = option("auto", "precision of what is not quantised; auto is float32 for hf, bfloat16 for mlx",
-                        choices=("auto", "float32", "bfloat16"))
+    dtype: str = option(
+        "auto",
+        "precision of what is not quantised; auto is float32 for hf, bfloat16 for mlx",
+        choices=("auto", "float32", "bfloat16"),
+    )
     gguf_type: str = option("f16", "precision of the matrices in a GGUF file", choices=("f32", "f16", "bf16", "q8_0"))
     group_size: int = option(64, "weights that share a scale in an MLX quantisation", minimum=32, maximum=128)
-    text: str = option("", "text file to measure the cost of quantisation on (default: the prepared data's held-out "
-                           "part, or else Python's documentation)")
+    text: str = option(
+        "",
+        "text file to measure the cost of quantisation on (default: the prepared data's held-out "
+        "part, or else Python's documentation)",
+    )
     data_dir: str = option("data", "folder of prepared data; SIZE is appended")
     eval_tokens: int = option(4_096, "tokens to measure on; 0 leaves it out", minimum=0)
 
@@ -187,8 +211,9 @@ class WeightsConfig(RunConfig):
 
     max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: slower, smaller")
-    optimizer_dtype: str = option("float32", "precision of AdamW's two moments (bfloat16: mlx only)",
-                                  choices=("float32", "bfloat16"))
+    optimizer_dtype: str = option(
+        "float32", "precision of AdamW's two moments (bfloat16: mlx only)", choices=("float32", "bfloat16")
+    )
     lora_rank: int = option(0, "rank of adapters to train instead of the weights; 0 trains every weight", minimum=0)
     lora_scale: float = option(2.0, "factor on the adapters' output", minimum=0)
 
@@ -221,12 +246,19 @@ class FinetuneConfig(TrainConfig):
     stage: str = option("code", "what to learn", choices=("code", "tools"))
     learning_rate: float = option(6e-4, "peak learning rate of AdamW", minimum=0)
     data: str = option("", "JSONL of {prompt, completion}, {messages} or {text} instead of the prepared data")
-    dialogue_share: float = option(0.7, "share of rows that are requests with their solution; the rest is code text "
-                                        "(code stage) or tool dialogues (tools stage)", minimum=0, maximum=1)
+    dialogue_share: float = option(
+        0.7,
+        "share of rows that are requests with their solution; the rest is code text "
+        "(code stage) or tool dialogues (tools stage)",
+        minimum=0,
+        maximum=1,
+    )
 
 
-PAIRS_HELP = ("pairs instead of the prepared ones: a .jsonl, .json or .parquet file in TRL's, Anthropic HH's, "
-              "UltraFeedback's or HelpSteer3's form, or hub:NAME[:PATTERN]")
+PAIRS_HELP = (
+    "pairs instead of the prepared ones: a .jsonl, .json or .parquet file in TRL's, Anthropic HH's, "
+    "UltraFeedback's or HelpSteer3's form, or hub:NAME[:PATTERN]"
+)
 
 
 @dataclass(frozen=True)
@@ -236,8 +268,12 @@ class RewardConfig(RunConfig):
     data: str = option("", PAIRS_HELP)
     loss: str = option("margin", "margin ranking or Bradley-Terry", choices=("margin", "bradley-terry"))
     margin: float = option(1.0, "margin m of max(0, m - (r_chosen - r_rejected))", minimum=0)
-    samples: int = option(3, "answers of the base itself to each request, run and paired with a better one; 0 takes "
-                             "the prepared pairs alone", minimum=0)
+    samples: int = option(
+        3,
+        "answers of the base itself to each request, run and paired with a better one; 0 takes "
+        "the prepared pairs alone",
+        minimum=0,
+    )
     max_tokens: int = option(160, "longest sampled answer, in tokens", minimum=1)
     temp: float = option(1.0, "sampling temperature of those answers: that of PPO's rollouts", minimum=1e-3)
     unsafe_exec: bool = option(False, "run sampled answers even where no operating-system jail is available")
@@ -246,8 +282,12 @@ class RewardConfig(RunConfig):
     learning_rate: float = option(1e-3, "learning rate of AdamW", minimum=0)
     weight_decay: float = option(0.1, "decoupled weight decay", minimum=0)
     max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
-    unfreeze_rank: int = option(0, "rank of adapters that let the base learn too, after the head; 0 keeps it frozen. "
-                                   "PPO then scores with a base of its own: one more model in memory", minimum=0)
+    unfreeze_rank: int = option(
+        0,
+        "rank of adapters that let the base learn too, after the head; 0 keeps it frozen. "
+        "PPO then scores with a base of its own: one more model in memory",
+        minimum=0,
+    )
     unfreeze_epochs: int = option(1, "passes over the pairs with the base unfrozen", minimum=1)
     unfreeze_batch_size: int = option(16, "pairs per optimizer step in them: so few passes need many steps", minimum=1)
     unfreeze_learning_rate: float = option(5e-4, "learning rate of adapters and head in them", minimum=0)
@@ -278,11 +318,15 @@ class AlignConfig(WeightsConfig):
 class PolicyConfig(AlignConfig):
     """What ppo and grpo share: rollouts, their rewards and clipped updates."""
 
-    reward: str = option("model", "what is optimised: model, tests (share of the task's tests passed), lint, or "
-                                  "FILE.py:function; several with weights as model:1,tests:2")
+    reward: str = option(
+        "model",
+        "what is optimised: model, tests (share of the task's tests passed), lint, or "
+        "FILE.py:function; several with weights as model:1,tests:2",
+    )
     reward_model: str = option("", "reward head to optimise (default: weights/SIZE/reward)")
-    prompts: str = option("", "JSONL of {prompt[, task][, tests]} instead of the prepared prompts; tests is a list of "
-                              "assert statements")
+    prompts: str = option(
+        "", "JSONL of {prompt[, task][, tests]} instead of the prepared prompts; tests is a list of assert statements"
+    )
     no_pass_rate: bool = option(False, "do not run answers merely to report how many pass their tests")
     unsafe_exec: bool = option(False, "run answers even where no operating-system jail is available")
     num_epochs: int = option(1, "passes over the steps below", minimum=1)
@@ -290,8 +334,9 @@ class PolicyConfig(AlignConfig):
     batch_size: int = option(32, "prompts per rollout", minimum=1)
     responses_per_prompt: int = option(1, "responses to each prompt", minimum=1)
     mini_batch_size: int = option(16, "responses per optimizer step", minimum=1)
-    micro_batch_size: int = option(8, "responses per forward, of similar length: it changes memory and speed, not the "
-                                      "result", minimum=1)
+    micro_batch_size: int = option(
+        8, "responses per forward, of similar length: it changes memory and speed, not the result", minimum=1
+    )
     ppo_epochs: int = option(4, "passes over each rollout", minimum=1)
     max_tokens: int = option(160, "longest response, in tokens", minimum=1)
     temp: float = option(1.0, "sampling temperature of rollouts", minimum=1e-3)
@@ -299,8 +344,9 @@ class PolicyConfig(AlignConfig):
     clip: float = option(0.2, "policy ratio clip range", minimum=0)
     entropy_coef: float = option(0.0, "weight of the entropy bonus", minimum=0)
     kl_coef: float = option(0.05, "weight beta of the KL penalty, per nat", minimum=0)
-    kl_target: float = option(0.0, "nats per response above which beta is raised from --kl-coef; 0 keeps beta fixed",
-                              minimum=0)
+    kl_target: float = option(
+        0.0, "nats per response above which beta is raised from --kl-coef; 0 keeps beta fixed", minimum=0
+    )
     kl_limit: float = option(60.0, "nats per response at which the run is stopped as a runaway", minimum=0)
     missing_end_penalty: float = option(1.0, "subtracted from the score of a response without an end token", minimum=0)
     save_every: int = option(10, "updates between saves", minimum=1)
@@ -313,8 +359,12 @@ class PPOConfig(PolicyConfig):
     value_learning_rate: float = option(1e-3, "learning rate of the value head", minimum=0)
     value_clip: float = option(0.2, "value clip range", minimum=0)
     vf_coef: float = option(0.1, "weight of the value loss", minimum=0)
-    gamma: float = option(0.99, "discount; published RLHF work uses 1.0, because a response is one decision whose "
-                                "score comes at its end and should not shrink with length", minimum=0)
+    gamma: float = option(
+        0.99,
+        "discount; published RLHF work uses 1.0, because a response is one decision whose "
+        "score comes at its end and should not shrink with length",
+        minimum=0,
+    )
     lam: float = option(0.95, "lambda of generalised advantage estimation", minimum=0)
     kl_in_loss: bool = option(False, "put the full KL over the vocabulary in the loss instead of the reward")
     whiten_rewards: bool = option(False, "divide rewards by their deviation (the mean is kept)")
@@ -328,11 +378,17 @@ class GRPOConfig(PolicyConfig):
     responses_per_prompt: int = option(8, "responses to each prompt: the group whose scores are compared", minimum=2)
     ppo_epochs: int = option(2, "passes over each rollout", minimum=1)
     kl_coef: float = option(0.04, "weight beta of the KL penalty in the loss, per nat", minimum=0)
-    scale_rewards: str = option("group", "group divides advantages by the deviation of their group; none does not, so "
-                                         "that easy and hard prompts are not favoured (Liu et al. 2025)",
-                                choices=("group", "none"))
-    loss_type: str = option("grpo", "what a token weighs: grpo by its response's length, dapo all the same, dr_grpo by "
-                                    "--max-tokens", choices=("grpo", "dapo", "dr_grpo"))
+    scale_rewards: str = option(
+        "group",
+        "group divides advantages by the deviation of their group; none does not, so "
+        "that easy and hard prompts are not favoured (Liu et al. 2025)",
+        choices=("group", "none"),
+    )
+    loss_type: str = option(
+        "grpo",
+        "what a token weighs: grpo by its response's length, dapo all the same, dr_grpo by --max-tokens",
+        choices=("grpo", "dapo", "dr_grpo"),
+    )
 
 
 @dataclass(frozen=True)
@@ -344,8 +400,9 @@ class DPOConfig(AlignConfig):
     data: str = option("", PAIRS_HELP)
     num_epochs: int = option(1, "passes over the pairs", minimum=1)
     batch_size: int = option(16, "pairs per optimizer step", minimum=1)
-    micro_batch_size: int = option(8, "pairs per forward, of similar length: it changes memory and speed, not the "
-                                      "result", minimum=1)
+    micro_batch_size: int = option(
+        8, "pairs per forward, of similar length: it changes memory and speed, not the result", minimum=1
+    )
     warmup_steps: int = option(10, "steps of linear warm-up before the cosine decay", minimum=0)
     beta: float = option(0.1, "weight of the implicit KL penalty: larger stays closer to the reference", minimum=0)
     label_smoothing: float = option(0.0, "chance that a label is wrong (conservative DPO)", minimum=0, maximum=0.5)
@@ -358,12 +415,18 @@ class EvaluateConfig(RunConfig):
 
     reward_model: str = option("", "reward head that judges (default: weights/SIZE/reward)")
     before: str = option("", "checkpoint to compare with (default: weights/SIZE/tools)")
-    suite: str = option("tasks", "what to answer: tasks (held-out requests, judged by the reward model too), humaneval "
-                                 "(164 functions to complete, fetched once, never trained on) or all",
-                        choices=("tasks", "humaneval", "all"))
+    suite: str = option(
+        "tasks",
+        "what to answer: tasks (held-out requests, judged by the reward model too), humaneval "
+        "(164 functions to complete, fetched once, never trained on) or all",
+        choices=("tasks", "humaneval", "all"),
+    )
     samples: int = option(1, "sampled answers per held-out prompt", minimum=1)
-    best_of: int = option(1, "answers of the model after alignment to sample for each, of which the reward model keeps "
-                             "the best", minimum=1)
+    best_of: int = option(
+        1,
+        "answers of the model after alignment to sample for each, of which the reward model keeps the best",
+        minimum=1,
+    )
     prompts: int = option(0, "held-out prompts to use; 0 takes all", minimum=0)
     max_tokens: int = option(160, "longest answer, in tokens", minimum=1)
     temp: float = option(0.2, "sampling temperature, as in chat", minimum=0)
@@ -374,30 +437,38 @@ class EvaluateConfig(RunConfig):
 class AnnotateConfig(BackendConfig):
     """Defaults of `mlxrlhf annotate`: people compare two answers on a local web page."""
 
-    data: str = option("", "pairs to judge, in any form that reward --data reads; a row may carry tests, a list of "
-                           "assert statements")
-    size: str = option("nano", "whose prepared pairs to judge when neither --data nor --prompts is given",
-                       choices=tuple(SIZES))
+    data: str = option(
+        "", "pairs to judge, in any form that reward --data reads; a row may carry tests, a list of assert statements"
+    )
+    size: str = option(
+        "nano", "whose prepared pairs to judge when neither --data nor --prompts is given", choices=tuple(SIZES)
+    )
     data_dir: str = option("data", "folder of prepared data; SIZE is appended")
-    prompts: str = option("", "JSONL of {prompt[, task, tests]}, or a text file of one prompt per line, to sample "
-                              "answers to")
-    model: str = option("", "who answers --prompts: a checkpoint folder, smollm2, shipped or a hub name (default: who "
-                            "answers in chat)")
+    prompts: str = option(
+        "", "JSONL of {prompt[, task, tests]}, or a text file of one prompt per line, to sample answers to"
+    )
+    model: str = option(
+        "", "who answers --prompts: a checkpoint folder, smollm2, shipped or a hub name (default: who answers in chat)"
+    )
     model_b: str = option("", "who gives the other answer (default: the same model again)")
     max_tokens: int = option(256, "longest sampled answer, in tokens", minimum=1)
     temp: float = option(0.7, "sampling temperature of the answers", minimum=1e-3)
     seed: int = option(0, "seed of samples, order, sides and repeats", minimum=0)
     db: str = option("data/annotations.db", "SQLite file of items and votes; it is kept and added to")
     overlap: int = option(2, "people who judge each item", minimum=1)
-    repeats: float = option(0.05, "share of items shown to a person a second time, unannounced, sides exchanged",
-                            minimum=0, maximum=0.5)
+    repeats: float = option(
+        0.05, "share of items shown to a person a second time, unannounced, sides exchanged", minimum=0, maximum=0.5
+    )
     host: str = option("127.0.0.1", "address to serve on; any but this machine's own asks for a token in the link")
     port: int = option(8765, "port to serve on; 0 takes a free one", minimum=0, maximum=65_535)
     no_open: bool = option(False, "do not open the page in a browser")
     stats: bool = option(False, "print agreement instead of serving")
     export: str = option("", "file to write instead of serving")
-    format: str = option("trl", "of --export: trl (for mlxrlhf reward --data) and helpsteer3 have a line per item, csv "
-                                "a row per vote", choices=("trl", "helpsteer3", "csv"))
+    format: str = option(
+        "trl",
+        "of --export: trl (for mlxrlhf reward --data) and helpsteer3 have a line per item, csv a row per vote",
+        choices=("trl", "helpsteer3", "csv"),
+    )
     unsafe_exec: bool = option(False, "run tests of answers even where no operating-system jail is available")
 
 
@@ -409,80 +480,70 @@ DEMO: dict[str, dict[str, Any]] = {
     "reward": dict(temp=0.7, samples=1, max_tokens=128),
     # As from scratch, for the reasons given there. Twenty updates, so that the first ten and the last ten, which are
     # compared, do not overlap; 16 answers in each is what there is time for.
-    "ppo": dict(steps_per_epoch=20, batch_size=16, mini_batch_size=8, ppo_epochs=2, max_tokens=128, temp=0.7, gamma=1.0,
-                lam=1.0, kl_coef=0.1, lora_rank=8, learning_rate=6e-4, reward="model:1,tests:2"),
+    "ppo": dict(
+        steps_per_epoch=20,
+        batch_size=16,
+        mini_batch_size=8,
+        ppo_epochs=2,
+        max_tokens=128,
+        temp=0.7,
+        gamma=1.0,
+        lam=1.0,
+        kl_coef=0.1,
+        lora_rank=8,
+        learning_rate=6e-4,
+        reward="model:1,tests:2",
+    ),
     "evaluate": dict(max_tokens=128),
 }
 
 #: What `mlxrlhf demo --from-scratch` changes: every stage at size nano within eight minutes on two CPU cores.
 DEMO_FROM_SCRATCH: dict[str, dict[str, Any]] = {
     "prepare": dict(max_characters=1_000_000),
-    "pretrain": dict(steps_per_epoch=30, batch_size=16, sequence_length=128, warmup_steps=5, learning_rate=3e-3,
-                     eval_every=30, eval_batches=2),
+    "pretrain": dict(
+        steps_per_epoch=30,
+        batch_size=16,
+        sequence_length=128,
+        warmup_steps=5,
+        learning_rate=3e-3,
+        eval_every=30,
+        eval_batches=2,
+    ),
     # Small batches: with so few tokens to spend, more steps teach more than smoother ones.
-    "code": dict(steps_per_epoch=560, batch_size=6, sequence_length=160, warmup_steps=20, learning_rate=3e-3,
-                 dialogue_share=0.93, eval_every=280, eval_batches=4),
-    "tools": dict(steps_per_epoch=60, batch_size=8, sequence_length=224, warmup_steps=5, learning_rate=6e-4,
-                  dialogue_share=0.7, eval_every=60, eval_batches=4),
+    "code": dict(
+        steps_per_epoch=560,
+        batch_size=6,
+        sequence_length=160,
+        warmup_steps=20,
+        learning_rate=3e-3,
+        dialogue_share=0.93,
+        eval_every=280,
+        eval_batches=4,
+    ),
+    "tools": dict(
+        steps_per_epoch=60,
+        batch_size=8,
+        sequence_length=224,
+        warmup_steps=5,
+        learning_rate=6e-4,
+        dialogue_share=0.7,
+        eval_every=60,
+        eval_batches=4,
+    ),
     "reward": dict(temp=0.7, samples=2),
     # One decision early in an answer (type hints or none) earns a score 40 tokens later: nothing may discount it.
     # Paid by the reward model alone, as many answers parse as before; with tests beside it, more do.
-    "ppo": dict(steps_per_epoch=24, ppo_epochs=2, max_tokens=128, temp=0.7, gamma=1.0, lam=1.0, kl_coef=0.1,
-                lora_rank=8, learning_rate=6e-4, reward="model:1,tests:2"),
+    "ppo": dict(
+        steps_per_epoch=24,
+        ppo_epochs=2,
+        max_tokens=128,
+        temp=0.7,
+        gamma=1.0,
+        lam=1.0,
+        kl_coef=0.1,
+        lora_rank=8,
+        learning_rate=6e-4,
+        reward="model:1,tests:2",
+    ),
     "evaluate": {},
 }
-
-
-def validate(config: Any) -> None:
-    """Raise UserError for the first field outside its bounds, named by its flag."""
-    for f in fields(config):
-        value, flag = getattr(config, f.name), "--" + f.name.replace("_", "-")
-        if isinstance(value, float) and value != value:
-            raise UserError(f"{flag} is not a number")
-        minimum = f.metadata.get("minimum")
-        if minimum is not None and value < minimum:
-            raise UserError(f"{flag} is {value}; it must be at least {minimum:g}")
-        maximum = f.metadata.get("maximum")
-        if maximum is not None and value > maximum:
-            raise UserError(f"{flag} is {value}; it must be at most {maximum:g}")
-        choices = f.metadata.get("choices")
-        if choices and value not in choices and value != f.default:
-            raise UserError(f"{flag} is {value!r}; choose one of {', '.join(choices)}")
-
-
-def read_yaml(path: Path, kind: type) -> dict[str, Any]:
-    """The settings of a YAML file by field name of the config dataclass `kind`; dashes and underscores are the same.
-
-    Raises UserError for a file that cannot be read, a name that is no flag, and a value of another type.
-    """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--config {path} cannot be read ({getattr(error, 'strerror', None) or error}); name a YAML "
-                        "file") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"--config {path} is not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"--config {path} must hold lines such as `batch-size: 8`")
-    defaults, settings = {f.name: f.default for f in fields(kind)}, {}
-    for key, value in content.items():
-        name = str(key).replace("-", "_")
-        if name not in defaults:
-            raise UserError(f"{path}: {key} is no flag of this command; --help lists them")
-        wanted = type(defaults[name])
-        try:
-            # YAML reads 1e-4 as text, so numbers go through their own type; a bool is no number here.
-            good = isinstance(value, bool) == (wanted is bool) and not isinstance(value, (dict, list, type(None)))
-            settings[name] = wanted(value) if good else None
-        except ValueError:
-            good = False
-        if not good or (wanted is int and settings[name] != float(value)):
-            raise UserError(f"{path}: {key} is {value!r}; it must be a value of type {wanted.__name__}")
-    return settings
-
-
-def to_json(config: Any) -> dict:
-    """The dataclass as plain JSON values."""
-    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}

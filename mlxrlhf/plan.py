@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxrlhf import checkpoint, parallel, published
-from mlxrlhf.algorithms.rollout import bucket
+from mlxrlhf import parallel
+from mlxrlhf.algorithms.rollout import READ_TOGETHER, TOGETHER, bucket
 from mlxrlhf.config import (
     SIZES,
     AlignConfig,
@@ -33,7 +33,7 @@ from mlxrlhf.config import (
     WeightsConfig,
 )
 from mlxrlhf.errors import UserError
-from mlxrlhf.stages.sampling import READ_TOGETHER, TOGETHER
+from mlxrlhf.models import checkpoint, published
 
 GB = 2**30
 #: bytes of a number
@@ -71,23 +71,26 @@ class Job:
     gradient_checkpointing: bool = False
     optimizer_dtype: str = "float32"
     value_head: bool = False
-    copies: int = 0                 # frozen trunks beside the first: a reference, the model before alignment
-    reference_head: bool = False    # a frozen output layer beside the trained one
-    train: Batch | None = None      # one forward and backward
-    sums: bool = False              # its gradient needs every token's log-probability before it can start
-    forwards: int = 1               # of those in an optimizer step
-    steps: float = 1                # optimizer steps in a step of the command
-    evaluate: Batch | None = None   # one forward without gradient
-    evaluations: float = 0          # of those in a step of the command
-    entropy: bool = False           # computed in it, over the whole vocabulary
-    decode: Batch | None = None     # a rollout; `predicted` tokens of each row are sampled
-    step: str = "step"              # what the command's step is called
+    copies: int = 0  # frozen trunks beside the first: a reference, the model before alignment
+    reference_head: bool = False  # a frozen output layer beside the trained one
+    train: Batch | None = None  # one forward and backward
+    sums: bool = False  # its gradient needs every token's log-probability before it can start
+    forwards: int = 1  # of those in an optimizer step
+    steps: float = 1  # optimizer steps in a step of the command
+    evaluate: Batch | None = None  # one forward without gradient
+    evaluations: float = 0  # of those in a step of the command
+    entropy: bool = False  # computed in it, over the whole vocabulary
+    decode: Batch | None = None  # a rollout; `predicted` tokens of each row are sampled
+    step: str = "step"  # what the command's step is called
 
     @classmethod
     def of(cls, config: RunConfig, model: ModelConfig, prompt: int = PROMPT_TOKENS, answer: int = ANSWER_TOKENS) -> Job:
         """The job of a command's settings; prompt and answer: tokens of the longest in its data."""
-        same = {name: getattr(config, name) for name in ("dtype", "lora_rank", "gradient_checkpointing",
-                                                         "optimizer_dtype") if hasattr(config, name)}
+        same = {
+            name: getattr(config, name)
+            for name in ("dtype", "lora_rank", "gradient_checkpointing", "optimizer_dtype")
+            if hasattr(config, name)
+        }
         if isinstance(config, TrainConfig):
             batch = Batch(config.batch_size, config.sequence_length, config.sequence_length - 1)
             return cls(model, **same, train=batch, forwards=config.gradient_accumulation_steps, evaluate=batch)
@@ -96,30 +99,53 @@ class Job:
             mini = min(config.mini_batch_size, total)
             length = bucket(prompt) + bucket(config.max_tokens)
             micro = Batch(min(config.micro_batch_size, mini), length, bucket(config.max_tokens))
-            return cls(model, **same, value_head=critic, copies=int(not config.lora_rank),
-                       reference_head=critic and config.kl_in_loss, train=micro, forwards=-(-mini // micro.rows),
-                       steps=config.ppo_epochs * -(-total // mini), evaluate=micro,
-                       evaluations=2 * -(-total // micro.rows), entropy=True,
-                       decode=Batch(total, prompt + config.max_tokens, config.max_tokens))
+            return cls(
+                model,
+                **same,
+                value_head=critic,
+                copies=int(not config.lora_rank),
+                reference_head=critic and config.kl_in_loss,
+                train=micro,
+                forwards=-(-mini // micro.rows),
+                steps=config.ppo_epochs * -(-total // mini),
+                evaluate=micro,
+                evaluations=2 * -(-total // micro.rows),
+                entropy=True,
+                decode=Batch(total, prompt + config.max_tokens, config.max_tokens),
+            )
         if isinstance(config, DPOConfig):
             pairs = min(config.micro_batch_size, config.batch_size)
             micro = Batch(2 * pairs, bucket(prompt) + bucket(answer), bucket(answer))
-            return cls(model, **same, train=micro, sums=True, evaluate=micro,
-                       forwards=-(-config.batch_size // pairs))
+            return cls(model, **same, train=micro, sums=True, evaluate=micro, forwards=-(-config.batch_size // pairs))
         if isinstance(config, EvaluateConfig):
             rows = min(TOGETHER, (config.prompts or TOGETHER) * config.samples)
             read = Batch(rows, bucket(prompt) + bucket(config.max_tokens), bucket(config.max_tokens))
-            return cls(model, **same, copies=1, evaluate=read, evaluations=2, step=f"{rows} answers",
-                       decode=Batch(rows, prompt + config.max_tokens, config.max_tokens))
+            return cls(
+                model,
+                **same,
+                copies=1,
+                evaluate=read,
+                evaluations=2,
+                step=f"{rows} answers",
+                decode=Batch(rows, prompt + config.max_tokens, config.max_tokens),
+            )
         assert isinstance(config, RewardConfig)
         own = config.samples > 0 and not config.data
         length = bucket(prompt + (max(answer, config.max_tokens) if own else answer))
         pairs = min(config.micro_batch_size, config.unfreeze_batch_size)
-        return cls(model, **same, lora_rank=config.unfreeze_rank, value_head=config.unfreeze_rank > 0,
-                   train=Batch(2 * pairs, length, 0) if config.unfreeze_rank else None,
-                   forwards=-(-config.unfreeze_batch_size // pairs), steps=READ_TOGETHER / config.unfreeze_batch_size,
-                   evaluate=Batch(READ_TOGETHER, length, 0), evaluations=2, step=f"{READ_TOGETHER} pairs",
-                   decode=Batch(TOGETHER, prompt + config.max_tokens, config.max_tokens) if own else None)
+        return cls(
+            model,
+            **same,
+            lora_rank=config.unfreeze_rank,
+            value_head=config.unfreeze_rank > 0,
+            train=Batch(2 * pairs, length, 0) if config.unfreeze_rank else None,
+            forwards=-(-config.unfreeze_batch_size // pairs),
+            steps=READ_TOGETHER / config.unfreeze_batch_size,
+            evaluate=Batch(READ_TOGETHER, length, 0),
+            evaluations=2,
+            step=f"{READ_TOGETHER} pairs",
+            decode=Batch(TOGETHER, prompt + config.max_tokens, config.max_tokens) if own else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -160,10 +186,14 @@ def predict(job: Job, backend) -> Plan:
     embedding = c.vocab_size * c.hidden_size
     small, trained = small_weights(job), trained_weights(job)
     masters = full and job.dtype == "bfloat16"
-    always = {"process": m.held(), "weights": size * c.parameters(), "adapters and heads": 4 * small,
-              "reference": size * (job.copies * c.parameters() + job.reference_head * embedding),
-              "masters": masters * m.MASTER * c.parameters(),
-              "optimizer moments": 2 * trained * BYTES[job.optimizer_dtype]}
+    always = {
+        "process": m.held(),
+        "weights": size * c.parameters(),
+        "adapters and heads": 4 * small,
+        "reference": size * (job.copies * c.parameters() + job.reference_head * embedding),
+        "masters": masters * m.MASTER * c.parameters(),
+        "optimizer moments": 2 * trained * BYTES[job.optimizer_dtype],
+    }
     phases: dict[str, dict[str, float]] = {}
 
     def logits(b: Batch, more: bool, sums: bool = False) -> int:
@@ -176,8 +206,10 @@ def predict(job: Job, backend) -> Plan:
         phases["in a forward pass"] = {"activations": block(b), "logits": logits(b, job.entropy)}
     if b := job.decode:
         cached = 2 * size * c.num_layers * c.num_kv_heads * c.head_dim * b.rows * bucket(b.length, 64)
-        phases["while prompts are read"] = {"activations": block(Batch(b.rows, b.length - b.predicted, 0)),
-                                            "key-value cache": cached}
+        phases["while prompts are read"] = {
+            "activations": block(Batch(b.rows, b.length - b.predicted, 0)),
+            "key-value cache": cached,
+        }
         phases["while sampling"] = {"logits": logits(Batch(b.rows, 1, 1), True), "key-value cache": cached}
     if b := job.train:
         kept = b.tokens * size * c.hidden_size if job.gradient_checkpointing else block(b)
@@ -187,19 +219,25 @@ def predict(job: Job, backend) -> Plan:
         # The output layer's gradient comes first and, where it is the embedding's too, the embedding's own part last.
         tied = size * full * embedding
         phases["at the start of the backward pass"] = {
-            "activations": c.num_layers * kept + m.WORKING * block(b), "logits": logits(b, True, job.sums),
-            "gradients": summed + tied}
+            "activations": c.num_layers * kept + m.WORKING * block(b),
+            "logits": logits(b, True, job.sums),
+            "gradients": summed + tied,
+        }
         phases["at the end of the backward pass"] = {
             "activations": kept + at_work * block(b),
             "logits": full * m.LOGITS_LEFT * size * b.rows * b.predicted * c.vocab_size,
-            "gradients": m.gradients(gradient, summed, tied)}
+            "gradients": m.gradients(gradient, summed, tied),
+        }
         phases["in the optimizer step"] = {
-            "gradients": max(summed, gradient), "temporaries": m.update(masters) * min(trained, m.UPDATE_CHUNK)}
+            "gradients": max(summed, gradient),
+            "temporaries": m.update(masters) * min(trained, m.UPDATE_CHUNK),
+        }
     phase, parts = max(phases.items(), key=lambda item: sum(item[1].values()))
     return Plan({name: value for name, value in {**always, **parts}.items() if value}, phase)
 
 
 # --- time ----------------------------------------------------------------------------------------------------------
+
 
 def operations(job: Job) -> tuple[float, float]:
     """Multiplications and additions of one step of the command: of its forward and backward passes, and of decoding.
@@ -243,11 +281,14 @@ def slow_precision(dtype: str, backend) -> str:
     full, low = (backend.memory.matmul_rate(name, SMALL_ROWS, seconds=0.05) for name in ("float32", dtype))
     if full < SLOWER * low:
         return ""
-    return (f"matrix products in {dtype} take {full / low:.0f} times as long as in float32 on this machine; "
-            f"leave --dtype {dtype} out unless memory is short")
+    return (
+        f"matrix products in {dtype} take {full / low:.0f} times as long as in float32 on this machine; "
+        f"leave --dtype {dtype} out unless memory is short"
+    )
 
 
 # --- the command and the check -------------------------------------------------------------------------------------
+
 
 def shape(config: RunConfig) -> ModelConfig:
     """The shape of the model that a command would load."""
@@ -272,14 +313,17 @@ def describe(config: RunConfig, backend, prompt: int, answer: int) -> Iterator[s
         yield f"{'it fits with':25} {remedy(config, model, backend, prompt, answer) or 'a smaller model only'}"
     work, time = sum(operations(job)), seconds(job, backend)
     scale, unit = (3600, "h") if time > 7200 else (60, "min") if time > 120 else (1, "s")
-    yield (f"{'time per ' + job.step:22} {time / scale:8.2f} {unit:4} {work / 1e12:,.2f} TFLOP, at {EFFICIENCY:.0%} of "
-           "the speed of bare matrix products here")
+    yield (
+        f"{'time per ' + job.step:22} {time / scale:8.2f} {unit:4} {work / 1e12:,.2f} TFLOP, at {EFFICIENCY:.0%} of "
+        "the speed of bare matrix products here"
+    )
     if warning := slow_precision(config.dtype, backend):
         yield warning
 
 
-def check(config: RunConfig, model: ModelConfig, backend, prompt: int = PROMPT_TOKENS,
-          answer: int = ANSWER_TOKENS) -> None:
+def check(
+    config: RunConfig, model: ModelConfig, backend, prompt: int = PROMPT_TOKENS, answer: int = ANSWER_TOKENS
+) -> None:
     """Raises UserError, naming settings that would fit, when a command asks for more memory than the machine has.
 
     Warns on stderr of a precision that is slow here.
@@ -288,8 +332,10 @@ def check(config: RunConfig, model: ModelConfig, backend, prompt: int = PROMPT_T
     if plan.peak > room and not config.allow_swap:
         found = remedy(config, model, backend, prompt, answer)
         advice = f"it fits with {found}" if found else "choose a smaller --size or --model"
-        raise UserError(f"this run needs about {plan.peak / GB:.1f} GB and the machine has {room / GB:.1f} GB; "
-                        f"{advice}, or give --allow-swap to start anyway")
+        raise UserError(
+            f"this run needs about {plan.peak / GB:.1f} GB and the machine has {room / GB:.1f} GB; "
+            f"{advice}, or give --allow-swap to start anyway"
+        )
     if parallel.first() and (warning := slow_precision(config.dtype, backend)):
         print(warning, file=sys.stderr)
 
@@ -303,8 +349,10 @@ def remedy(config: RunConfig, model: ModelConfig, backend, prompt: int, answer: 
                 merged = {name: value for change in changes for name, value in change.items()}
                 job = Job.of(dataclasses.replace(config, **merged), model, prompt, answer)
                 if predict(job, backend).peak <= backend.memory.limit():
-                    return " ".join("--" + name.replace("_", "-") + ("" if value is True else f" {value}")
-                                    for name, value in merged.items())
+                    return " ".join(
+                        "--" + name.replace("_", "-") + ("" if value is True else f" {value}")
+                        for name, value in merged.items()
+                    )
     return ""
 
 
@@ -317,8 +365,9 @@ def _ways(config: RunConfig, backend) -> list[list[dict]]:
         halves = [config.batch_size >> i for i in range(1, config.batch_size.bit_length())]
         ways.append([{"batch_size": n, "gradient_accumulation_steps": -(-rows // n)} for n in halves])
     elif isinstance(config, AlignConfig) or (isinstance(config, RewardConfig) and config.unfreeze_rank):
-        ways.append([{"micro_batch_size": config.micro_batch_size >> i}
-                     for i in range(1, config.micro_batch_size.bit_length())])
+        ways.append(
+            [{"micro_batch_size": config.micro_batch_size >> i} for i in range(1, config.micro_batch_size.bit_length())]
+        )
     if isinstance(config, WeightsConfig) and not config.gradient_checkpointing:
         ways.append([{"gradient_checkpointing": True}])
     if config.dtype == "float32":

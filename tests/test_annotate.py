@@ -20,9 +20,9 @@ from mlxrlhf.annotate import agreement, export, items, run, server
 from mlxrlhf.annotate import store as stores
 from mlxrlhf.annotate.store import Conflict, Item, Store, Vote
 from mlxrlhf.config import AnnotateConfig
-from mlxrlhf.data import tasks
-from mlxrlhf.data.preference_files import load_pairs
 from mlxrlhf.errors import UserError
+from mlxrlhf.preferences.files import load_pairs
+from mlxrlhf.tasks.task import load_tasks
 
 # --- agreement -----------------------------------------------------------------------------------------------------
 
@@ -60,8 +60,9 @@ def naive_alpha(counts, ordinal):
         low, high = min(c, k), max(c, k)
         return (sum(n[g] for g in range(low, high + 1)) - (n[c] + n[k]) / 2) ** 2 if ordinal else float(c != k)
 
-    observed = sum(distance(u[i], u[j]) / (len(u) - 1) for u in units for i in range(len(u)) for j in range(len(u))
-                   if i != j) / len(pooled)
+    observed = sum(
+        distance(u[i], u[j]) / (len(u) - 1) for u in units for i in range(len(u)) for j in range(len(u)) if i != j
+    ) / len(pooled)
     expected = sum(distance(pooled[i], pooled[j]) for i in range(len(pooled)) for j in range(len(pooled)) if i != j)
     return 1 - observed / (expected / (len(pooled) * (len(pooled) - 1)))
 
@@ -84,10 +85,13 @@ def test_alpha_where_little_can_be_said():
     assert agreement.krippendorff_alpha(np.array([[2, 0], [2, 0]]), ordinal=True)[0] == 1.0
 
 
-@pytest.mark.parametrize("table,kappa", [
-    ([[20, 5], [10, 15]], 0.4),  # fifty grant proposals: p_o 0.7, p_e 0.5
-    ([[75, 1, 4], [5, 4, 1], [0, 0, 10]], 0.676),  # Fleiss (1981), two diagnosticians: p_o 0.89, p_e 0.66
-])
+@pytest.mark.parametrize(
+    "table,kappa",
+    [
+        ([[20, 5], [10, 15]], 0.4),  # fifty grant proposals: p_o 0.7, p_e 0.5
+        ([[75, 1, 4], [5, 4, 1], [0, 0, 10]], 0.676),  # Fleiss (1981), two diagnosticians: p_o 0.89, p_e 0.66
+    ],
+)
 def test_cohens_kappa_of_textbooks(table, kappa):
     pairs = [(i, j) for i, row in enumerate(table) for j, n in enumerate(row) for _ in range(n)]
     assert round(agreement.cohen_kappa(*zip(*pairs)), 3) == kappa
@@ -104,9 +108,15 @@ def vote(who, item, choice, strength=1, reasons=(), rationale="", swapped=False,
 
 
 def test_figures_by_hand():
-    votes = [vote("ann", 1, "a", 3, ["style"]), vote("bob", 1, "a", 1, ["style", "safety"]), vote("ann", 2, "b"),
-             vote("bob", 2, "tie"), vote("ann", 3, "skip"), vote("ann", 1, "a", repeat=True, swapped=True),
-             vote("ann", 2, "a", repeat=True, swapped=True)]
+    votes = [
+        vote("ann", 1, "a", 3, ["style"]),
+        vote("bob", 1, "a", 1, ["style", "safety"]),
+        vote("ann", 2, "b"),
+        vote("bob", 2, "tie"),
+        vote("ann", 3, "skip"),
+        vote("ann", 1, "a", repeat=True, swapped=True),
+        vote("ann", 2, "a", repeat=True, swapped=True),
+    ]
     f = agreement.figures(votes, {i: ("chosen", "rejected") for i in (1, 2, 3)})
     assert (f["annotators"], f["votes"], f["items"], f["shared_items"], f["skipped"]) == (2, 4, 2, 2, 1)
     assert f["raw_agreement"] == 0.5 and f["self_consistency"] == 0.5 and f["repeats"] == 2
@@ -122,6 +132,7 @@ def test_figures_by_hand():
 
 
 # --- the store -----------------------------------------------------------------------------------------------------
+
 
 def some(count):
     return [Item(f"prompt {i}", f"a {i}", f"b {i}", "chosen", "rejected", "pairs.jsonl") for i in range(count)]
@@ -322,13 +333,16 @@ def test_another_file_is_not_touched(tmp_path):
 
 # --- items and exports -----------------------------------------------------------------------------------------------
 
+
 def test_items_find_their_tests(tmp_path):
-    bank = tasks.load_tasks()
+    bank = load_tasks()
     task = bank[0]
-    rows = [{"prompt": "p", "chosen": "a", "rejected": "b", "task": task.name},
-            {"prompt": task.phrasings[1], "chosen": "a", "rejected": "b"},
-            {"prompt": "mine", "chosen": "a", "rejected": "b", "tests": ["assert f(1) == 1"]},
-            {"prompt": "none", "chosen": "a", "rejected": "b"}]
+    rows = [
+        {"prompt": "p", "chosen": "a", "rejected": "b", "task": task.name},
+        {"prompt": task.phrasings[1], "chosen": "a", "rejected": "b"},
+        {"prompt": "mine", "chosen": "a", "rejected": "b", "tests": ["assert f(1) == 1"]},
+        {"prompt": "none", "chosen": "a", "rejected": "b"},
+    ]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = items.from_file(str(path), bank)
@@ -339,11 +353,22 @@ def test_items_find_their_tests(tmp_path):
 
 
 def test_a_conversation_is_shown_and_exported_as_one(make, tmp_path):
-    prompt = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes?"},
-              {"role": "user", "content": "add"}]
+    prompt = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "yes?"},
+        {"role": "user", "content": "add"},
+    ]
     path = tmp_path / "pairs.jsonl"
-    path.write_text(json.dumps({"prompt": prompt, "chosen": [{"role": "assistant", "content": "a"}],
-                                "rejected": [{"role": "assistant", "content": "b"}], "tests": ["assert 1"]}))
+    path.write_text(
+        json.dumps(
+            {
+                "prompt": prompt,
+                "chosen": [{"role": "assistant", "content": "a"}],
+                "rejected": [{"role": "assistant", "content": "b"}],
+                "tests": ["assert 1"],
+            }
+        )
+    )
     store = make()
     store.add(items.from_file(str(path), ()))
     shown = store.current("ann")
@@ -352,7 +377,7 @@ def test_a_conversation_is_shown_and_exported_as_one(make, tmp_path):
     for format in ("trl", "helpsteer3"):
         export.write(store, tmp_path / format, format, print)
         (tmp_path / format).rename(tmp_path / f"{format}.jsonl")
-        pair, = load_pairs(tmp_path / f"{format}.jsonl")
+        (pair,) = load_pairs(tmp_path / f"{format}.jsonl")
         assert (pair.prompt, pair.chosen, pair.rejected) == (prompt, shown["left"], shown["right"])
     export.write(store, tmp_path / "v.csv", "csv", print)
     assert "user: hi\n\nassistant: yes?" in (tmp_path / "v.csv").read_text()
@@ -388,9 +413,18 @@ def test_sampled_answers_are_the_models_and_are_not_sampled_again(maker, tmp_pat
 def judged(make):
     """Item 1: a by 2 + 2 against b by 1. Item 2: b by 3 beside a tie. Item 3: an even split. Item 4: both bad."""
     store = make(4)
-    votes = [vote("ann", 1, "a", 2, ["style"], "=cmd()"), vote("bob", 1, "a", 2, ["style", "safety"], "neat"),
-             vote("cy", 1, "b", 1), vote("ann", 2, "b", 3), vote("bob", 2, "tie"), vote("ann", 3, "a", 2),
-             vote("bob", 3, "b", 2), vote("ann", 4, "bad"), vote("ann", 1, "b", 3, repeat=True), vote("bob", 4, "skip")]
+    votes = [
+        vote("ann", 1, "a", 2, ["style"], "=cmd()"),
+        vote("bob", 1, "a", 2, ["style", "safety"], "neat"),
+        vote("cy", 1, "b", 1),
+        vote("ann", 2, "b", 3),
+        vote("bob", 2, "tie"),
+        vote("ann", 3, "a", 2),
+        vote("bob", 3, "b", 2),
+        vote("ann", 4, "bad"),
+        vote("ann", 1, "b", 3, repeat=True),
+        vote("bob", 4, "skip"),
+    ]
     store.votes = lambda: votes
     return store
 
@@ -400,7 +434,9 @@ def test_the_trl_export_trains(judged, tmp_path):
     export.write(judged, tmp_path / "out" / "pairs.jsonl", "trl", said.append)
     pairs = load_pairs(tmp_path / "out" / "pairs.jsonl")
     assert [(p.prompt, p.chosen, p.rejected, p.criterion) for p in pairs] == [
-        ("prompt 0", "a 0", "b 0", "style"), ("prompt 1", "b 1", "a 1", "preference")]
+        ("prompt 0", "a 0", "b 0", "style"),
+        ("prompt 1", "b 1", "a 1", "preference"),
+    ]
     assert [p.weight for p in pairs] == [0.8, 0.75]  # 4 / 5; 3 / 4
     assert "2 judged items have no preferred answer" in said[-1]
     row = json.loads((tmp_path / "out" / "pairs.jsonl").read_text().splitlines()[0])
@@ -410,8 +446,15 @@ def test_the_trl_export_trains(judged, tmp_path):
 def test_the_helpsteer3_export_has_its_fields_and_signs(judged, tmp_path):
     export.write(judged, tmp_path / "h.jsonl", "helpsteer3", print)
     rows = [json.loads(line) for line in (tmp_path / "h.jsonl").read_text().splitlines()]
-    assert set(rows[0]) == {"domain", "language", "context", "response1", "response2", "overall_preference",
-                            "individual_preference"}
+    assert set(rows[0]) == {
+        "domain",
+        "language",
+        "context",
+        "response1",
+        "response2",
+        "overall_preference",
+        "individual_preference",
+    }
     for row, scores, overall in zip(rows, ([-2, -2, 1], [3, 0], [-2, 2], [0]), (-1, 2, 0, 0)):
         sign = 1 if row["response1"].startswith("a") else -1  # negative: response 1 is better
         assert [p["score"] for p in row["individual_preference"]] == [sign * s for s in scores]
@@ -439,9 +482,11 @@ def test_a_weight_must_be_a_number_above_zero(tmp_path):
 
 # --- the command line ------------------------------------------------------------------------------------------------
 
+
 def mlxrlhf(folder, *arguments):
-    return subprocess.run([sys.executable, "-m", "mlxrlhf_cli.main", *arguments], cwd=folder, capture_output=True,
-                          text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-m", "mlxrlhf_cli.main", *arguments], cwd=folder, capture_output=True, text=True, timeout=60
+    )
 
 
 class Served:
@@ -450,7 +495,11 @@ class Served:
     def __init__(self, folder, *arguments, port=0):
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mlxrlhf_cli.main", "annotate", "--no-open", "--port", str(port), *arguments],
-            cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         self.said = ""
         while not (found := re.search(r"http://\S+", self.said)):
             line = self.process.stdout.readline()
@@ -469,8 +518,12 @@ class Served:
         """Status, headers and text of one request, the headers given replacing the usual ones."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         headers = {"Host": f"127.0.0.1:{self.port}", "Origin": f"http://127.0.0.1:{self.port}", **headers}
-        connection.request(method, path, None if body is None else json.dumps(body),
-                           {k: v for k, v in headers.items() if v is not None})
+        connection.request(
+            method,
+            path,
+            None if body is None else json.dumps(body),
+            {k: v for k, v in headers.items() if v is not None},
+        )
         response = connection.getresponse()
         text = response.read().decode()
         connection.close()
@@ -502,12 +555,31 @@ def test_serve_vote_stop_stats_export(pairs, served):
     server = served()
     status, _, text = server.ask("POST", "/api/next", {"annotator": "ann"})
     shown = json.loads(text)["item"]
-    body = {"annotator": "ann", "assignment": shown["assignment"], "answer": "left", "strength": 2,
-            "reasons": ["style"], "rationale": "", "seconds": 3.5}
+    body = {
+        "annotator": "ann",
+        "assignment": shown["assignment"],
+        "answer": "left",
+        "strength": 2,
+        "reasons": ["style"],
+        "rationale": "",
+        "seconds": 3.5,
+    }
     assert status == 200 and server.ask("POST", "/api/vote", body)[0] == 200
-    for change in ({"answer": "up"}, {"strength": 9}, {"strength": None}, {"reasons": ["beauty"]}, {"reasons": "style"},
-                   {"rationale": 1}, {"rationale": "x" * 9_000}, {"seconds": -1}, {"assignment": "1"},
-                   {"annotator": " "}, {"annotator": "a\u202eb"}, {"annotator": "x" * 61}, {"rationale": "y" * 70_000}):
+    for change in (
+        {"answer": "up"},
+        {"strength": 9},
+        {"strength": None},
+        {"reasons": ["beauty"]},
+        {"reasons": "style"},
+        {"rationale": 1},
+        {"rationale": "x" * 9_000},
+        {"seconds": -1},
+        {"assignment": "1"},
+        {"annotator": " "},
+        {"annotator": "a\u202eb"},
+        {"annotator": "x" * 61},
+        {"rationale": "y" * 70_000},
+    ):
         assert server.ask("POST", "/api/vote", {**body, **change})[0] == 400, change
     assert server.ask("POST", "/api/vote", {**body, "answer": "right"})[0] == 409
     assert server.ask("POST", "/api/vote", [])[0] == 400 and server.ask("GET", "/api/vote")[0] == 405
@@ -549,8 +621,12 @@ def test_another_host_asks_for_the_token(served):
     assert server.ask("POST", "/api/next", {"annotator": "ann"}, Cookie=cookie)[0] == 200
     assert server.ask("GET", f"/?token={token}", Origin=None, Cookie=cookie)[0] == 303
     assert server.ask("POST", "/api/next", {"annotator": "ann"}, Cookie=cookie[:-1])[0] == 403
-    assert server.ask("POST", "/api/next", {"annotator": "ann"}, Cookie=cookie, Host="evil.example",
-                      Origin="http://evil.example")[0] == 421
+    assert (
+        server.ask(
+            "POST", "/api/next", {"annotator": "ann"}, Cookie=cookie, Host="evil.example", Origin="http://evil.example"
+        )[0]
+        == 421
+    )
 
 
 def test_hosts():
@@ -569,19 +645,22 @@ def test_a_port_in_use_is_one_sentence(pairs):
     assert not (pairs / "data").exists()
 
 
-@pytest.mark.parametrize("settings,message", [
-    (dict(data="nowhere.jsonl"), "nowhere.jsonl cannot be read"),
-    (dict(data="nowhere.json"), "nowhere.json cannot be read"),
-    (dict(data="other.json"), 'other.json:1 has the keys prompt'),
-    (dict(host="no.such.host.invalid"), "is not an address"),
-    (dict(data="pairs.jsonl", prompts="p.txt"), "not both"),
-    (dict(model_b="x"), "sampling needs --prompts FILE"),
-    (dict(prompts="nowhere.txt", model="x"), "nowhere.txt cannot be read"),
-    (dict(stats=True, db="nowhere.db"), "nowhere.db does not exist"),
-    (dict(export="x.jsonl", db="empty.db"), "has no votes yet"),
-    (dict(db="pairs.jsonl"), "name another with --db"),
-    (dict(), "mlxrlhf prepare preferences --size nano"),
-])
+@pytest.mark.parametrize(
+    "settings,message",
+    [
+        (dict(data="nowhere.jsonl"), "nowhere.jsonl cannot be read"),
+        (dict(data="nowhere.json"), "nowhere.json cannot be read"),
+        (dict(data="other.json"), "other.json:1 has the keys prompt"),
+        (dict(host="no.such.host.invalid"), "is not an address"),
+        (dict(data="pairs.jsonl", prompts="p.txt"), "not both"),
+        (dict(model_b="x"), "sampling needs --prompts FILE"),
+        (dict(prompts="nowhere.txt", model="x"), "nowhere.txt cannot be read"),
+        (dict(stats=True, db="nowhere.db"), "nowhere.db does not exist"),
+        (dict(export="x.jsonl", db="empty.db"), "has no votes yet"),
+        (dict(db="pairs.jsonl"), "name another with --db"),
+        (dict(), "mlxrlhf prepare preferences --size nano"),
+    ],
+)
 def test_wrong_input_is_one_sentence(pairs, monkeypatch, settings, message):
     monkeypatch.chdir(pairs)
     Store(pairs / "empty.db").close()

@@ -9,18 +9,35 @@ import pytest
 from test_annotate import Served
 
 from mlxrlhf.annotate.store import Store
-from mlxrlhf.data import tasks
+from mlxrlhf.tasks.answers import format_answer
+from mlxrlhf.tasks.task import load_tasks
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 #: what a model could write to be run instead of read
-HOSTILE = ("<img src=x onerror=\"window.owned=1\"><script>window.owned=1</script>\n```python\n</span></div>"
-           "<svg onload=window.owned=1>\nprint('<b>bold</b>')\n```\n{{7*7}} ${window.owned=1} javascript:alert(1)")
+HOSTILE = (
+    '<img src=x onerror="window.owned=1"><script>window.owned=1</script>\n```python\n</span></div>'
+    "<svg onload=window.owned=1>\nprint('<b>bold</b>')\n```\n{{7*7}} ${window.owned=1} javascript:alert(1)"
+)
 
 
 def find_browser():
-    names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable",
-             "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+    names = (
+        os.environ.get("CHROMIUM"),
+        "chromium",
+        "chromium-browser",
+        "google-chrome",
+        "google-chrome-stable",
+        "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    )
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
@@ -55,8 +72,10 @@ def serve(tmp_path):
 
 
 def plain(count):
-    return [{"prompt": f"Request {i}", "chosen": f"def f():\n    return {i}", "rejected": f"no answer {i}"}
-            for i in range(count)]
+    return [
+        {"prompt": f"Request {i}", "chosen": f"def f():\n    return {i}", "rejected": f"no answer {i}"}
+        for i in range(count)
+    ]
 
 
 class Person:
@@ -74,8 +93,15 @@ class Person:
     def open(self, url):
         self.page = self.context.new_page()
         self.page.on("pageerror", lambda error: self.errors.append(error))
-        self.page.on("console", lambda m: m.type == "error" and "Failed to load" not in m.text
-                     and "ERR_CONNECTION" not in m.text and self.errors.append(m.text))
+        self.page.on(
+            "console",
+            lambda m: (
+                m.type == "error"
+                and "Failed to load" not in m.text
+                and "ERR_CONNECTION" not in m.text
+                and self.errors.append(m.text)
+            ),
+        )
         self.page.goto(url)
 
     def keys(self, *keys):
@@ -86,7 +112,8 @@ class Person:
         self.page.wait_for_function(
             "([d, l]) => document.getElementById('done').textContent === d && "
             "document.getElementById('left').textContent === l && !document.body.hasAttribute('aria-busy')",
-            arg=[str(done), str(left)])
+            arg=[str(done), str(left)],
+        )
 
     def text(self, selector):
         return self.page.inner_text(selector)
@@ -108,8 +135,10 @@ def test_two_people_at_once_by_keyboard_alone(browser, serve):
             # Slightly, clearly, much; two reasons, one taken back; a rationale with every key in it.
             person.keys("4", choice, choice, choice, "5", "8", "5", "r")
             person.page.keyboard.type("12 3su?d")
-            assert person.page.locator("[data-answer][aria-pressed=true]").get_attribute("data-answer") == \
-                {"1": "left", "2": "right"}[choice], "keys do nothing in a field"
+            assert (
+                person.page.locator("[data-answer][aria-pressed=true]").get_attribute("data-answer")
+                == {"1": "left", "2": "right"}[choice]
+            ), "keys do nothing in a field"
             person.keys("Escape", "Enter")
             person.shows(i + 1, 3 - i)
     ann.page.wait_for_selector("#finished:visible")
@@ -197,23 +226,27 @@ def test_a_hostile_answer_stays_inert(browser, serve):
         ann.keys(key)
     ann.page.wait_for_selector(".badge.bad >> nth=1")
     assert ann.page.evaluate("window.owned") is None
-    assert ann.page.evaluate("document.querySelectorAll('img, svg, b, main script, iframe').length") == \
-        ann.page.evaluate("document.querySelectorAll('#said b, .facts b, .meter b').length")
+    assert ann.page.evaluate(
+        "document.querySelectorAll('img, svg, b, main script, iframe').length"
+    ) == ann.page.evaluate("document.querySelectorAll('#said b, .facts b, .meter b').length")
     for selector in ("#prompt", "#left-body", "#right-body"):
         assert "<script>window.owned=1</script>" in ann.text(selector)
     assert "</span></div><svg onload=window.owned=1>" in ann.text("#left-body .code")
     assert ann.text("#who") == "<img>" and not ann.errors
     # The browser itself refuses text that is to become HTML, and any script that is not the page's.
-    refused = ann.page.evaluate("() => { try { document.body.innerHTML = '<i>x</i>'; return false } "
-                                "catch (error) { return error instanceof TypeError } }")
+    refused = ann.page.evaluate(
+        "() => { try { document.body.innerHTML = '<i>x</i>'; return false } "
+        "catch (error) { return error instanceof TypeError } }"
+    )
     assert refused
 
 
 def test_test_results_come_after_the_vote(browser, serve):
-    task = tasks.load_tasks()[0]
+    task = load_tasks()[0]
     wrong = "def f(:"
-    rows = [{"prompt": "p", "chosen": tasks.format_answer(task.solution), "rejected": tasks.format_answer(wrong),
-             "task": task.name}]
+    rows = [
+        {"prompt": "p", "chosen": format_answer(task.solution), "rejected": format_answer(wrong), "task": task.name}
+    ]
     server = serve(rows)
     ann = Person(browser, server.url, "Ann")
     good, bad = ("left", "right") if task.solution.splitlines()[0] in ann.text("#left-body") else ("right", "left")
@@ -241,8 +274,9 @@ def test_another_host_needs_the_token(browser, serve):
 
 def test_a_name_that_was_made_to_point_here_is_refused(browser, serve):
     server = serve(plain(1))
-    launched = browser.browser_type.launch(executable_path=find_browser(),
-                                           args=[*FLAGS, "--host-resolver-rules=MAP rebound.example 127.0.0.1"])
+    launched = browser.browser_type.launch(
+        executable_path=find_browser(), args=[*FLAGS, "--host-resolver-rules=MAP rebound.example 127.0.0.1"]
+    )
     page = launched.new_page()
     assert page.goto(f"http://rebound.example:{server.port}/").status == 421
     launched.close()

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from mlxrlhf.algorithms.schedule import cosine_with_warmup
 from mlxrlhf.data.batches import Mixture, Stream, packed_rows, pick
-from mlxrlhf.stages.training import cosine_with_warmup
 
 
 def test_packing_keeps_every_token_and_masks_first_tokens():

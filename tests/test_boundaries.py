@@ -9,6 +9,11 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mlxrlhf"
 HEAVY = {"mlx", "mlx_lm", "torch"}
+#: highest first: a room may import what stands behind it, never what stands before it
+ROOMS = (
+    "annotate stages agent rewards preferences backends plan models tasks data report sandbox algorithms "
+    "config settings files wheels parallel errors"
+).split()
 MAY_IMPORT = {"mlx": {"mlx", "mlx_lm"}, "torch": {"torch"}}
 
 
@@ -27,6 +32,27 @@ def test_only_its_backend_imports_a_library():
         assert set(imported(path)) & HEAVY <= allowed, path
 
 
+def rooms_imported(path):
+    """The rooms of this package that a file imports, wherever the statement stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "mlxrlhf":
+            names = [node.module] if "." in node.module else [f"mlxrlhf.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.startswith("mlxrlhf.")]
+        else:
+            continue
+        yield from (name.split(".")[1] for name in names)
+
+
+def test_no_room_imports_a_higher_one():
+    for path in PACKAGE.rglob("*.py"):
+        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        for other in set(rooms_imported(path)) - {"__version__"}:
+            assert ROOMS.index(other) >= ROOMS.index(own), f"{path} imports {other}, which stands above {own}"
+
+
 def test_objectives_stay_inside_the_names_both_libraries_spell_alike():
     shared = {"abs", "exp", "minimum", "maximum", "clip", "where", "square", "sum", "mean", "logsumexp", "logaddexp"}
     tree = ast.parse((PACKAGE / "algorithms" / "losses.py").read_text())
@@ -37,9 +63,16 @@ def test_objectives_stay_inside_the_names_both_libraries_spell_alike():
 def test_the_backends_mirror_each_other():
     for name in ("__init__", "model", "generate", "train"):
         trees = [ast.parse((PACKAGE / "backends" / kind / f"{name}.py").read_text()) for kind in ("mlx", "torch")]
-        ours, other = ({n.name.removeprefix("MLX").removeprefix("Torch") for n in tree.body
-                        if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_")
-                        and not n.name.startswith("to_")} for tree in trees)
+        ours, other = (
+            {
+                n.name.removeprefix("MLX").removeprefix("Torch")
+                for n in tree.body
+                if isinstance(n, (ast.FunctionDef, ast.ClassDef))
+                and not n.name.startswith("_")
+                and not n.name.startswith("to_")
+            }
+            for tree in trees
+        )
         assert ours - other == set(), f"backends/torch/{name}.py lacks {ours - other}"
 
 
@@ -54,15 +87,22 @@ from mlxrlhf import backends
 """
 
 
-@pytest.mark.parametrize("missing,code,said", [
-    (["mlx"], "print(backends.load('auto').__name__)", "mlxrlhf.backends.torch"),
-    (["torch"], "print(backends.load('auto').__name__)", "mlxrlhf.backends.mlx"),
-    (["torch"], "backends.load('torch')", "pip install 'mlxrlhf[torch]'"),
-    (["mlx", "torch"], "backends.load('auto')", "MLX is not installed"),
-    (["mlx", "mlx_lm"], "from mlxrlhf import config\nfrom mlxrlhf.agent import serve\nserve.run(config.ServeConfig())",
-     "MLX is not installed"),
-])
+@pytest.mark.parametrize(
+    "missing,code,said",
+    [
+        (["mlx"], "print(backends.load('auto').__name__)", "mlxrlhf.backends.torch"),
+        (["torch"], "print(backends.load('auto').__name__)", "mlxrlhf.backends.mlx"),
+        (["torch"], "backends.load('torch')", "pip install 'mlxrlhf[torch]'"),
+        (["mlx", "torch"], "backends.load('auto')", "MLX is not installed"),
+        (
+            ["mlx", "mlx_lm"],
+            "from mlxrlhf import config\nfrom mlxrlhf.agent import serve\nserve.run(config.ServeConfig())",
+            "MLX is not installed",
+        ),
+    ],
+)
 def test_a_missing_library_is_not_needed_or_named(missing, code, said):
-    done = subprocess.run([sys.executable, "-c", BLOCKED.format(names=missing, code=code)], capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED.format(names=missing, code=code)], capture_output=True, text=True
+    )
     assert said in done.stdout + done.stderr

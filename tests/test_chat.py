@@ -15,29 +15,40 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlxrlhf import backends, checkpoint
-from mlxrlhf.agent import commands, own_tools, sandbox, terminal, tools
+from mlxrlhf import backends
+from mlxrlhf.agent import commands, own_tools, terminal, tools
 from mlxrlhf.agent.chat import CUT_OFF, NOBODY, REFUSED, TOO_MANY, Chat, Voice
 from mlxrlhf.agent.tools import format_call
 from mlxrlhf.config import SIZES, ChatConfig
-from mlxrlhf.data import corpora, preferences
+from mlxrlhf.data import corpora
 from mlxrlhf.data import tokenizer as tokenizers
 from mlxrlhf.data.dialogue import encode_answer, load_dialogues, render_prompt
-from mlxrlhf.data.preference_files import load_pairs
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
+from mlxrlhf.models import checkpoint
+from mlxrlhf.preferences.files import load_pairs
+from mlxrlhf.preferences.pairs import Pair
+from mlxrlhf.sandbox import runner
 
-jailed = pytest.mark.skipif(sandbox.level() == "none", reason="no operating-system jail here")
+jailed = pytest.mark.skipif(runner.level() == "none", reason="no operating-system jail here")
 
 MULTIPLY = format_call("execute_python", {"code": "print(17 * 23)"})
-DIALOGUES = [[("user", "Name a colour."), ("assistant", "Blue.")],  # the one that finetune holds out
-             [("user", "What is 17 times 23?"), ("assistant", MULTIPLY), ("tool", "391"), ("assistant", "It is 391.")],
-             [("user", "Say hello."), ("assistant", "Hello there, friend.")]]
+DIALOGUES = [
+    [("user", "Name a colour."), ("assistant", "Blue.")],  # the one that finetune holds out
+    [("user", "What is 17 times 23?"), ("assistant", MULTIPLY), ("tool", "391"), ("assistant", "It is 391.")],
+    [("user", "Say hello."), ("assistant", "Hello there, friend.")],
+]
 
 
 def mlxrlhf(folder, *arguments, stdin="", code=0):
-    done = subprocess.run([sys.executable, "-m", "mlxrlhf_cli.main", *arguments], cwd=folder, input=stdin, text=True,
-                          capture_output=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxrlhf_cli.main", *arguments],
+        cwd=folder,
+        input=stdin,
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
     return done.stdout, done.stderr
 
@@ -54,9 +65,30 @@ def project(tmp_path_factory):
     checkpoint.copy_tokenizer(folder / "tokenizer", folder / "base")
     rows = [{"messages": [{"role": role, "content": content} for role, content in turns]} for turns in DIALOGUES]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    mlxrlhf(folder, "finetune", "--stage", "tools", "--model", "base", "--data", "rows.jsonl", "--backend", "mlx",
-            "--steps-per-epoch", "100", "--batch-size", "2", "--sequence-length", "96", "--eval-batches", "1",
-            "--learning-rate", "3e-3", "--warmup-steps", "5")
+    mlxrlhf(
+        folder,
+        "finetune",
+        "--stage",
+        "tools",
+        "--model",
+        "base",
+        "--data",
+        "rows.jsonl",
+        "--backend",
+        "mlx",
+        "--steps-per-epoch",
+        "100",
+        "--batch-size",
+        "2",
+        "--sequence-length",
+        "96",
+        "--eval-batches",
+        "1",
+        "--learning-rate",
+        "3e-3",
+        "--warmup-steps",
+        "5",
+    )
     return folder
 
 
@@ -84,6 +116,7 @@ class Scripted:
 @pytest.fixture
 def talk(project, tmp_path, monkeypatch):
     """talk(*texts, replies=..., **settings) is a conversation with a scripted model and a user who replies so."""
+
     def start(*texts, replies=None, own=None, tokenizer=None, **settings):
         asked = []
 
@@ -102,6 +135,7 @@ def talk(project, tmp_path, monkeypatch):
         chat = Chat(Voice("here", Scripted(tokenizer, *texts), tokenizer), backend, config, own or {})
         chat.asked = asked
         return chat
+
     return start
 
 
@@ -111,12 +145,17 @@ def contents(chat):
 
 # --- the loop ------------------------------------------------------------------------------------------------------
 
+
 @jailed
 def test_a_call_is_shown_asked_for_run_and_answered(talk, capsys):
     chat = talk(f"Let me see.\n{MULTIPLY}", "It is 391.", replies=["what", "y"])
     chat.send("What is 17 times 23?")
-    assert contents(chat) == [("user", "What is 17 times 23?"), ("assistant", f"Let me see.\n{MULTIPLY}"),
-                              ("tool", "391"), ("assistant", "It is 391.")]
+    assert contents(chat) == [
+        ("user", "What is 17 times 23?"),
+        ("assistant", f"Let me see.\n{MULTIPLY}"),
+        ("tool", "391"),
+        ("assistant", "It is 391."),
+    ]
     out, err = capsys.readouterr()
     assert out == "Let me see.\nIt is 391.\n"
     assert "[execute_python]\n  code:\n    print(17 * 23)\n  391\n[execute_python: 0." in err
@@ -144,12 +183,15 @@ def test_a_refused_call_is_not_run_and_the_model_hears_it(talk, tmp_path):
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("text, said", [
-    ('<tool_call>{"name": "execute_python", "arguments": {"code": 1 + 1}}</tool_call>', "not valid JSON"),
-    ('<tool_call>{"name": "remove", "arguments": {}}</tool_call>', 'no tool is named "remove"'),
-    ('<tool_call>{"name": "execute_bash", "arguments": {"command": 3}}</tool_call>', "must be a string"),
-    ('<tool_call>{"name": "execute_bash"}</tool_call>', "the keys"),
-])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ('<tool_call>{"name": "execute_python", "arguments": {"code": 1 + 1}}</tool_call>', "not valid JSON"),
+        ('<tool_call>{"name": "remove", "arguments": {}}</tool_call>', 'no tool is named "remove"'),
+        ('<tool_call>{"name": "execute_bash", "arguments": {"command": 3}}</tool_call>', "must be a string"),
+        ('<tool_call>{"name": "execute_bash"}</tool_call>', "the keys"),
+    ],
+)
 def test_a_malformed_call_is_an_error_for_the_model_and_never_run(talk, monkeypatch, text, said):
     monkeypatch.setattr(tools, "call", lambda *a, **k: pytest.fail("it was run"))
     chat = talk(text, "Sorry.", yes=True)
@@ -201,23 +243,32 @@ def test_a_conversation_longer_than_the_context_takes_the_message_back(talk):
 
 # --- what models are shown -----------------------------------------------------------------------------------------
 
+
 def test_our_models_see_the_tools_as_in_training(talk, project):
     turns = [{"role": "user", "content": "Hi"}]
     chat = talk(own={"double": tools.Tool("double", "Double.", {"type": "object", "properties": {}}, lambda: "")})
     tokenizer = chat.voice.tokenizer
     assert chat.voice.prompt(turns, tools.TOOLS) == render_prompt(turns, tokenizer), "the six: without a listing"
     text = tokenizer.decode(chat.voice.prompt([{"role": "system", "content": "Be brief."}, *turns], chat.available))
-    assert text.startswith('<|system|>Be brief.\n[{"type": "function", "function": {"name": "execute_python", '
-                           '"description": "Run Python code and return what it prints.", ')
-    assert text.endswith('{"type": "function", "function": {"name": "double", "description": "Double.", "parameters": '
-                         '{"type": "object", "properties": {}}}}]<|end|><|user|>Hi<|end|><|assistant|>')
+    assert text.startswith(
+        '<|system|>Be brief.\n[{"type": "function", "function": {"name": "execute_python", '
+        '"description": "Run Python code and return what it prints.", '
+    )
+    assert text.endswith(
+        '{"type": "function", "function": {"name": "double", "description": "Double.", "parameters": '
+        '{"type": "object", "properties": {}}}}]<|end|><|user|>Hi<|end|><|assistant|>'
+    )
 
 
-CHATML = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-          "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 WITH_TOOLS = "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}" + CHATML
-STRICT = ("{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
-          "{{ raise_exception('roles must alternate') }}{% endif %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}")
+STRICT = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -229,18 +280,32 @@ def published(tmp_path_factory):
     def make(template):
         trained = Tokenizer(models.BPE())
         trained.pre_tokenizer, trained.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-        trained.train_from_iterator([CHATML], trainers.BpeTrainer(
-            vocab_size=300, special_tokens=["<|im_start|>", "<|im_end|>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+        trained.train_from_iterator(
+            [CHATML],
+            trainers.BpeTrainer(
+                vocab_size=300,
+                special_tokens=["<|im_start|>", "<|im_end|>"],
+                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            ),
+        )
         folder = tmp_path_factory.mktemp("published")
-        PreTrainedTokenizerFast(tokenizer_object=trained, eos_token="<|im_end|>", chat_template=template,
-                                additional_special_tokens=["<|im_start|>"]).save_pretrained(folder)
+        PreTrainedTokenizerFast(
+            tokenizer_object=trained,
+            eos_token="<|im_end|>",
+            chat_template=template,
+            additional_special_tokens=["<|im_start|>"],
+        ).save_pretrained(folder)
         return open_tokenizer(folder)
+
     return make
 
 
-CALLED = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": MULTIPLY},
-          {"role": "tool", "content": "391"}, {"role": "tool", "content": "7"}]
+CALLED = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": MULTIPLY},
+    {"role": "tool", "content": "391"},
+    {"role": "tool", "content": "7"},
+]
 
 
 def test_published_models_are_told_of_the_tools_by_their_template_or_in_the_system_message(published):
@@ -254,10 +319,12 @@ def test_published_models_are_told_of_the_tools_by_their_template_or_in_the_syst
     assert "system" not in plain.tokenizer.decode(plain.prompt(CALLED, {}))
     asked = [*CALLED, {"role": "user", "content": "and?"}]
     assert strict.tokenizer.decode(strict.prompt(asked, {})).endswith(
-        "[user]<tool_response>\n391\n</tool_response>\n<tool_response>\n7\n</tool_response>\nand?<|im_end|>")
+        "[user]<tool_response>\n391\n</tool_response>\n<tool_response>\n7\n</tool_response>\nand?<|im_end|>"
+    )
 
 
 # --- what reaches the terminal -------------------------------------------------------------------------------------
+
 
 def test_terminal_sequences_never_reach_the_terminal(talk, capsys):
     hostile = "\x1b]0;title\x07hi\x1b[31m red\x1b[0m \x1b]52;c;YQ==\x1b\\ok\x9b2J\x08\x1bc \x1b[?1049h\ttab\r\nnaïve 🦜"
@@ -265,7 +332,7 @@ def test_terminal_sequences_never_reach_the_terminal(talk, capsys):
     assert terminal.cleaned(hostile) == shown
     for size in (1, 2, 5):
         cleaner = terminal.Cleaner()
-        pieces = [cleaner.push(hostile[i:i + size]) for i in range(0, len(hostile), size)]
+        pieces = [cleaner.push(hostile[i : i + size]) for i in range(0, len(hostile), size)]
         assert "".join(pieces) + cleaner.finish() == shown
     for nasty in ("\x1b]0;never ended " + "x" * 999, "\x1b\x1b[31m[32mx", "\x1b[31\nnext", "end\x1b"):
         assert "\x1b" not in terminal.cleaned(nasty)
@@ -288,7 +355,7 @@ def test_no_half_of_a_marker_is_shown_and_calls_are_held_back():
         stream = terminal.Stream(written.append, True, lambda: calls.append(1))  # noqa: B023
         while at < len(text):
             step = rng.randint(1, 9)
-            stream.push(text[at:at + step])
+            stream.push(text[at : at + step])
             at += step
             shown = "".join(written)
             assert whole.removesuffix("<tool_cal").startswith(shown)
@@ -337,8 +404,14 @@ def own(tmp_path):
 def test_own_functions_become_tools_and_errors_come_back_as_text(own, talk, tmp_path, capsys):
     assert list(own) == ["scale", "fail", "leave"]
     assert own["scale"].parameters["required"] == ["values", "factor"]
-    chat = talk(format_call("scale", {"values": [1, 2.5], "factor": 2, "note": None}) + format_call("fail", {})
-                + format_call("leave", {}), "done", own=own, yes=True)
+    chat = talk(
+        format_call("scale", {"values": [1, 2.5], "factor": 2, "note": None})
+        + format_call("fail", {})
+        + format_call("leave", {}),
+        "done",
+        own=own,
+        yes=True,
+    )
     chat.send("go")
     scaled, failed, left = [c for r, c in contents(chat) if r == "tool"]
     assert json.loads(scaled) == {"scaled": [2, 5.0], "unit": "m", "note": None}
@@ -347,37 +420,43 @@ def test_own_functions_become_tools_and_errors_come_back_as_text(own, talk, tmp_
     assert '"scale"' in chat.voice.model.heard[0]
 
 
-@pytest.mark.parametrize("arguments, said", [
-    ({"values": [1]}, "scale needs the argument factor"),
-    ({"values": [1], "factor": 2.5}, "the argument factor of scale must be an integer"),
-    ({"values": [1], "factor": True}, "the argument factor of scale must be an integer"),
-    ({"values": [1, "2"], "factor": 1}, "the argument values[1] of scale must be a number"),
-    ({"values": "12", "factor": 1}, "the argument values of scale must be an array"),
-    ({"values": [], "factor": 1, "unit": "mile"}, "the argument unit of scale must be one of m, km"),
-    ({"values": [], "factor": 1, "note": 3}, "the argument note of scale must be a string"),
-    ({"values": [], "factor": 1, "flag": 1}, "the argument flag of scale must be true or false"),
-    ({"values": [], "factor": 1, "names": {"a": "b"}}, 'the argument names["a"] of scale must be an integer'),
-    ({"values": [float("nan")], "factor": 1}, "the argument values[0] of scale must be a finite number"),
-    ({"values": [], "factor": 1, "more": 1}, 'scale has no argument "more"'),
-    ({"values": functools.reduce(lambda inside, _: [inside], range(400), []), "factor": 1}, "must be a number"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ({"values": [1]}, "scale needs the argument factor"),
+        ({"values": [1], "factor": 2.5}, "the argument factor of scale must be an integer"),
+        ({"values": [1], "factor": True}, "the argument factor of scale must be an integer"),
+        ({"values": [1, "2"], "factor": 1}, "the argument values[1] of scale must be a number"),
+        ({"values": "12", "factor": 1}, "the argument values of scale must be an array"),
+        ({"values": [], "factor": 1, "unit": "mile"}, "the argument unit of scale must be one of m, km"),
+        ({"values": [], "factor": 1, "note": 3}, "the argument note of scale must be a string"),
+        ({"values": [], "factor": 1, "flag": 1}, "the argument flag of scale must be true or false"),
+        ({"values": [], "factor": 1, "names": {"a": "b"}}, 'the argument names["a"] of scale must be an integer'),
+        ({"values": [float("nan")], "factor": 1}, "the argument values[0] of scale must be a finite number"),
+        ({"values": [], "factor": 1, "more": 1}, 'scale has no argument "more"'),
+        ({"values": functools.reduce(lambda inside, _: [inside], range(400), []), "factor": 1}, "must be a number"),
+    ],
+)
 def test_arguments_are_checked_against_the_schema(own, arguments, said):
     [found] = tools.parse_calls(format_call("scale", arguments), {**tools.TOOLS, **own})
     assert isinstance(found, tools.ParseError) and said in found.message
 
 
-@pytest.mark.parametrize("source, said", [
-    ("def f(x: int): pass", "own.py:1: f has no docstring"),
-    ("\n\ndef f(x):\n    'Do.'", "own.py:3: the argument x of f has no type hint"),
-    ("def f(x: int):\n    'Do.'", "own.py:1: .* no description for the argument 'x'"),
-    ("def f(x: object):\n    '''Do.\n\n    Args:\n        x: it\n    '''", "own.py:1: a type hint of f cannot"),
-    ("def f(*x: int):\n    'Do.'", r"own.py:1: f takes \*x"),
-    ("def execute_bash():\n    'Do.'", "own.py:1: execute_bash is the name of a tool"),
-    ("async def f():\n    'Do.'", "own.py:1: f is async"),
-    ("x = 1\ny = z", "own.py:2 raises NameError"),
-    ("x = (", "own.py:1 is not Python"),
-    ("x = 1", "own.py defines no function"),
-])
+@pytest.mark.parametrize(
+    "source, said",
+    [
+        ("def f(x: int): pass", "own.py:1: f has no docstring"),
+        ("\n\ndef f(x):\n    'Do.'", "own.py:3: the argument x of f has no type hint"),
+        ("def f(x: int):\n    'Do.'", "own.py:1: .* no description for the argument 'x'"),
+        ("def f(x: object):\n    '''Do.\n\n    Args:\n        x: it\n    '''", "own.py:1: a type hint of f cannot"),
+        ("def f(*x: int):\n    'Do.'", r"own.py:1: f takes \*x"),
+        ("def execute_bash():\n    'Do.'", "own.py:1: execute_bash is the name of a tool"),
+        ("async def f():\n    'Do.'", "own.py:1: f is async"),
+        ("x = 1\ny = z", "own.py:2 raises NameError"),
+        ("x = (", "own.py:1 is not Python"),
+        ("x = 1", "own.py defines no function"),
+    ],
+)
 def test_a_function_that_is_no_tool_is_named_by_file_and_line(tmp_path, source, said):
     (tmp_path / "own.py").write_text(source)
     with pytest.raises(UserError, match=said) as raised:
@@ -387,16 +466,26 @@ def test_a_function_that_is_no_tool_is_named_by_file_and_line(tmp_path, source, 
 
 # --- commands ------------------------------------------------------------------------------------------------------
 
+
 def test_help_names_every_command_and_an_unknown_one_is_a_sentence(talk, capsys):
     chat = talk()
     commands.run(chat, "/help")
     out = capsys.readouterr().out
     for name in ("help", "system", "temp", "tools", "save", "load", "retry", "undo", "clear", "compare", "rate"):
         assert f"/{name}" in out
-    for line, said in (("/nothing at all", "/nothing is no command"), ("/temp warm", "number of at least 0"),
-                       ("/temp -1", "at least 0"), ("/tools maybe", "on, off or list"), ("/retry", "nothing has been"),
-                       ("/undo", "nothing has been"), ("/save", "needs a file"), ("/load nowhere.json", "cannot be"),
-                       ("/compare", "needs a checkpoint"), ("/rate", "no answer to rate"), ("/save x.json", "nothing")):
+    for line, said in (
+        ("/nothing at all", "/nothing is no command"),
+        ("/temp warm", "number of at least 0"),
+        ("/temp -1", "at least 0"),
+        ("/tools maybe", "on, off or list"),
+        ("/retry", "nothing has been"),
+        ("/undo", "nothing has been"),
+        ("/save", "needs a file"),
+        ("/load nowhere.json", "cannot be"),
+        ("/compare", "needs a checkpoint"),
+        ("/rate", "no answer to rate"),
+        ("/save x.json", "nothing"),
+    ):
         with pytest.raises(UserError, match=said):
             commands.run(chat, line)
 
@@ -452,8 +541,11 @@ def test_save_and_load_come_back_exactly_and_finetune_reads_them(talk, tmp_path,
         commands.run(chat, f"/save {tmp_path / 'notes.txt'}")
     with pytest.raises(UserError, match="No such file"):
         commands.run(chat, f"/save {tmp_path / 'nowhere' / 'talk.json'}")
-    for content, said in (('{"messages": []}', "list of turns"), ('{"text": ""}', 'no "messages"'),
-                          ('{"messages": [{"role": "bot", "content": ""}]}', "role 'bot'")):
+    for content, said in (
+        ('{"messages": []}', "list of turns"),
+        ('{"text": ""}', 'no "messages"'),
+        ('{"messages": [{"role": "bot", "content": ""}]}', "role 'bot'"),
+    ):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(UserError, match=said):
             commands.run(chat, f"/load {tmp_path / 'bad.json'}")
@@ -473,9 +565,17 @@ def test_compare_shows_two_models_and_rate_stores_the_choice(talk, project, tmp_
     assert any("Hello from the left." in line and right in line for line in lines), "side by side"
     assert chat.messages == []
     commands.run(chat, "/rate")
-    assert ratings(tmp_path) == [{
-        "prompt": "Say hello.", "chosen": "Hello from the left.", "rejected": right, "criterion": "preference",
-        "rationale": "kinder", "chosen_model": "here", "rejected_model": str(project / "weights/base/tools")}]
+    assert ratings(tmp_path) == [
+        {
+            "prompt": "Say hello.",
+            "chosen": "Hello from the left.",
+            "rejected": right,
+            "criterion": "preference",
+            "rationale": "kinder",
+            "chosen_model": "here",
+            "rejected_model": str(project / "weights/base/tools"),
+        }
+    ]
     monkeypatch.setenv("COLUMNS", "40")
     chat.messages = [{"role": "user", "content": "Say hello."}, {"role": "assistant", "content": "No."}]
     commands.run(chat, f"/compare {project / 'weights/base/tools'}")
@@ -486,8 +586,19 @@ def test_compare_shows_two_models_and_rate_stores_the_choice(talk, project, tmp_
 
 
 def test_rate_samples_a_second_answer_and_reward_trains_on_several_turns(talk, project, tmp_path):
-    chat = talk("one", "two", "another two", "three", "a third", "four", "four", "x", "y", system="Count.",
-                replies=["r", "", "l", "first", "t"])
+    chat = talk(
+        "one",
+        "two",
+        "another two",
+        "three",
+        "a third",
+        "four",
+        "four",
+        "x",
+        "y",
+        system="Count.",
+        replies=["r", "", "l", "first", "t"],
+    )
     chat.send("a")
     chat.send("b")
     commands.run(chat, "/rate")
@@ -503,23 +614,44 @@ def test_rate_samples_a_second_answer_and_reward_trains_on_several_turns(talk, p
     commands.run(chat, "/rate")
     assert len(ratings(tmp_path)) == 2, "a tie stores nothing"
     pairs = load_pairs(tmp_path / "data" / "ratings.jsonl")
-    assert pairs[0] == preferences.Pair(first["prompt"], "another two", "two")
+    assert pairs[0] == Pair(first["prompt"], "another two", "two")
     assert pairs[1].rationale == "first"
-    from mlxrlhf.stages.reward import _encode
+    from mlxrlhf.preferences.encoded import _encode
+
     tokenizer = open_tokenizer(project / "tokenizer")
     encoded = _encode(pairs[0], tokenizer)
-    assert tokenizer.decode(encoded.chosen) == ("<|system|>Count.<|end|><|user|>a<|end|><|assistant|>one<|end|>"
-                                                "<|user|>b<|end|><|assistant|>another two<|end|>")
+    assert tokenizer.decode(encoded.chosen) == (
+        "<|system|>Count.<|end|><|user|>a<|end|><|assistant|>one<|end|><|user|>b<|end|><|assistant|>another two<|end|>"
+    )
     assert encoded.start == len(render_prompt(first["prompt"], tokenizer))
-    out, _ = mlxrlhf(project, "reward", "--model", "base", "--data", str(tmp_path / "data" / "ratings.jsonl"),
-                     "--num-epochs", "1", "--backend", "mlx", "--out", str(tmp_path / "reward"))
+    out, _ = mlxrlhf(
+        project,
+        "reward",
+        "--model",
+        "base",
+        "--data",
+        str(tmp_path / "data" / "ratings.jsonl"),
+        "--num-epochs",
+        "1",
+        "--backend",
+        "mlx",
+        "--out",
+        str(tmp_path / "reward"),
+    )
     assert "val_accuracy" in out
 
 
 def test_a_prompt_of_several_turns_is_checked(tmp_path):
     path = tmp_path / "pairs.jsonl"
-    path.write_text(json.dumps({"prompt": [{"role": "user", "content": "a"}, {"role": "bot", "content": "b"}],
-                                "chosen": "c", "rejected": "d"}))
+    path.write_text(
+        json.dumps(
+            {
+                "prompt": [{"role": "user", "content": "a"}, {"role": "bot", "content": "b"}],
+                "chosen": "c",
+                "rejected": "d",
+            }
+        )
+    )
     with pytest.raises(UserError, match="pairs.jsonl:1: prompt: message 2 has role 'bot'"):
         load_pairs(path)
 
@@ -560,11 +692,14 @@ def test_a_pipe_is_read_plainly(project):
 
 
 def test_chat_on_mlx_loads_no_library_that_it_needs_not(project):
-    code = ("import sys; from mlxrlhf_cli import main\n"
-            "try: main.app(sys.argv[1:])\nexcept SystemExit: pass\n"
-            "print(sorted({'torch', 'transformers', 'mlx_lm', 'prompt_toolkit', 'pydoc_data'} & set(sys.modules)))")
-    done = subprocess.run([sys.executable, "-c", code, *KNOWS, "--prompt", "Say hello."], cwd=project, text=True,
-                          capture_output=True)
+    code = (
+        "import sys; from mlxrlhf_cli import main\n"
+        "try: main.app(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'mlx_lm', 'prompt_toolkit', 'pydoc_data'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *KNOWS, "--prompt", "Say hello."], cwd=project, text=True, capture_output=True
+    )
     assert done.stdout.endswith("[]\n") and "tok/s" in done.stderr, done.stderr
 
 
@@ -579,8 +714,15 @@ class Person:
     def __init__(self, project, state, *arguments):
         pexpect = pytest.importorskip("pexpect")
         environment = {**os.environ, "XDG_STATE_HOME": str(state), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
-        self.child = pexpect.spawn(sys.executable, ["-m", "mlxrlhf_cli.main", *arguments], cwd=str(project),
-                                   env=environment, encoding="utf-8", timeout=60, dimensions=(40, 120))
+        self.child = pexpect.spawn(
+            sys.executable,
+            ["-m", "mlxrlhf_cli.main", *arguments],
+            cwd=str(project),
+            env=environment,
+            encoding="utf-8",
+            timeout=60,
+            dimensions=(40, 120),
+        )
         self.history = state / "mlxrlhf" / "chat_history"
         self.sees("/help lists the commands", READY)
 
@@ -600,7 +742,7 @@ class Person:
 
 def test_a_person_edits_pastes_recalls_and_approves(project, tmp_path):
     person = Person(project, tmp_path, *KNOWS)
-    if sandbox.level() != "none":
+    if runner.level() != "none":
         person.types("What is 17 times 23?\r", "run it?")
         person.types("y\r", "391", "[execute_python: ", "It is 391.", "tok/s", READY)
     assert stat.S_IMODE(person.history.stat().st_mode) == 0o600
@@ -618,8 +760,9 @@ def test_a_person_edits_pastes_recalls_and_approves(project, tmp_path):
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_program(project, tmp_path):
-    person = Person(project, tmp_path, "chat", "--model", "base", "--backend", "mlx", "--temp", "0", "--max-tokens",
-                    "2000")  # greedy, a random model repeats itself for ever
+    person = Person(
+        project, tmp_path, "chat", "--model", "base", "--backend", "mlx", "--temp", "0", "--max-tokens", "2000"
+    )  # greedy, a random model repeats itself for ever
     person.types("Say hello.\r")
     person.child.expect(r"\r\n[^\r\n]{60}")
     person.types("\x03", "[stopped, ", "tok/s", READY)

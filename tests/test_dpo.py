@@ -9,8 +9,8 @@ from test_ppo import TOY, toy  # noqa: F401  (toy is a fixture)
 from mlxrlhf import backends
 from mlxrlhf.algorithms import losses
 from mlxrlhf.config import DPOConfig
+from mlxrlhf.preferences.encoded import EncodedPair
 from mlxrlhf.stages.dpo import DPO
-from mlxrlhf.stages.reward import EncodedPair
 
 
 def pairs(count=48, seed=0):
@@ -51,7 +51,8 @@ def test_objective_by_trls_formula(library, smoothing):
     weight = np.array([0.5, 1.5, 1.0])
     batch = {k: array(np.float32(v)) for k, v in dict(mask=mask, ref_logp=reference, weight=weight, total=3).items()}
     loss, metrics = losses.dpo_objective(beta=beta, label_smoothing=smoothing)(
-        xp, {"logp": array(np.float32(logp))}, batch)
+        xp, {"logp": array(np.float32(logp))}, batch
+    )
 
     policy = torch.tensor((logp * mask).sum(1))
     reference = torch.tensor(reference)
@@ -60,18 +61,23 @@ def test_objective_by_trls_formula(library, smoothing):
     expected = (each * torch.tensor(weight)).mean()
     chosen, rejected = beta * (policy[:3] - reference[:3]), beta * (policy[3:] - reference[3:])
     assert float(loss) == pytest.approx(float(expected), abs=1e-5)
-    for name, value in (("chosen", chosen.mean()), ("rejected", rejected.mean()),
-                        ("margins", (chosen - rejected).mean()), ("accuracies", (chosen > rejected).double().mean())):
+    for name, value in (
+        ("chosen", chosen.mean()),
+        ("rejected", rejected.mean()),
+        ("margins", (chosen - rejected).mean()),
+        ("accuracies", (chosen > rejected).double().mean()),
+    ):
         assert float(metrics[f"rewards/{name}"]) == pytest.approx(float(value), abs=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"backend": "torch"}, {"lora_rank": 8, "learning_rate": 1e-2}],
-                         ids=["full", "torch", "lora"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"backend": "torch"}, {"lora_rank": 8, "learning_rate": 1e-2}], ids=["full", "torch", "lora"]
+)
 def test_dpo_learns_what_is_preferred(toy, changes):  # noqa: F811
     dpo = build(toy, **changes)
     train, held_out = np.arange(40), np.arange(40, 48)
     assert np.abs(dpo.margins(held_out)).max() < 1e-4, "the policy is its own reference before the first step"
-    rows = [dpo.update(train[i % 5 * 8:][:8], dpo.config.rate) for i in range(20)]
+    rows = [dpo.update(train[i % 5 * 8 :][:8], dpo.config.rate) for i in range(20)]
     assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-4) and rows[0]["grad_norm"] > 1e-3
     assert rows[-1]["rewards/margins"] > 0.5 and rows[-1]["loss"] < 0.5
     assert (dpo.margins(held_out) > 0).all()
@@ -90,8 +96,10 @@ def test_a_pair_of_more_weight_moves_the_policy_more(toy):  # noqa: F811
 
 
 def test_micro_batches_and_their_padding_change_nothing(toy):  # noqa: F811
-    whole, parts = ([dpo.update(np.arange(8), 1e-3) for _ in range(2)]
-                    for dpo in (build(toy, micro_batch_size=size) for size in (8, 3)))
+    whole, parts = (
+        [dpo.update(np.arange(8), 1e-3) for _ in range(2)]
+        for dpo in (build(toy, micro_batch_size=size) for size in (8, 3))
+    )
     for name in ("loss", "rewards/margins", "grad_norm"):
         assert whole[0][name] == pytest.approx(parts[0][name], abs=1e-5)
     # In the first update both policies are the same, and rounding decides which answer is ahead.

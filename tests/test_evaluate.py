@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mlxrlhf.config import EvaluateConfig
-from mlxrlhf.data.quality import Quality
 from mlxrlhf.stages import evaluate
+from mlxrlhf.tasks.quality import Quality
 
 PLAIN = Quality(parses=True)
 WRITTEN = Quality(parses=True, docstring=True, type_hints=True)
@@ -15,8 +15,13 @@ BROKEN = Quality(parses=False)
 def side(*answers, scores):
     passed, measured = zip(*answers)
     zeros = np.zeros(len(answers))
-    return {"scores": np.array(scores, float), "passed": list(passed), "quality": list(measured), "kl": zeros,
-            "lengths": zeros}
+    return {
+        "scores": np.array(scores, float),
+        "passed": list(passed),
+        "quality": list(measured),
+        "kl": zeros,
+        "lengths": zeros,
+    }
 
 
 def test_tests_decide_before_style_and_a_tie_counts_half():
@@ -55,7 +60,8 @@ def test_the_best_of_several_answers_is_the_judges_favourite(keep, best):
         return np.array([favourites[r[0]] for r in responses])
 
     prompts = [{"prompt": "Reverse a string", "task": "reverse_string", "group": "new tasks"}] * 2
-    found = evaluate._side("after", EvaluateConfig(), Scripted(), Scripted(), judge, prompts, [[5, 6], [7]], Letters(),
-                           keep)
+    found = evaluate._side(
+        "after", EvaluateConfig(), Scripted(), Scripted(), judge, prompts, [[5, 6], [7]], Letters(), keep
+    )
     assert [text.strip("`\n")[-1] for text in found["texts"]] == best
     np.testing.assert_allclose(found["kl"], np.log(keep) - (keep - 1) / keep)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlxrlhf.algorithms import evidence
-from mlxrlhf.report import calibration_chart
+from mlxrlhf.report.page import calibration_chart
 from mlxrlhf.stages.reward import warning
 
 

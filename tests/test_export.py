@@ -15,29 +15,64 @@ import torch
 import xllamacpp
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from mlxrlhf import gguf_export
-from mlxrlhf.checkpoint import save_adapters
 from mlxrlhf.data import corpora
 from mlxrlhf.data import tokenizer as tokenizers
+from mlxrlhf.models.adapters import write_adapters
+from mlxrlhf.models.gguf_files import _LLAMA3, write_gguf
 
-TEXTS = ["def f(x):\n    return [y ** 2 for y in x if y % 2 == 0]\n", "naïve café 🦜\U0001f469\u200d\U0001f4bb parrots",
-         "中文字符，日本語のテキスト、한국어", "a\tb\r\nc\r\n\r\n\td", "  leading and trailing  ", " ", "\n\n\n    x",
-         "1234567 3.14e-10", "x" * 40, "don't we'll I'M", "Ünïcödé Ελληνικά Русский עברית العربية", "\ufeff\u200b",
-         "https://example.org/a?b=c&d=%20", "<|user|>text<|end|><tool_call>{}</tool_call>",
-         "<|im_start|>user\nhi<|im_end|>", "<|end|", "<tool_cal"]
-TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 2?"},
-         {"role": "assistant", "content": "4"}, {"role": "user", "content": "And  3 + 3?\n"}]
-SHAPE = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-             max_position_embeddings=1024, initializer_range=0.2)
+TEXTS = [
+    "def f(x):\n    return [y ** 2 for y in x if y % 2 == 0]\n",
+    "naïve café 🦜\U0001f469\u200d\U0001f4bb parrots",
+    "中文字符，日本語のテキスト、한국어",
+    "a\tb\r\nc\r\n\r\n\td",
+    "  leading and trailing  ",
+    " ",
+    "\n\n\n    x",
+    "1234567 3.14e-10",
+    "x" * 40,
+    "don't we'll I'M",
+    "Ünïcödé Ελληνικά Русский עברית العربية",
+    "\ufeff\u200b",
+    "https://example.org/a?b=c&d=%20",
+    "<|user|>text<|end|><tool_call>{}</tool_call>",
+    "<|im_start|>user\nhi<|im_end|>",
+    "<|end|",
+    "<tool_cal",
+]
+TURNS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is 2 + 2?"},
+    {"role": "assistant", "content": "4"},
+    {"role": "user", "content": "And  3 + 3?\n"},
+]
+SHAPE = dict(
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=1024,
+    initializer_range=0.2,
+)
 #: what llama-family checkpoints differ in
 VARIANTS = {
     "grouped, tied": dict(tie_word_embeddings=True, rope_theta=10_000.0),
     "untied, biases": dict(tie_word_embeddings=False, attention_bias=True, mlp_bias=True, rope_theta=5e5),
-    "wide heads, llama3 rope": dict(tie_word_embeddings=False, head_dim=32, rope_parameters={
-        "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 32}),
-    "linear rope": dict(tie_word_embeddings=True, rope_parameters={"rope_type": "linear", "rope_theta": 1e4,
-                                                                   "factor": 2.0}),
+    "wide heads, llama3 rope": dict(
+        tie_word_embeddings=False,
+        head_dim=32,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 1e4,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    ),
+    "linear rope": dict(
+        tie_word_embeddings=True, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+    ),
 }
 
 
@@ -54,8 +89,9 @@ class LlamaCpp:
         self.server = xllamacpp.Server(params)
 
     def post(self, path, **body):
-        request = urllib.request.Request(self.server.listening_address + path, json.dumps(body).encode(),
-                                         {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self.server.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)
 
@@ -64,8 +100,16 @@ class LlamaCpp:
 
     def greedy(self, prompt, count):
         """Ids of the continuation, and the log-probability of the first."""
-        answer = self.post("/completion", prompt=prompt, n_predict=count, temperature=0, return_tokens=True, n_probs=1,
-                           cache_prompt=False, ignore_eos=True)
+        answer = self.post(
+            "/completion",
+            prompt=prompt,
+            n_predict=count,
+            temperature=0,
+            return_tokens=True,
+            n_probs=1,
+            cache_prompt=False,
+            ignore_eos=True,
+        )
         return answer["tokens"], answer["completion_probabilities"][0]["top_logprobs"][0]["logprob"]
 
 
@@ -74,8 +118,12 @@ def mlxrlhf(folder, *arguments, code=0):
     from mlxrlhf_cli import main
 
     out, errors, left = io.StringIO(), io.StringIO(), None
-    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), \
-            mock.patch.object(sys, "argv", ["mlxrlhf", *arguments]):
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+        mock.patch.object(sys, "argv", ["mlxrlhf", *arguments]),
+    ):
         try:
             main.run()
         except SystemExit as error:
@@ -113,13 +161,13 @@ def transformers_greedy(folder, prompt, count):
     ids = torch.tensor([prompt])
     with torch.no_grad():
         logp = model(ids).logits[0, -1].log_softmax(-1).max().item()
-        return model.generate(ids, max_new_tokens=count, do_sample=False)[0, len(prompt):].tolist(), logp
+        return model.generate(ids, max_new_tokens=count, do_sample=False)[0, len(prompt) :].tolist(), logp
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_llama_cpp_continues_as_transformers_does(variant, house, tmp_path):
     source = checkpoint(tmp_path / "model", house, **VARIANTS[variant])
-    gguf_export.write(source, tmp_path / "model.gguf", "f32")
+    write_gguf(source, tmp_path / "model.gguf", "f32")
     prompt = AutoTokenizer.from_pretrained(source).encode("def parrot(x):\n    return x * 2\n" * 3)
     expected, logp = transformers_greedy(source, prompt, 20)
     tokens, found = LlamaCpp(tmp_path / "model.gguf").greedy(prompt, 20)
@@ -135,13 +183,26 @@ def byte_level(folder, pre_tokenizer):
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer, trained.decoder = pre_tokenizer, decoders.ByteLevel()
     texts = [text for _, (_, text) in zip(range(10), corpora.stdlib())]
-    trained.train_from_iterator([*texts, *TEXTS[:5]], trainers.BpeTrainer(
-        vocab_size=700, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    template = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-                "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
-    PreTrainedTokenizerFast(tokenizer_object=trained, eos_token="<|im_end|>", pad_token="<|endoftext|>",
-                            additional_special_tokens=["<|im_start|>"], chat_template=template).save_pretrained(folder)
+    trained.train_from_iterator(
+        [*texts, *TEXTS[:5]],
+        trainers.BpeTrainer(
+            vocab_size=700,
+            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=trained,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=template,
+    ).save_pretrained(folder)
     return folder
 
 
@@ -150,13 +211,14 @@ def test_llama_cpp_gives_the_same_ids_and_writes_dialogues_alike(kind, house, tm
     from tokenizers import Regex
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
 
-    made = {"gpt-2": ByteLevel(add_prefix_space=False),
-            "smollm": Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]),
-            "llama-bpe": Sequence([Split(Regex(gguf_export._LLAMA3), "isolated"),
-                                   ByteLevel(add_prefix_space=False, use_regex=False)])}
+    made = {
+        "gpt-2": ByteLevel(add_prefix_space=False),
+        "smollm": Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]),
+        "llama-bpe": Sequence([Split(Regex(_LLAMA3), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]),
+    }
     folder = house if kind == "ours" else byte_level(tmp_path / "tokenizer", made[kind])
     source = checkpoint(tmp_path / "model", folder, tie_word_embeddings=True)
-    gguf_export.write(source, tmp_path / "model.gguf", "q8_0")
+    write_gguf(source, tmp_path / "model.gguf", "q8_0")
     stock, llama_cpp = AutoTokenizer.from_pretrained(source), LlamaCpp(tmp_path / "model.gguf")
     texts = [*TEXTS, *(text[:2_000] for _, (_, text) in zip(range(20), corpora.python_docs()))]
     for text in texts:
@@ -170,11 +232,13 @@ def test_a_tokenizer_that_puts_a_space_in_front_keeps_it(house, tmp_path):
     shutil.copytree(house, tmp_path / "tokenizer")
     path = tmp_path / "tokenizer" / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
-    content["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"},
-                                                                 content["normalizer"]]}
+    content["normalizer"] = {
+        "type": "Sequence",
+        "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, content["normalizer"]],
+    }
     path.write_text(json.dumps(content), encoding="utf-8")
     source = checkpoint(tmp_path / "model", tmp_path / "tokenizer", tie_word_embeddings=True)
-    gguf_export.write(source, tmp_path / "model.gguf", "f16")
+    write_gguf(source, tmp_path / "model.gguf", "f16")
     stock, llama_cpp = AutoTokenizer.from_pretrained(source), LlamaCpp(tmp_path / "model.gguf")
     for text in TEXTS[:5]:
         assert llama_cpp.ids(text) == stock.encode(text) != AutoTokenizer.from_pretrained(house).encode(text), text
@@ -183,7 +247,7 @@ def test_a_tokenizer_that_puts_a_space_in_front_keeps_it(house, tmp_path):
 @pytest.mark.parametrize("gguf_type,error", [("f16", 5e-3), ("bf16", 5e-2), ("q8_0", 0.3)])
 def test_smaller_gguf_types_stay_close(gguf_type, error, house, tmp_path):
     source = checkpoint(tmp_path / "model", house, tie_word_embeddings=False)
-    gguf_export.write(source, tmp_path / "model.gguf", gguf_type)
+    write_gguf(source, tmp_path / "model.gguf", gguf_type)
     prompt = AutoTokenizer.from_pretrained(source).encode("import os\n")
     (first, *_), logp = transformers_greedy(source, prompt, 1)
     (token, *_), found = LlamaCpp(tmp_path / "model.gguf").greedy(prompt, 1)
@@ -194,14 +258,18 @@ def test_smaller_gguf_types_stay_close(gguf_type, error, house, tmp_path):
 
 # --- the command ---------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture(scope="module")
 def trained(house, tmp_path_factory):
     """A folder as transformers 5 writes it, with adapters beside it."""
     folder = checkpoint(tmp_path_factory.mktemp("trained") / "model", house, tie_word_embeddings=True, rope_theta=5e4)
     rng = np.random.default_rng(0)
-    weights = {f"model.layers.{i}.mlp.up_proj.lora_{side}": rng.normal(0, 0.1, shape).astype(np.float32)
-               for i in range(2) for side, shape in (("a", (64, 4)), ("b", (4, 96)))}
-    save_adapters(folder.parent / "adapters", weights, scale=2.0, num_layers=2)
+    weights = {
+        f"model.layers.{i}.mlp.up_proj.lora_{side}": rng.normal(0, 0.1, shape).astype(np.float32)
+        for i in range(2)
+        for side, shape in (("a", (64, 4)), ("b", (4, 96)))
+    }
+    write_adapters(folder.parent / "adapters", weights, scale=2.0, num_layers=2)
     (folder.parent / "held_out.txt").write_text("".join(text for _, (_, text) in zip(range(3), corpora.stdlib())))
     return folder
 
@@ -217,8 +285,22 @@ def test_a_quantised_folder_and_what_it_cost(bits, trained, tmp_path):
     import mlx.core as mx
     from mlx_lm import load, stream_generate
 
-    said = mlxrlhf(tmp_path, "export", "--to", f"mlx-{bits}bit", "--model", str(trained), "--out", "q", "--text",
-                   str(trained.parent / "held_out.txt"), "--eval-tokens", "200", "--group-size", "32")
+    said = mlxrlhf(
+        tmp_path,
+        "export",
+        "--to",
+        f"mlx-{bits}bit",
+        "--model",
+        str(trained),
+        "--out",
+        "q",
+        "--text",
+        str(trained.parent / "held_out.txt"),
+        "--eval-tokens",
+        "200",
+        "--group-size",
+        "32",
+    )
     figures = {line.split()[0]: line.split()[-1] for line in said.splitlines()}
     before = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32)
     after = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32)
@@ -252,8 +334,20 @@ def test_adapters_are_merged_into_a_plain_folder(dtype, error, trained, tmp_path
     """W + scale * (A B)^T, worked out here."""
     from safetensors.numpy import load_file
 
-    mlxrlhf(tmp_path, "export", "--to", "hf", "--model", str(trained), "--adapter", str(trained.parent / "adapters"),
-            "--out", "plain", "--dtype", dtype)
+    mlxrlhf(
+        tmp_path,
+        "export",
+        "--to",
+        "hf",
+        "--model",
+        str(trained),
+        "--adapter",
+        str(trained.parent / "adapters"),
+        "--out",
+        "plain",
+        "--dtype",
+        dtype,
+    )
     assert not (tmp_path / "plain" / "adapters").exists()
     expected = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32)
     adapters = load_file(trained.parent / "adapters" / "adapters.safetensors")
@@ -271,8 +365,18 @@ def test_adapters_are_merged_into_a_plain_folder(dtype, error, trained, tmp_path
 def test_a_gguf_file_holds_the_merged_weights(trained, tmp_path):
     from gguf import GGUFReader
 
-    mlxrlhf(tmp_path, "export", "--model", str(trained), "--adapter", str(trained.parent / "adapters"), "--out",
-            "new/m.gguf", "--gguf-type", "f32")
+    mlxrlhf(
+        tmp_path,
+        "export",
+        "--model",
+        str(trained),
+        "--adapter",
+        str(trained.parent / "adapters"),
+        "--out",
+        "new/m.gguf",
+        "--gguf-type",
+        "f32",
+    )
     assert os.listdir(tmp_path / "new") == ["m.gguf"]
     tensors = {t.name: t.data for t in GGUFReader(tmp_path / "new" / "m.gguf").tensors}
     before = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32).model.layers[0].mlp
@@ -299,12 +403,13 @@ def test_what_cannot_be_exported_is_one_sentence_and_leaves_nothing(trained, tmp
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     for said, *arguments in (
-            ("export needs --out", "--model", str(trained)),
-            ("is there already", "--to", "hf", "--model", str(trained), "--out", "full"),
-            ("is a folder", "--model", str(trained), "--out", "full"),
-            ("no readable adapter_config", "--to", "hf", "--model", str(trained), "--adapter", "full", "--out", "x"),
-            ("cannot be read", "--to", "mlx-4bit", "--model", str(trained), "--out", "x", "--text", "nowhere.txt"),
-            ("fewer than 512", "--to", "mlx-4bit", "--model", str(trained), "--out", "x", "--text", "full/notes.txt")):
+        ("export needs --out", "--model", str(trained)),
+        ("is there already", "--to", "hf", "--model", str(trained), "--out", "full"),
+        ("is a folder", "--model", str(trained), "--out", "full"),
+        ("no readable adapter_config", "--to", "hf", "--model", str(trained), "--adapter", "full", "--out", "x"),
+        ("cannot be read", "--to", "mlx-4bit", "--model", str(trained), "--out", "x", "--text", "nowhere.txt"),
+        ("fewer than 512", "--to", "mlx-4bit", "--model", str(trained), "--out", "x", "--text", "full/notes.txt"),
+    ):
         error = mlxrlhf(tmp_path, "export", *arguments, code=2)
         assert said in error and error.count("\n") == 1, error
     assert os.listdir(tmp_path) == ["full"]

@@ -54,12 +54,18 @@ def test_clipped_losses(library):
     golden = arrays("losses")
     array = {k: (xp.array if library == "mlx.core" else xp.tensor)(v.astype(np.float32)) for k, v in golden.items()}
     total = array["mask"].sum()
-    policy, ratio, clipped = losses.policy_loss(xp, array["new_logprobs"], array["mb_logprobs"], array["mb_advantage"],
-                                                array["mask"], total, 0.2)
-    value, value_clipped = losses.value_loss(xp, array["vpred"], array["mb_values"], array["mb_return"], array["mask"],
-                                             total, 0.2)
-    for ours, name in ((policy, "pg_loss"), (clipped, "pg_clipfrac"), (value, "vf_loss"),
-                       (value_clipped, "vf_clipfrac")):
+    policy, ratio, clipped = losses.policy_loss(
+        xp, array["new_logprobs"], array["mb_logprobs"], array["mb_advantage"], array["mask"], total, 0.2
+    )
+    value, value_clipped = losses.value_loss(
+        xp, array["vpred"], array["mb_values"], array["mb_return"], array["mask"], total, 0.2
+    )
+    for ours, name in (
+        (policy, "pg_loss"),
+        (clipped, "pg_clipfrac"),
+        (value, "vf_loss"),
+        (value_clipped, "vf_clipfrac"),
+    ):
         assert float(ours) == pytest.approx(float(golden[name]), abs=1e-6)
         assert abs(float(golden[name])) > 0.02, "a golden number of zero would say nothing"
     np.testing.assert_allclose(np.array(ratio.tolist()), golden["ratio"], rtol=1e-5)

@@ -8,8 +8,9 @@ from dataclasses import asdict
 import pytest
 from test_preference_sources import OVERLAP, PROBLEM
 
-from mlxrlhf.data import humaneval, tasks
 from mlxrlhf.stages import evaluate
+from mlxrlhf.tasks import humaneval
+from mlxrlhf.tasks.answers import format_answer
 
 WHOLE = "def running_peak(numbers: List[int]):\n    return [max(numbers[:i + 1]) for i in range(len(numbers))]"
 BODY = "    return [max(numbers[:i + 1]) for i in range(len(numbers))]"
@@ -17,8 +18,15 @@ WRONG = WHOLE.replace("max", "min")
 
 
 def test_an_answer_is_a_whole_function_or_the_rest_of_it():
-    answers = [tasks.format_answer(WHOLE), f"```python\n{BODY}\n```", BODY, tasks.format_answer(WRONG), "I cannot.",
-               tasks.format_answer(PROBLEM.prompt + PROBLEM.canonical_solution), "```python\nexit(0)\n```"]
+    answers = [
+        format_answer(WHOLE),
+        f"```python\n{BODY}\n```",
+        BODY,
+        format_answer(WRONG),
+        "I cannot.",
+        format_answer(PROBLEM.prompt + PROBLEM.canonical_solution),
+        "```python\nexit(0)\n```",
+    ]
     assert humaneval.passes([PROBLEM] * 7, answers) == [True, True, True, False, False, True, False]
 
 
@@ -30,19 +38,27 @@ def test_problems_are_read_from_the_package(tmp_path):
     assert PROBLEM.prompt.strip() in humaneval.request(PROBLEM)
 
 
-@pytest.mark.parametrize("text, found", [
-    ("Find the largest element up to every position.\ndef runningPeak(x):\n    return x", True),  # name and description
-    ("Something else.\ndef running_peak(volts):\n    return volts", False),  # the name alone
-    ("Find the largest element of a list of numbers.\ndef largest(x):\n    return max(x)", False),
-    ("Task: for every position of the list of NUMBERS, find the\nlargest element.\ndef g(x):\n    return x", True),
-])
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        (
+            "Find the largest element up to every position.\ndef runningPeak(x):\n    return x",
+            True,
+        ),  # name and description
+        ("Something else.\ndef running_peak(volts):\n    return volts", False),  # the name alone
+        ("Find the largest element of a list of numbers.\ndef largest(x):\n    return max(x)", False),
+        ("Task: for every position of the list of NUMBERS, find the\nlargest element.\ndef g(x):\n    return x", True),
+    ],
+)
 def test_what_is_too_close_to_a_problem(text, found):
     assert OVERLAP.find(text) == ("HumanEval/0" if found else None)
 
 
 def test_descriptions_end_where_examples_start():
-    assert humaneval.description(PROBLEM) == "For every position of the list of numbers find the largest element up " \
+    assert (
+        humaneval.description(PROBLEM) == "For every position of the list of numbers find the largest element up "
         "to and including it."
+    )
 
 
 class Parrot:
@@ -53,7 +69,7 @@ class Parrot:
 
     def generate(self, prompts, *, uniforms, max_tokens, temperature, stop_ids, pad_id):
         assert uniforms.shape == (len(prompts), max_tokens)
-        ids = [self.tokenizer.encode(answer)[:max_tokens - 1] for answer in self.answers]
+        ids = [self.tokenizer.encode(answer)[: max_tokens - 1] for answer in self.answers]
         return [[*i, self.tokenizer.end_id] if n else i for n, i in enumerate(ids)]
 
 
@@ -63,7 +79,7 @@ def test_pass_at_1_averages_over_samples_and_problems(tmp_path):
 
     tokenizers.train([WHOLE, PROBLEM.prompt, humaneval.request(PROBLEM)] * 20, 400, tmp_path / "tokenizer")
     tokenizer = tokenizers.open_tokenizer(tmp_path / "tokenizer")
-    model = Parrot([tasks.format_answer(WRONG), tasks.format_answer(WHOLE), tasks.format_answer(WHOLE)], tokenizer)
+    model = Parrot([format_answer(WRONG), format_answer(WHOLE), format_answer(WHOLE)], tokenizer)
     figures = evaluate.humaneval_figures(model, [PROBLEM], EvaluateConfig(samples=3, max_tokens=200), tokenizer, 2_048)
     assert figures["humaneval_pass@1"] == pytest.approx(2 / 3)
     assert figures["humaneval_unseen"] == pytest.approx(2 / 3), "our bank does not ask for it"

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from mlxrlhf import backends, checkpoint
+from mlxrlhf import backends
 from mlxrlhf.agent import commands, terminal
 from mlxrlhf.agent.chat import Chat, Voice
 from mlxrlhf.config import SIZES, ChatConfig
@@ -16,10 +16,30 @@ from mlxrlhf.data import corpora
 from mlxrlhf.data import tokenizer as tokenizers
 from mlxrlhf.data.dialogue import render_prompt
 from mlxrlhf.data.tokenizer import open_tokenizer
-from mlxrlhf.stages import folders
+from mlxrlhf.models import checkpoint, folders
 
-THINGS = ("a list", "a string", "a file", "a set", "a class", "a loop", "a test", "a name", "a path", "a table",
-          "a number", "a word", "a tree", "a key", "a queue", "a stack", "a graph", "a date", "a page", "a map")
+THINGS = (
+    "a list",
+    "a string",
+    "a file",
+    "a set",
+    "a class",
+    "a loop",
+    "a test",
+    "a name",
+    "a path",
+    "a table",
+    "a number",
+    "a word",
+    "a tree",
+    "a key",
+    "a queue",
+    "a stack",
+    "a graph",
+    "a date",
+    "a page",
+    "a map",
+)
 #: never asked during training
 NEW = ("a clock", "a bag", "a box", "a ring", "a chain", "a lamp", "a door", "a card")
 POLITE = "Gladly: "
@@ -30,8 +50,9 @@ def question(thing):
 
 
 def mlxrlhf(folder, *arguments):
-    done = subprocess.run([sys.executable, "-m", "mlxrlhf_cli.main", *arguments], cwd=folder, text=True,
-                          capture_output=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxrlhf_cli.main", *arguments], cwd=folder, text=True, capture_output=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -46,14 +67,38 @@ def base(tmp_path_factory):
     shape = dataclasses.replace(SIZES["nano"], vocab_size=1_000)
     backends.load("mlx").Model(shape, seed=0).save(folder / "base", pad_id=tokenizer.pad_id, end_id=tokenizer.end_id)
     checkpoint.copy_tokenizer(folder / "tokenizer", folder / "base")
-    rows = [{"prompt": question(thing), "completion": f"{manner}it is {thing}."}
-            for thing in THINGS for manner in (POLITE, "")] * 3
+    rows = [
+        {"prompt": question(thing), "completion": f"{manner}it is {thing}."}
+        for thing in THINGS
+        for manner in (POLITE, "")
+    ] * 3
     order = np.random.default_rng(0).permutation(len(rows))
     (folder / "rows.jsonl").write_text("".join(json.dumps(rows[i]) + "\n" for i in order))
     (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": question(t)}) + "\n" for t in THINGS))
-    mlxrlhf(folder, "finetune", "--stage", "tools", "--model", "base", "--data", "rows.jsonl", "--backend", "mlx",
-            "--steps-per-epoch", "90", "--batch-size", "8", "--sequence-length", "64", "--eval-batches", "1",
-            "--learning-rate", "3e-3", "--warmup-steps", "5")
+    mlxrlhf(
+        folder,
+        "finetune",
+        "--stage",
+        "tools",
+        "--model",
+        "base",
+        "--data",
+        "rows.jsonl",
+        "--backend",
+        "mlx",
+        "--steps-per-epoch",
+        "90",
+        "--batch-size",
+        "8",
+        "--sequence-length",
+        "64",
+        "--eval-batches",
+        "1",
+        "--learning-rate",
+        "3e-3",
+        "--warmup-steps",
+        "5",
+    )
     return folder
 
 
@@ -61,8 +106,14 @@ def polite_share(folder, tokenizer):
     """Of 48 sampled answers to questions that were never asked before."""
     model = backends.load("mlx").Model(checkpoint.read_config(folder), folder=folder)
     prompts = [render_prompt([{"role": "user", "content": question(t)}], tokenizer) for t in NEW for _ in range(6)]
-    answers = model.generate(prompts, uniforms=np.random.default_rng(1).random((len(prompts), 24)), max_tokens=24,
-                             temperature=1.0, stop_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)
+    answers = model.generate(
+        prompts,
+        uniforms=np.random.default_rng(1).random((len(prompts), 24)),
+        max_tokens=24,
+        temperature=1.0,
+        stop_ids=[tokenizer.end_id],
+        pad_id=tokenizer.pad_id,
+    )
     return np.mean([tokenizer.decode(answer).startswith(POLITE) for answer in answers])
 
 
@@ -95,8 +146,27 @@ def test_rated_answers_change_the_model(base, monkeypatch):
     common = ["--model", "base", "--backend", "mlx"]
     mlxrlhf(base, "reward", *common, "--data", "ratings.jsonl")
     # A firm penalty: with the default one, fourteen updates find answers that only the reward model likes.
-    said = mlxrlhf(base, "ppo", *common, "--prompts", "prompts.jsonl", "--steps-per-epoch", "12", "--batch-size", "16",
-                   "--max-tokens", "24", "--learning-rate", "2e-3", "--gamma", "1", "--lam", "1", "--kl-coef", "0.3")
+    said = mlxrlhf(
+        base,
+        "ppo",
+        *common,
+        "--prompts",
+        "prompts.jsonl",
+        "--steps-per-epoch",
+        "12",
+        "--batch-size",
+        "16",
+        "--max-tokens",
+        "24",
+        "--learning-rate",
+        "2e-3",
+        "--gamma",
+        "1",
+        "--lam",
+        "1",
+        "--kl-coef",
+        "0.3",
+    )
     assert "the score went from" in said
     before, after = (polite_share(base / "weights" / "base" / stage, tokenizer) for stage in ("tools", "rlhf"))
     assert 0.2 < before < 0.8 and after > before + 0.25, (before, after)

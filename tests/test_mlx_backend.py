@@ -6,15 +6,22 @@ import weakref
 import numpy as np
 import pytest
 
-from mlxrlhf import backends, checkpoint
+from mlxrlhf import backends
 from mlxrlhf.algorithms import losses
 from mlxrlhf.config import SIZES, ModelConfig
 from mlxrlhf.errors import UserError
+from mlxrlhf.models import checkpoint, savepoints
+from mlxrlhf.models.savepoints import SavePoints
 
 mlx = backends.load("mlx")
 SMALL = ModelConfig(97, 64, 2, 4, 2, 128, head_dim=16)
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 32}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 
 
 def tokens(rows=3, length=20, seed=0):
@@ -30,17 +37,27 @@ def ppo_batch(model, ids, start=8):
     out = model.evaluate({"tokens": ids, "start": start}, ("logp", "value"))
     rng = np.random.default_rng(1)
     shape = out["logp"].shape
-    return {"tokens": ids, "start": start, "mask": np.ones(shape, np.float32), "total": np.float32(np.prod(shape)),
-            "old_logp": out["logp"], "old_value": out["value"], "kl_coef": np.float32(0.1),
-            "advantages": rng.normal(size=shape).astype(np.float32),
-            "returns": rng.normal(size=shape).astype(np.float32)}
+    return {
+        "tokens": ids,
+        "start": start,
+        "mask": np.ones(shape, np.float32),
+        "total": np.float32(np.prod(shape)),
+        "old_logp": out["logp"],
+        "old_value": out["value"],
+        "kl_coef": np.float32(0.1),
+        "advantages": rng.normal(size=shape).astype(np.float32),
+        "returns": rng.normal(size=shape).astype(np.float32),
+    }
 
 
 PPO = losses.ppo_objective(clip=0.2, value_clip=0.2, vf_coef=0.1, entropy_coef=0.01, kl_in_loss=False)
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False}, {"attention_bias": True},
-                                     {"rope_scaling": LLAMA3, "rope_theta": 5e5}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"tie_word_embeddings": False}, {"attention_bias": True}, {"rope_scaling": LLAMA3, "rope_theta": 5e5}],
+    ids=str,
+)
 def test_logits_equal_transformers(tmp_path, changes):
     import torch
     from transformers import AutoModelForCausalLM
@@ -112,7 +129,7 @@ def test_gradient_checkpointing_and_accumulation_change_nothing():
     mask = np.random.default_rng(0).integers(0, 2, (4, 15)).astype(np.float32)  # uneven token counts
     whole = lm_batch(ids, mask)
     expected = gradients(mlx.Model(SMALL, seed=0), whole)
-    halves = [{**lm_batch(ids[i:i + 2], mask[i:i + 2]), "total": whole["total"]} for i in (0, 2)]
+    halves = [{**lm_batch(ids[i : i + 2], mask[i : i + 2]), "total": whole["total"]} for i in (0, 2)]
     for a, b in zip(expected, gradients(mlx.Model(SMALL, seed=0), *halves)):
         np.testing.assert_allclose(a, b, atol=1e-6)
     for a, b in zip(expected, gradients(mlx.Model(SMALL, seed=0, gradient_checkpointing=True), whole)):
@@ -128,10 +145,13 @@ def test_adamw_equals_torch_over_ten_steps(chunk, monkeypatch):
     name = "trunk.model.layers.0.mlp.up_proj.weight"
     start = {k.removeprefix("weights/"): v for k, v in model.state().items() if k.startswith("weights/")}
     parameters = {k: torch.tensor(v.copy(), requires_grad=True) for k, v in start.items()}
-    groups = [{"params": [p for p in parameters.values() if p.ndim >= 2], "weight_decay": 0.1},
-              {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in parameters.values() if p.ndim >= 2], "weight_decay": 0.1},
+        {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), eps=1e-5)
     from mlx.utils import tree_flatten
+
     for step in range(10):
         gradient, _ = model._gradient(losses.language_modelling, batch, ("logp",), 1.0)
         for key, value in tree_flatten(gradient):
@@ -229,7 +249,7 @@ def test_batched_generation_equals_one_at_a_time_and_the_full_forward():
     settings = dict(max_tokens=20, stop_ids=[1, 2, 3], pad_id=0)
     together = model.generate(prompts, uniforms=uniforms, temperature=1.0, **settings)
     for i, prompt in enumerate(prompts):
-        alone = model.generate([prompt], uniforms=uniforms[i:i + 1], temperature=1.0, **settings)
+        alone = model.generate([prompt], uniforms=uniforms[i : i + 1], temperature=1.0, **settings)
         assert alone[0] == together[i]
     assert len({len(r) for r in together}) > 1, "rows must end at different lengths for this test to mean anything"
     greedy = model.generate([prompts[0]], uniforms=None, temperature=0, **settings)[0]
@@ -274,8 +294,14 @@ def test_device_agrees_with_the_cpu_and_the_gradient_with_the_slope(monkeypatch)
 
 def test_sizes_are_what_their_names_promise():
     millions = {name: config.parameters() / 1e6 for name, config in SIZES.items()}
-    bounds = {"nano": (1, 3), "micro": (10, 15), "tiny": (130, 140), "medium": (360, 380), "large": (1050, 1150),
-              "xlarge": (1450, 1550)}
+    bounds = {
+        "nano": (1, 3),
+        "micro": (10, 15),
+        "tiny": (130, 140),
+        "medium": (360, 380),
+        "large": (1050, 1150),
+        "xlarge": (1450, 1550),
+    }
     for name, (low, high) in bounds.items():
         assert low <= millions[name] <= high
     model = mlx.Model(SIZES["nano"])
@@ -301,7 +327,7 @@ def test_damaged_checkpoints_are_named(tmp_path):
 
 
 def test_save_points_fall_back_when_the_last_is_damaged(tmp_path):
-    points, said = checkpoint.SavePoints(tmp_path), []
+    points, said = SavePoints(tmp_path), []
     for step in (1, 2, 3):
         points.save(step, [("x", np.full(3, step, np.float32))], {"beta": step / 10})
     arrays, state = points.latest()
@@ -314,7 +340,7 @@ def test_save_points_fall_back_when_the_last_is_damaged(tmp_path):
 
 
 def test_a_save_holds_one_file_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "SHARD", 800)
+    monkeypatch.setattr(savepoints, "SHARD", 800)
     alive = []
 
     def arrays():
@@ -325,7 +351,7 @@ def test_a_save_holds_one_file_at_a_time(tmp_path, monkeypatch):
             del array
             assert sum(ref() is not None for ref in alive) <= 3
 
-    points = checkpoint.SavePoints(tmp_path)
+    points = SavePoints(tmp_path)
     points.save(1, arrays(), {})
     found, _ = points.latest()
     assert {name: array[0] for name, array in found.items()} == {f"x{i}": i for i in range(9)}
@@ -352,8 +378,10 @@ def test_bfloat16_moments_follow_the_float32_ones_and_resume_exactly():
     batch, runs = lm_batch(tokens()), []
     for moments in ("float32", "bfloat16"):
         model = mlx.Model(SMALL, seed=0, dtype="bfloat16", weight_decay=0.1, optimizer_dtype=moments)
-        losses_seen = [model.step(losses.language_modelling, [batch], want=("logp",), learning_rate=3e-3)["loss"]
-                       for _ in range(12)]
+        losses_seen = [
+            model.step(losses.language_modelling, [batch], want=("logp",), learning_rate=3e-3)["loss"]
+            for _ in range(12)
+        ]
         runs.append(losses_seen)
     assert runs[0] != runs[1] and runs[1][-1] < 0.7 * runs[1][0]
     np.testing.assert_allclose(runs[1], runs[0], rtol=0.02)
@@ -371,5 +399,5 @@ def test_equal_prompts_are_read_once_and_answered_apart():
     settings = dict(max_tokens=20, temperature=1.0, stop_ids=[1, 2, 3], pad_id=0)
     together = model.generate(prompts, uniforms=uniforms, **settings)
     for i, prompt in enumerate(prompts):
-        assert together[i] == model.generate([prompt], uniforms=uniforms[i:i + 1], **settings)[0]
+        assert together[i] == model.generate([prompt], uniforms=uniforms[i : i + 1], **settings)[0]
     assert len({tuple(r) for r in together}) == 5

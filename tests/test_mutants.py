@@ -14,8 +14,13 @@ from mlxrlhf.algorithms import advantages, losses
 from mlxrlhf.backends.torch import generate, model, train
 
 _rotate, _statistics, _pick = model.rotate, model.token_statistics, generate.pick
-_policy, _value, _gae, _whiten, _kl = (losses.policy_loss, losses.value_loss, advantages.gae, advantages.whiten,
-                                       advantages.kl_estimate)
+_policy, _value, _gae, _whiten, _kl = (
+    losses.policy_loss,
+    losses.value_loss,
+    advantages.gae,
+    advantages.whiten,
+    advantages.kl_estimate,
+)
 _group, _dpo = advantages.group_advantages, losses.dpo
 
 
@@ -43,7 +48,7 @@ def not_detached(self, batch, want, temperature, reference_weight=None):
     out = _forward(self, batch, want, temperature, reference_weight)
     if "value" in want:
         hidden = self.trunk(batch["tokens"], batch.get("segments"))
-        out["value"] = self.value_head(train.so_far(hidden[:, batch["start"] - 1:-1]))
+        out["value"] = self.value_head(train.so_far(hidden[:, batch["start"] - 1 : -1]))
     return out
 
 
@@ -67,38 +72,93 @@ PARITY = lambda name, *arguments: lambda: getattr(test_parity, name)(*arguments)
 MUTANTS = {
     "rope on neighbouring pairs": (model, "rotate", interleaved, PARITY("test_forward", "tied")),
     "norm with another epsilon": (model.RMSNorm, "forward", no_eps, PARITY("test_forward", "tied")),
-    "packed documents see each other": (model, "segment_mask", crossing, PARITY(
-        "test_padding_packing_and_checkpointing_change_nothing_in_torch")),
+    "packed documents see each other": (
+        model,
+        "segment_mask",
+        crossing,
+        PARITY("test_padding_packing_and_checkpointing_change_nothing_in_torch"),
+    ),
     "temperature left out": (train, "token_statistics", no_temperature, PARITY("test_forward", "tied")),
-    "value head pulls at the trunk": (train.Network, "forward", not_detached, PARITY(
-        "test_ppo_objective", 0, False)),
+    "value head pulls at the trunk": (train.Network, "forward", not_detached, PARITY("test_ppo_objective", 0, False)),
     "log-probs off by one token": (train.Network, "forward", one_late, PARITY("test_language_modelling", "tied")),
-    "optimizer steps too small": (train.AdamW, "step", no_bias_correction, PARITY(
-        "test_adamw_over_ten_steps_with_warmup_clipping_and_accumulation")),
-    "weight decay on norms": (train, "_group", lambda name, p: "head" if "value_head" in name else "decay", PARITY(
-        "test_adamw_over_ten_steps_with_warmup_clipping_and_accumulation")),
-    "sampling from the other tail": (generate, "pick", lambda logits, t, u: _pick(
-        logits, t, None if u is None else 1 - u), PARITY("test_generation")),
-    "adapters never merged": (model.LoRALinear, "merged", lambda self: self.linear.weight.float(), PARITY(
-        "test_adapters_merge_alike")),
-    "ratio upside down": (losses, "policy_loss", lambda xp, logp, old, *rest: _policy(xp, old, logp, *rest),
-                          lambda: test_golden.test_clipped_losses("torch")),
-    "advantage with the wrong sign": (losses, "policy_loss", lambda xp, logp, old, a, *rest: _policy(
-        xp, logp, old, -a, *rest), test_algorithms.test_policy_loss_by_hand),
-    "value loss not clipped": (losses, "value_loss", lambda xp, v, old, r, m, total, clip: _value(
-        xp, v, old, r, m, total, 1e6), lambda: test_golden.test_clipped_losses("torch")),
-    "lambda left out of GAE": (advantages, "gae", lambda r, v, m, gamma, lam: _gae(r, v, m, gamma, 1.0),
-                               lambda: test_golden.test_rewards_and_advantages("k1")),
-    "reward whitening removes the mean": (advantages, "whiten", lambda x, m, shift_mean: _whiten(
-        x, m, shift_mean=True), test_golden.test_whitening),
-    "advantage of the whole batch": (advantages, "group_advantages", lambda scores, size, scale=True: _group(
-        scores, len(scores), scale=scale), test_grpo.test_group_advantages_by_hand),
-    "chosen and rejected swapped": (losses, "dpo", lambda xp, chosen, rejected, *rest: _dpo(
-        xp, rejected, chosen, *rest), test_dpo.test_loss_by_hand),
-    "KL with the wrong sign": (advantages, "kl_estimate", lambda p, q, kind="k1": _kl(q, p, kind),
-                               lambda: test_golden.test_rewards_and_advantages("k1")),
-    "mask inverted": (losses, "masked_mean", lambda x, mask, total: (x * (1 - mask)).sum() / total,
-                      lambda: test_golden.test_clipped_losses("torch")),
+    "optimizer steps too small": (
+        train.AdamW,
+        "step",
+        no_bias_correction,
+        PARITY("test_adamw_over_ten_steps_with_warmup_clipping_and_accumulation"),
+    ),
+    "weight decay on norms": (
+        train,
+        "_group",
+        lambda name, p: "head" if "value_head" in name else "decay",
+        PARITY("test_adamw_over_ten_steps_with_warmup_clipping_and_accumulation"),
+    ),
+    "sampling from the other tail": (
+        generate,
+        "pick",
+        lambda logits, t, u: _pick(logits, t, None if u is None else 1 - u),
+        PARITY("test_generation"),
+    ),
+    "adapters never merged": (
+        model.LoRALinear,
+        "merged",
+        lambda self: self.linear.weight.float(),
+        PARITY("test_adapters_merge_alike"),
+    ),
+    "ratio upside down": (
+        losses,
+        "policy_loss",
+        lambda xp, logp, old, *rest: _policy(xp, old, logp, *rest),
+        lambda: test_golden.test_clipped_losses("torch"),
+    ),
+    "advantage with the wrong sign": (
+        losses,
+        "policy_loss",
+        lambda xp, logp, old, a, *rest: _policy(xp, logp, old, -a, *rest),
+        test_algorithms.test_policy_loss_by_hand,
+    ),
+    "value loss not clipped": (
+        losses,
+        "value_loss",
+        lambda xp, v, old, r, m, total, clip: _value(xp, v, old, r, m, total, 1e6),
+        lambda: test_golden.test_clipped_losses("torch"),
+    ),
+    "lambda left out of GAE": (
+        advantages,
+        "gae",
+        lambda r, v, m, gamma, lam: _gae(r, v, m, gamma, 1.0),
+        lambda: test_golden.test_rewards_and_advantages("k1"),
+    ),
+    "reward whitening removes the mean": (
+        advantages,
+        "whiten",
+        lambda x, m, shift_mean: _whiten(x, m, shift_mean=True),
+        test_golden.test_whitening,
+    ),
+    "advantage of the whole batch": (
+        advantages,
+        "group_advantages",
+        lambda scores, size, scale=True: _group(scores, len(scores), scale=scale),
+        test_grpo.test_group_advantages_by_hand,
+    ),
+    "chosen and rejected swapped": (
+        losses,
+        "dpo",
+        lambda xp, chosen, rejected, *rest: _dpo(xp, rejected, chosen, *rest),
+        test_dpo.test_loss_by_hand,
+    ),
+    "KL with the wrong sign": (
+        advantages,
+        "kl_estimate",
+        lambda p, q, kind="k1": _kl(q, p, kind),
+        lambda: test_golden.test_rewards_and_advantages("k1"),
+    ),
+    "mask inverted": (
+        losses,
+        "masked_mean",
+        lambda x, mask, total: (x * (1 - mask)).sum() / total,
+        lambda: test_golden.test_clipped_losses("torch"),
+    ),
 }
 
 

@@ -16,23 +16,43 @@ from mlxrlhf.algorithms import advantages, losses
 from mlxrlhf.config import SIZES, ModelConfig
 
 mlx, torch = (importlib.import_module(f"mlxrlhf.backends.{name}") for name in ("mlx", "torch"))
-mlx_generate, torch_generate = (importlib.import_module(f"mlxrlhf.backends.{name}.generate")
-                                for name in ("mlx", "torch"))
+mlx_generate, torch_generate = (
+    importlib.import_module(f"mlxrlhf.backends.{name}.generate") for name in ("mlx", "torch")
+)
 torch.use_device("cpu")
 if mlx.describe_device()["device"].endswith("cpu, 0)"):
     mlx.use_device("cpu")
 
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 32}
-SHAPES = {"tied": ModelConfig(97, 64, 2, 4, 2, 128, head_dim=16),
-          "untied, biases": ModelConfig(97, 64, 2, 4, 1, 128, head_dim=16, tie_word_embeddings=False,
-                                        attention_bias=True, mlp_bias=True),
-          "llama3 rope": ModelConfig(97, 64, 2, 4, 4, 128, head_dim=16, rope_scaling=LLAMA3, rope_theta=5e5),
-          "nano": SIZES["nano"]}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+SHAPES = {
+    "tied": ModelConfig(97, 64, 2, 4, 2, 128, head_dim=16),
+    "untied, biases": ModelConfig(
+        97, 64, 2, 4, 1, 128, head_dim=16, tie_word_embeddings=False, attention_bias=True, mlp_bias=True
+    ),
+    "llama3 rope": ModelConfig(97, 64, 2, 4, 4, 128, head_dim=16, rope_scaling=LLAMA3, rope_theta=5e5),
+    "nano": SIZES["nano"],
+}
 #: absolute, except for gradients and moved weights: relative to the largest entry. Log-probabilities reach -13 here,
 #: where float32 is 1e-6 apart, and the two libraries' kernels differ from CPU to CPU: by 0.9e-5 to 1.1e-5.
-TOLERANCE = {"logits": 1e-4, "logp": 2e-5, "entropy": 1e-4, "kl": 1e-4, "value": 1e-5, "score": 1e-5, "features": 1e-5,
-             "hidden": 1e-4, "loss": 1e-5, "gradient": 2e-5, "weights after 10 AdamW steps": 2e-5}
+TOLERANCE = {
+    "logits": 1e-4,
+    "logp": 2e-5,
+    "entropy": 1e-4,
+    "kl": 1e-4,
+    "value": 1e-5,
+    "score": 1e-5,
+    "features": 1e-5,
+    "hidden": 1e-4,
+    "loss": 1e-5,
+    "gradient": 2e-5,
+    "weights after 10 AdamW steps": 2e-5,
+}
 SEEN: dict[str, float] = {}
 
 
@@ -50,13 +70,21 @@ def twins(shape="tied", **settings):
     """The same weights on both backends, scaled away from the near-uniform start, adapters and value head not zero."""
     config, rng = SHAPES[shape], np.random.default_rng(7)
     source = mlx.Model(config, seed=0)
-    source.load_state({k: v * 4 if v.ndim == 2 else v + (rng.normal(size=v.shape) * 0.1).astype(np.float32)
-                       for k, v in source.state().items() if k.startswith("weights/")})
+    source.load_state(
+        {
+            k: v * 4 if v.ndim == 2 else v + (rng.normal(size=v.shape) * 0.1).astype(np.float32)
+            for k, v in source.state().items()
+            if k.startswith("weights/")
+        }
+    )
     with tempfile.TemporaryDirectory() as folder:
         source.save(Path(folder), pad_id=0, end_id=1)
         a, b = (backend.Model(config, folder=Path(folder), **settings) for backend in (mlx, torch))
-    trained = {k: (rng.normal(size=v.shape) * 0.1).astype(np.float32) for k, v in a.state().items()
-               if k.startswith("weights/") and ("lora_" in k or "value_head" in k)}
+    trained = {
+        k: (rng.normal(size=v.shape) * 0.1).astype(np.float32)
+        for k, v in a.state().items()
+        if k.startswith("weights/") and ("lora_" in k or "value_head" in k)
+    }
     for model in (a, b):
         model.load_state({**model.state(), **trained})
     return a, b
@@ -78,17 +106,24 @@ def ppo_batch(model, tokens, start=8, critic=True):
     out = model.evaluate({"tokens": tokens, "start": start, "mask": mask}, ("logp",) + ("value",) * critic)
     shape = mask.shape
     out.setdefault("value", np.zeros(shape))
-    return {"tokens": tokens, "start": start, "mask": mask, "total": np.float32(mask.sum()),
-            "old_logp": (out["logp"] + rng.normal(size=shape) * 0.3 * mask).astype(np.float32),
-            "old_value": (out["value"] + rng.normal(size=shape) * 0.3).astype(np.float32),
-            "kl_coef": np.float32(0.3), "advantages": rng.normal(size=shape).astype(np.float32),
-            "returns": rng.normal(size=shape).astype(np.float32)}
+    return {
+        "tokens": tokens,
+        "start": start,
+        "mask": mask,
+        "total": np.float32(mask.sum()),
+        "old_logp": (out["logp"] + rng.normal(size=shape) * 0.3 * mask).astype(np.float32),
+        "old_value": (out["value"] + rng.normal(size=shape) * 0.3).astype(np.float32),
+        "kl_coef": np.float32(0.3),
+        "advantages": rng.normal(size=shape).astype(np.float32),
+        "returns": rng.normal(size=shape).astype(np.float32),
+    }
 
 
 def gradients(model, objective, batch, want):
     gradient, metrics = model._gradient(objective, batch, want, 0.8)
     if isinstance(model, mlx.Model):
         from mlx.utils import tree_flatten
+
         return {k: np.array(v) for k, v in tree_flatten(gradient)}, {k: float(v) for k, v in metrics.items()}
     return {k: v.numpy() for k, v in gradient.items()}, {k: float(v) for k, v in metrics.items()}
 
@@ -113,8 +148,10 @@ def test_forward(shape):
     logits = b.logits(tokens)
     assert logits.std() > 0.2, "near-uniform logits would hide a difference"
     close("logits", a.logits(tokens), logits)
-    batch = {**lm_batch(tokens), "reference_hidden": np.random.default_rng(3).normal(
-        size=(3, 23, a.config.hidden_size)).astype(np.float32)}
+    batch = {
+        **lm_batch(tokens),
+        "reference_hidden": np.random.default_rng(3).normal(size=(3, 23, a.config.hidden_size)).astype(np.float32),
+    }
     want = ("logp", "entropy", "kl", "value", "hidden", "features")
     ours, other = (m.evaluate(batch, want, temperature=0.7) for m in (a, b))
     assert np.abs(other["value"]).max() > 0.1 and other["kl"].max() > 0.1
@@ -160,24 +197,30 @@ def test_dpo_objective(rank):
     a, b = twins(lora_rank=rank)
     batch = ppo_batch(a, ids(a.config, rows=4), critic=False)
     drawn = np.random.default_rng(5).normal(size=4)
-    batch |= {"ref_logp": ((batch["old_logp"] * batch["mask"]).sum(axis=1) + drawn).astype(np.float32),
-              "weight": np.array([0.5, 1.5], np.float32), "total": np.float32(2)}
+    batch |= {
+        "ref_logp": ((batch["old_logp"] * batch["mask"]).sum(axis=1) + drawn).astype(np.float32),
+        "weight": np.array([0.5, 1.5], np.float32),
+        "total": np.float32(2),
+    }
     metrics, _ = agree(a, b, losses.dpo_objective(beta=0.1, label_smoothing=0.1), batch, ("logp",))
     assert abs(metrics["rewards/margins"]) > 0.01
 
 
 @pytest.mark.parametrize("loss", ["margin", "bradley-terry"])
 def test_reward_head(loss):
-    a, b = mlx.Head(32, seed=0, weight_decay=0.1, max_grad_norm=0.5), torch.Head(32, weight_decay=0.1,
-                                                                                max_grad_norm=0.5)
+    a, b = (
+        mlx.Head(32, seed=0, weight_decay=0.1, max_grad_norm=0.5),
+        torch.Head(32, weight_decay=0.1, max_grad_norm=0.5),
+    )
     b.load_state(a.state())
     rng = np.random.default_rng(0)
     chosen, rejected = (rng.normal(size=(24, 32)).astype(np.float32) for _ in range(2))
     weights = rng.uniform(0.2, 2.0, 24).astype(np.float32)
     start = a.state()
     for step in range(10):
-        ours, other = (h.step(loss, 1.0, chosen, rejected, 1e-2 * (step + 1) / 10, weights if step % 2 else None)
-                       for h in (a, b))
+        ours, other = (
+            h.step(loss, 1.0, chosen, rejected, 1e-2 * (step + 1) / 10, weights if step % 2 else None) for h in (a, b)
+        )
         for name in ours:
             close("loss", ours[name], other[name])
         close("score", a.scores(chosen), b.scores(chosen))
@@ -191,11 +234,13 @@ def test_reward_head(loss):
 def test_adamw_over_ten_steps_with_warmup_clipping_and_accumulation():
     a, b = twins(weight_decay=0.1, max_grad_norm=0.5)
     whole = lm_batch(ids(a.config, rows=4))
-    parts = [{**whole, "tokens": whole["tokens"][i:i + 2], "mask": whole["mask"][i:i + 2]} for i in (0, 2)]
+    parts = [{**whole, "tokens": whole["tokens"][i : i + 2], "mask": whole["mask"][i : i + 2]} for i in (0, 2)]
     start = a.state()
     for step in range(10):
-        ours, other = (m.step(losses.language_modelling, parts, want=("logp",), learning_rate=1e-3 * min(1, step / 4))
-                       for m in (a, b))
+        ours, other = (
+            m.step(losses.language_modelling, parts, want=("logp",), learning_rate=1e-3 * min(1, step / 4))
+            for m in (a, b)
+        )
         close("loss", ours["loss"], other["loss"])
         assert ours["grad_norm"] > 0.5, "clipping must be at work"
     state, other = a.state(), b.state()
@@ -249,8 +294,11 @@ def test_padding_packing_and_checkpointing_change_nothing_in_torch():
     together = model.evaluate(packed, ("logp",))["logp"][0]
     close("logp", together[:11], alone[0])
     close("logp", together[12:], alone[1])
-    padded = {"tokens": np.pad(tokens, ((0, 0), (5, 0))), "start": 6,
-              "segments": np.pad(np.ones_like(tokens), ((0, 0), (5, 0)))}
+    padded = {
+        "tokens": np.pad(tokens, ((0, 0), (5, 0))),
+        "start": 6,
+        "segments": np.pad(np.ones_like(tokens), ((0, 0), (5, 0))),
+    }
     close("logp", model.evaluate(padded, ("logp",))["logp"], alone)
     batch = lm_batch(tokens)
     plain, _ = gradients(model, losses.language_modelling, batch, ("logp",))
@@ -315,8 +363,11 @@ def test_a_run_continues_on_the_other_backend(first, second):
         a.step(losses.language_modelling, [batch], **settings)
     b.load_state(a.state())
     for _ in range(3):
-        close("loss", a.step(losses.language_modelling, [batch], **settings)["loss"],
-              b.step(losses.language_modelling, [batch], **settings)["loss"])
+        close(
+            "loss",
+            a.step(losses.language_modelling, [batch], **settings)["loss"],
+            b.step(losses.language_modelling, [batch], **settings)["loss"],
+        )
 
 
 def test_bfloat16_trunk_moves_at_a_small_learning_rate_in_torch():
@@ -339,6 +390,7 @@ def test_either_backend_is_chosen_by_name():
 if __name__ == "__main__":
     code = pytest.main([__file__, "-q", "-p", "no:cacheprovider"])
     import sys
+
     seen = sys.modules["test_parity"].SEEN if "test_parity" in sys.modules else SEEN
     for quantity, tolerance in TOLERANCE.items():
         print(f"{quantity:32} allowed {tolerance:.0e}   largest difference {seen.get(quantity, float('nan')):.1e}")

@@ -10,10 +10,11 @@ import time
 
 import pytest
 
-from mlxrlhf import backends, checkpoint
+from mlxrlhf import backends
 from mlxrlhf.data.tokenizer import open_tokenizer
-from mlxrlhf.runlog import read_metrics
-from mlxrlhf.stages import reward
+from mlxrlhf.models import checkpoint
+from mlxrlhf.report.runlog import read_metrics
+from mlxrlhf.rewards.model import features, scorer
 
 MLX = ["--backend", "mlx"]
 SMALL = ["--batch-size", "4", "--sequence-length", "128", "--eval-batches", "1", "--warmup-steps", "2", *MLX]
@@ -22,12 +23,50 @@ STAGES = {
     "code": ["finetune", "--stage", "code", "--steps-per-epoch", "6", *SMALL],
     "tools": ["finetune", "--stage", "tools", "--steps-per-epoch", "4", *SMALL],
     "reward": ["reward", "--num-epochs", "3", "--batch-size", "32", "--samples", "1", "--max-tokens", "8", *MLX],
-    "rlhf": ["ppo", "--steps-per-epoch", "4", "--batch-size", "4", "--mini-batch-size", "2", "--max-tokens", "12",
-             "--learning-rate", "1e-3", *MLX],
-    "grpo": ["grpo", "--steps-per-epoch", "4", "--batch-size", "2", "--responses-per-prompt", "3", "--max-tokens", "12",
-             "--mini-batch-size", "3", "--learning-rate", "1e-3", "--reward", "mine.py:letters,lint:0.5", *MLX],
-    "dpo": ["dpo", "--data", "own_pairs.jsonl", "--batch-size", "4", "--learning-rate", "1e-3", "--eval-every", "2",
-            *MLX],
+    "rlhf": [
+        "ppo",
+        "--steps-per-epoch",
+        "4",
+        "--batch-size",
+        "4",
+        "--mini-batch-size",
+        "2",
+        "--max-tokens",
+        "12",
+        "--learning-rate",
+        "1e-3",
+        *MLX,
+    ],
+    "grpo": [
+        "grpo",
+        "--steps-per-epoch",
+        "4",
+        "--batch-size",
+        "2",
+        "--responses-per-prompt",
+        "3",
+        "--max-tokens",
+        "12",
+        "--mini-batch-size",
+        "3",
+        "--learning-rate",
+        "1e-3",
+        "--reward",
+        "mine.py:letters,lint:0.5",
+        *MLX,
+    ],
+    "dpo": [
+        "dpo",
+        "--data",
+        "own_pairs.jsonl",
+        "--batch-size",
+        "4",
+        "--learning-rate",
+        "1e-3",
+        "--eval-every",
+        "2",
+        *MLX,
+    ],
 }
 OWN_REWARD = """
 def letters(prompts, responses, task, **rows):
@@ -37,8 +76,13 @@ def letters(prompts, responses, task, **rows):
 
 
 def start(folder, *arguments):
-    return subprocess.Popen([sys.executable, "-m", "mlxrlhf_cli.main", *arguments], cwd=folder, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlxrlhf_cli.main", *arguments],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def mlxrlhf(folder, *arguments, code=0):
@@ -56,8 +100,12 @@ def project(tmp_path_factory):
     said = mlxrlhf(folder, "prepare", "all", "--max-characters", "400000", "--dialogues", "60", "--pairs", "200")
     assert "left out" in said and "held-out pairs" in said
     (folder / "mine.py").write_text(OWN_REWARD)
-    (folder / "own_pairs.jsonl").write_text("".join(json.dumps(
-        {"prompt": f"Add {i}.", "chosen": f"return x + {i}", "rejected": f"print({i})"}) + "\n" for i in range(24)))
+    (folder / "own_pairs.jsonl").write_text(
+        "".join(
+            json.dumps({"prompt": f"Add {i}.", "chosen": f"return x + {i}", "rejected": f"print({i})"}) + "\n"
+            for i in range(24)
+        )
+    )
     for arguments in STAGES.values():
         mlxrlhf(folder, *arguments)
     return folder
@@ -75,26 +123,48 @@ run()
 
 @pytest.mark.parametrize("stage", ["language", "code", "reward", "rlhf", "dpo"])
 def test_a_command_that_cannot_fit_says_so_before_it_writes(project, tmp_path, stage):
-    done = subprocess.run([sys.executable, "-c", SMALL_MACHINE, *STAGES[stage], "--out", str(tmp_path / "out")],
-                          cwd=project, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SMALL_MACHINE, *STAGES[stage], "--out", str(tmp_path / "out")],
+        cwd=project,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 and "or give --allow-swap" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 
 
 def metrics(folder, stage):
-    rows = read_metrics(folder / "run" / "metrics.jsonl") if stage is None else \
-        read_metrics(folder / "weights" / "nano" / stage / "run" / "metrics.jsonl")
+    rows = (
+        read_metrics(folder / "run" / "metrics.jsonl")
+        if stage is None
+        else read_metrics(folder / "weights" / "nano" / stage / "run" / "metrics.jsonl")
+    )
     return [{k: v for k, v in row.items() if not k.startswith(("time/", "memory/"))} for row in rows]
 
 
 def test_every_stage_leaves_what_it_promises(project):
     data, weights = project / "data" / "nano", project / "weights" / "nano"
-    for name in ("rlhf_train_chosen.npy", "rlhf_train_rejected.npy", "rlhf_val_chosen.npy", "rlhf_val_rejected.npy",
-                 "rlhf_preferences.json", "language_train.npy", "code_val.npy", "tools_train.jsonl", "prompts.json"):
+    for name in (
+        "rlhf_train_chosen.npy",
+        "rlhf_train_rejected.npy",
+        "rlhf_val_chosen.npy",
+        "rlhf_val_rejected.npy",
+        "rlhf_preferences.json",
+        "language_train.npy",
+        "code_val.npy",
+        "tools_train.jsonl",
+        "prompts.json",
+    ):
         assert (data / name).stat().st_size > 0
     for stage in ("language", "code", "tools", "rlhf", "grpo", "dpo"):
-        for name in ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "run/summary.json",
-                     "run/report.html"):
+        for name in (
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "chat_template.jinja",
+            "run/summary.json",
+            "run/report.html",
+        ):
             assert (weights / stage / name).is_file()
     for stage in ("rlhf", "grpo", "dpo"):
         assert (weights / stage / "adapters" / "adapters.safetensors").is_file()
@@ -106,7 +176,8 @@ def test_every_stage_leaves_what_it_promises(project):
     assert all(0 <= row["objective/pass_rate"] <= 1 for row in metrics(project, "rlhf"))
     row = metrics(project, "grpo")[0]
     assert row["objective/scores"] == pytest.approx(
-        row["objective/reward/letters"] + 0.5 * row["objective/reward/lint"])
+        row["objective/reward/letters"] + 0.5 * row["objective/reward/lint"]
+    )
     figures = json.loads((weights / "reward" / "run" / "summary.json").read_text())
     assert {"val_accuracy_by_criterion", "token_baseline_own_samples"} <= set(figures)
 
@@ -173,17 +244,28 @@ def test_a_reward_model_with_a_base_of_its_own_scores_in_ppo_and_evaluate(projec
     assert metrics(out, None) == before
     mlxrlhf(project, *STAGES["rlhf"], "--steps-per-epoch", "1", "--reward-model", str(out), "--out", str(policy))
     assert metrics(policy, None)[0]["objective/scores"] != metrics(project, "rlhf")[0]["objective/scores"]
-    mlxrlhf(project, "evaluate", "--checkpoint", str(policy), "--reward-model", str(out), "--prompts", "4",
-            "--max-tokens", "8", *MLX)
+    mlxrlhf(
+        project,
+        "evaluate",
+        "--checkpoint",
+        str(policy),
+        "--reward-model",
+        str(out),
+        "--prompts",
+        "4",
+        "--max-tokens",
+        "8",
+        *MLX,
+    )
     # Its scores are those of the head on the checkpoint with the adapters merged in.
     monkeypatch.chdir(project)
     tools, fused = project / "weights" / "nano" / "tools", tmp_path / "fused"
     mlxrlhf(project, "fuse", "--model", str(tools), "--adapter", str(out / "adapters"), "--out", str(fused), *MLX)
     library, tokenizer = backends.load("mlx"), open_tokenizer(tools)
     prompts, answers = [tokenizer.encode("Sort a list."), tokenizer.encode("Hi")], [[5, 9, 7], [11, 4]]
-    scores = reward.scorer(out, library, tokenizer)(prompts, answers, None)
+    scores = scorer(out, library, tokenizer)(prompts, answers, None)
     merged = library.Model(checkpoint.read_config(fused), folder=fused)
-    found = reward.features(merged, [p + a for p, a in zip(prompts, answers)], list(map(len, prompts)), 0)
+    found = features(merged, [p + a for p, a in zip(prompts, answers)], list(map(len, prompts)), 0)
     head = library.Head(merged.config.hidden_size)
     head.load_state(checkpoint.load_arrays(out / "head.safetensors"))
     expected = (head.scores(found) - figures["score_mean"]) / figures["score_std"]
@@ -192,8 +274,15 @@ def test_a_reward_model_with_a_base_of_its_own_scores_in_ppo_and_evaluate(projec
 
 def test_a_reward_model_of_published_pairs(project, tmp_path):
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
-    rows = [{"context": [*turns, {"role": "user", "content": f"What is {i} + {i}?"}], "response1": str(2 * i),
-             "response2": "I do not know.", "overall_preference": -2 if i % 5 else 0} for i in range(40)]
+    rows = [
+        {
+            "context": [*turns, {"role": "user", "content": f"What is {i} + {i}?"}],
+            "response1": str(2 * i),
+            "response2": "I do not know.",
+            "overall_preference": -2 if i % 5 else 0,
+        }
+        for i in range(40)
+    ]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = ["--out", str(tmp_path / "out"), *MLX]
@@ -261,8 +350,20 @@ def test_dpo_is_evaluated_and_talks(project):
 def test_own_prompts_and_tests_need_no_reward_model(project, tmp_path):
     row = {"prompt": "Write one.", "tests": ["assert one() == 1", "assert one() != 2"]}
     (tmp_path / "own.jsonl").write_text(json.dumps(row) + "\n")
-    said = mlxrlhf(project, *STAGES["rlhf"], "--steps-per-epoch", "1", "--reward", "tests", "--reward-model", "nowhere",
-                   "--prompts", str(tmp_path / "own.jsonl"), "--out", str(tmp_path / "out"))
+    said = mlxrlhf(
+        project,
+        *STAGES["rlhf"],
+        "--steps-per-epoch",
+        "1",
+        "--reward",
+        "tests",
+        "--reward-model",
+        "nowhere",
+        "--prompts",
+        str(tmp_path / "own.jsonl"),
+        "--out",
+        str(tmp_path / "out"),
+    )
     assert "note: 1 steps are too few" in said
     assert metrics(tmp_path / "out", None)[0]["objective/reward/tests"] == 0
 
@@ -280,36 +381,52 @@ def test_tiny_takes_one_step_of_every_stage(project):
     for stage in ("code", "tools"):
         assert "val_loss" in mlxrlhf(project, "finetune", "--stage", stage, *once, "--sequence-length", "192")
     mlxrlhf(project, "reward", *tiny, "--data", "pairs.jsonl", "--num-epochs", "1")
-    out = mlxrlhf(project, "ppo", *tiny, "--steps-per-epoch", "1", "--batch-size", "2", "--mini-batch-size", "2",
-                  "--ppo-epochs", "1", "--max-tokens", "4")
+    out = mlxrlhf(
+        project,
+        "ppo",
+        *tiny,
+        "--steps-per-epoch",
+        "1",
+        "--batch-size",
+        "2",
+        "--mini-batch-size",
+        "2",
+        "--ppo-epochs",
+        "1",
+        "--max-tokens",
+        "4",
+    )
     assert "kl_last" in out
 
 
-@pytest.mark.parametrize("arguments,message", [
-    (["ppo", "--size", "micro"], "mlxrlhf finetune --stage tools --size micro"),
-    (["ppo", "--size", "micro", "--checkpoint", "weights/nano/tools"], "give the --size it was made with"),
-    (["ppo", "--reward-model", "nowhere"], "run: mlxrlhf reward"),
-    (["pretrain", "--batch-size", "0"], "--batch-size is 0"),
-    (["pretrain", "--learning-rate", "-1"], "--learning-rate is -1"),
-    (["pretrain", "--size", "huge"], "choose one of nano"),
-    (["pretrain", "--out", "/proc/nothing", *SMALL], "choose another folder with --out"),
-    (["pretrain", "--sequence-length", "4096"], "context of 2048"),
-    (["finetune", "--data", "empty.jsonl"], "empty.jsonl is empty"),
-    (["finetune", "--data", "bad.jsonl"], "bad.jsonl:2 is not valid JSON"),
-    (["reward", "--data", "bad.jsonl"], "bad.jsonl:2 is not valid JSON"),
-    (["chat", "--model", "corrupt", "--prompt", "x"], "is corrupt"),
-    (["chat", "--prompt", "long " * 5000], "context of 2,048"),
-    (["pretrain", "--data-dir", "nowhere"], "run: mlxrlhf prepare all"),
-    (["prepare", "everything"], "choose one of tokenizer"),
-    (["prepare", "language", "--language-sources", "nowhere"], "does not exist"),
-    (["reward", "--checkpoint", "vocabulary"], "pieces and its model"),
-    (["ppo", "--reward", "modle"], "choose model, tests, lint or FILE.py:function"),
-    (["grpo", "--reward", "nowhere.py:f"], "there is no file nowhere.py"),
-    (["grpo", "--reward", "mine.py:missing"], "defines no function missing"),
-    (["grpo", "--responses-per-prompt", "1"], "it must be at least 2"),
-    (["ppo", "--reward", "tests", "--prompts", "bad.jsonl"], "prompt 1 ('a') has no tests"),
-    (["dpo", "--data", "bad.jsonl"], "bad.jsonl:2 is not valid JSON"),
-])
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["ppo", "--size", "micro"], "mlxrlhf finetune --stage tools --size micro"),
+        (["ppo", "--size", "micro", "--checkpoint", "weights/nano/tools"], "give the --size it was made with"),
+        (["ppo", "--reward-model", "nowhere"], "run: mlxrlhf reward"),
+        (["pretrain", "--batch-size", "0"], "--batch-size is 0"),
+        (["pretrain", "--learning-rate", "-1"], "--learning-rate is -1"),
+        (["pretrain", "--size", "huge"], "choose one of nano"),
+        (["pretrain", "--out", "/proc/nothing", *SMALL], "choose another folder with --out"),
+        (["pretrain", "--sequence-length", "4096"], "context of 2048"),
+        (["finetune", "--data", "empty.jsonl"], "empty.jsonl is empty"),
+        (["finetune", "--data", "bad.jsonl"], "bad.jsonl:2 is not valid JSON"),
+        (["reward", "--data", "bad.jsonl"], "bad.jsonl:2 is not valid JSON"),
+        (["chat", "--model", "corrupt", "--prompt", "x"], "is corrupt"),
+        (["chat", "--prompt", "long " * 5000], "context of 2,048"),
+        (["pretrain", "--data-dir", "nowhere"], "run: mlxrlhf prepare all"),
+        (["prepare", "everything"], "choose one of tokenizer"),
+        (["prepare", "language", "--language-sources", "nowhere"], "does not exist"),
+        (["reward", "--checkpoint", "vocabulary"], "pieces and its model"),
+        (["ppo", "--reward", "modle"], "choose model, tests, lint or FILE.py:function"),
+        (["grpo", "--reward", "nowhere.py:f"], "there is no file nowhere.py"),
+        (["grpo", "--reward", "mine.py:missing"], "defines no function missing"),
+        (["grpo", "--responses-per-prompt", "1"], "it must be at least 2"),
+        (["ppo", "--reward", "tests", "--prompts", "bad.jsonl"], "prompt 1 ('a') has no tests"),
+        (["dpo", "--data", "bad.jsonl"], "bad.jsonl:2 is not valid JSON"),
+    ],
+)
 def test_wrong_input_is_one_sentence_and_exit_code_2(project, arguments, message):
     (project / "empty.jsonl").write_text("")
     (project / "bad.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": \n')

@@ -23,8 +23,9 @@ SMALLEST = ModelConfig(5, 2, 1, 1, 1, 3, head_dim=2)
 
 
 def mlxrlhf(*arguments, cwd=None):
-    return subprocess.run([sys.executable, "-m", "mlxrlhf_cli.main", *arguments], capture_output=True, text=True,
-                          cwd=cwd)
+    return subprocess.run(
+        [sys.executable, "-m", "mlxrlhf_cli.main", *arguments], capture_output=True, text=True, cwd=cwd
+    )
 
 
 def test_the_parts_of_nano_by_hand():
@@ -35,10 +36,12 @@ def test_the_parts_of_nano_by_hand():
     block = 4 * (2 * 3 * 192 + 896 + 2560)
     parts = plan.predict(plan.Job.of(PretrainConfig(batch_size=8, sequence_length=128), SIZES["nano"]), MLX).parts
     assert {name: int(size) for name, size in parts.items() if name != "process"} == {
-        "weights": 4 * weights, "optimizer moments": 8 * weights,
-        "activations": 8 * 128 * 5 * block,        # four blocks, and the gradients of one
-        "logits": 8 * 127 * 4096 * 12,             # three float32 arrays
-        "gradients": 4096 * 192 * 4}               # of the output layer: it is the first
+        "weights": 4 * weights,
+        "optimizer moments": 8 * weights,
+        "activations": 8 * 128 * 5 * block,  # four blocks, and the gradients of one
+        "logits": 8 * 127 * 4096 * 12,  # three float32 arrays
+        "gradients": 4096 * 192 * 4,
+    }  # of the output layer: it is the first
     assert parts.get("process", 0) == MLX.memory.held()
 
 
@@ -71,21 +74,35 @@ def test_operations_by_hand():
     assert plan.operations(dataclasses.replace(job, lora_rank=1, forwards=2)) == (2 * 2 * forward, 0)
 
 
-@pytest.mark.parametrize("stage,settings", [
-    ("pretrain", dict(batch_size=8, sequence_length=128)),
-    ("finetune", dict(batch_size=8, sequence_length=128, gradient_checkpointing=True)),
-    ("ppo", dict(batch_size=8, mini_batch_size=8, micro_batch_size=8, ppo_epochs=1, max_tokens=64)),
-    ("reward", dict(max_tokens=32, batch_size=8))], ids=["pretrain", "finetune", "ppo", "reward"])
+@pytest.mark.parametrize(
+    "stage,settings",
+    [
+        ("pretrain", dict(batch_size=8, sequence_length=128)),
+        ("finetune", dict(batch_size=8, sequence_length=128, gradient_checkpointing=True)),
+        ("ppo", dict(batch_size=8, mini_batch_size=8, micro_batch_size=8, ppo_epochs=1, max_tokens=64)),
+        ("reward", dict(max_tokens=32, batch_size=8)),
+    ],
+    ids=["pretrain", "finetune", "ppo", "reward"],
+)
 def test_the_plan_is_within_15_percent_of_mlx_s_peak(stage, settings):
-    done = subprocess.run([sys.executable, MEMORY, "--one", json.dumps(["mlx", "nano", stage, settings])],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, MEMORY, "--one", json.dumps(["mlx", "nano", stage, settings])], capture_output=True, text=True
+    )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["measured_mb"] > 40 and abs(found["planned_mb"] / found["measured_mb"] - 1) < 0.15, found
 
 
-@pytest.mark.parametrize("config", [
-    PretrainConfig(size="large", sequence_length=1024), PPOConfig(size="large", lora_rank=0), GRPOConfig(size="large"),
-    DPOConfig(size="large", lora_rank=0), RewardConfig(size="large", unfreeze_rank=8)], ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize(
+    "config",
+    [
+        PretrainConfig(size="large", sequence_length=1024),
+        PPOConfig(size="large", lora_rank=0),
+        GRPOConfig(size="large"),
+        DPOConfig(size="large", lora_rank=0),
+        RewardConfig(size="large", unfreeze_rank=8),
+    ],
+    ids=lambda c: type(c).__name__,
+)
 def test_what_does_not_fit_is_refused_with_settings_that_do(config, monkeypatch):
     large = SIZES["large"]
     room = 0.6 * plan.predict(plan.Job.of(config, large), MLX).peak
@@ -93,8 +110,10 @@ def test_what_does_not_fit_is_refused_with_settings_that_do(config, monkeypatch)
     with pytest.raises(UserError, match=r"it fits with (--[^,]*),") as error:
         plan.check(config, large, MLX)
     kinds = {f.name: type(f.default) for f in dataclasses.fields(config)}
-    advice = {name.replace("-", "_"): value for name, value in
-              re.findall(r"--([a-z-]+)(?: (\w+))?", re.search("fits with ([^,]*),", str(error.value))[1])}
+    advice = {
+        name.replace("-", "_"): value
+        for name, value in re.findall(r"--([a-z-]+)(?: (\w+))?", re.search("fits with ([^,]*),", str(error.value))[1])
+    }
     changed = dataclasses.replace(config, **{name: kinds[name](value or True) for name, value in advice.items()})
     assert changed != config
     plan.check(changed, large, MLX)
@@ -119,8 +138,9 @@ def test_what_cannot_fit_says_so_and_the_check_takes_milliseconds(monkeypatch):
     assert time.process_time() - began < 0.01
 
 
-@pytest.mark.parametrize("dtype,low,warned", [("bfloat16", 10e9, True), ("bfloat16", 300e9, False),
-                                              ("float32", 10e9, False)])
+@pytest.mark.parametrize(
+    "dtype,low,warned", [("bfloat16", 10e9, True), ("bfloat16", 300e9, False), ("float32", 10e9, False)]
+)
 def test_a_precision_that_is_slow_here_is_warned_of(dtype, low, warned, monkeypatch, capsys):
     monkeypatch.setattr(MLX.memory, "matmul_rate", lambda name, rows, seconds=0: 80e9 if name == "float32" else low)
     plan.check(PPOConfig(dtype=dtype), SIZES["nano"], MLX)
@@ -138,19 +158,35 @@ def test_the_command_takes_the_stage_s_flags_and_needs_no_weights(tmp_path):
     assert gigabytes(nano.stdout, "peak memory") == 0.16
     assert re.search(r"time per step +[\d.]+ (s|min|h)\b", nano.stdout)
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "config.json").write_text(json.dumps({
-        "model_type": "llama", "vocab_size": 4096, "hidden_size": 192, "num_hidden_layers": 4, "intermediate_size": 512,
-        "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 64, "tie_word_embeddings": True}))
+    (tmp_path / "mine" / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "llama",
+                "vocab_size": 4096,
+                "hidden_size": 192,
+                "num_hidden_layers": 4,
+                "intermediate_size": 512,
+                "num_attention_heads": 3,
+                "num_key_value_heads": 1,
+                "head_dim": 64,
+                "tie_word_embeddings": True,
+            }
+        )
+    )
     mine = mlxrlhf("plan", "--model", "mine", "--stage", "pretrain", "--backend", "mlx", "-c", "run.yaml", cwd=tmp_path)
     assert mine.stdout.splitlines()[0] == nano.stdout.splitlines()[0] and "2,361,024 weights" in mine.stdout
     assert gigabytes(mine.stdout, "peak memory") == 0.16
 
 
-@pytest.mark.parametrize("arguments,said", [
-    (["--stage", "chat"], "choose one of pretrain, finetune, reward, ppo, grpo, dpo, evaluate"),
-    (["--stage", "ppo", "--sequence-length", "8"], "No such option: --sequence-length"),
-    (["--stage", "dpo", "--batch-size", "0"], "--batch-size is 0; it must be at least 1"),
-    (["--model", "nowhere"], "there is no such folder")])
+@pytest.mark.parametrize(
+    "arguments,said",
+    [
+        (["--stage", "chat"], "choose one of pretrain, finetune, reward, ppo, grpo, dpo, evaluate"),
+        (["--stage", "ppo", "--sequence-length", "8"], "No such option: --sequence-length"),
+        (["--stage", "dpo", "--batch-size", "0"], "--batch-size is 0; it must be at least 1"),
+        (["--model", "nowhere"], "there is no such folder"),
+    ],
+)
 def test_a_wrong_flag_is_one_sentence(arguments, said):
     done = mlxrlhf("plan", *arguments)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
@@ -161,8 +197,12 @@ def test_a_model_counts_the_shapes_it_was_trained_on(name):
     model = backends.load(name, "cpu").Model(ModelConfig(32, 16, 1, 2, 1, 16, head_dim=8))
 
     def step(rows):
-        batch = {"tokens": np.ones((rows, 8), np.int32), "start": np.int32(1), "total": np.float32(7 * rows),
-                 "mask": np.ones((rows, 7), np.float32)}
+        batch = {
+            "tokens": np.ones((rows, 8), np.int32),
+            "start": np.int32(1),
+            "total": np.float32(7 * rows),
+            "mask": np.ones((rows, 7), np.float32),
+        }
         model.step(losses.language_modelling, [batch], want=("logp",), learning_rate=1e-3)
         return model.traces
 

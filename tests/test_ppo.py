@@ -34,12 +34,26 @@ def toy(tmp_path_factory):
 
 
 def build(folder, score=share_of_sevens, **changes):
-    settings = dict(batch_size=16, mini_batch_size=8, max_tokens=12, lora_rank=0, learning_rate=3e-3, kl_coef=0.02,
-                    missing_end_penalty=0.0)
+    settings = dict(
+        batch_size=16,
+        mini_batch_size=8,
+        max_tokens=12,
+        lora_rank=0,
+        learning_rate=3e-3,
+        kl_coef=0.02,
+        missing_end_penalty=0.0,
+    )
     config = PPOConfig(**{**settings, **changes})
     shared = dict(folder=folder, dtype=config.dtype)
-    policy = mlx.Model(TOY, **shared, seed=0, lora_rank=config.lora_rank, value_head=True, head_learning_rate=3e-3,
-                       keep_reference_head=config.kl_in_loss)
+    policy = mlx.Model(
+        TOY,
+        **shared,
+        seed=0,
+        lora_rank=config.lora_rank,
+        value_head=True,
+        head_learning_rate=3e-3,
+        keep_reference_head=config.kl_in_loss,
+    )
     reference = policy if config.lora_rank else mlx.Model(TOY, **shared)
     return PPO(config, policy, reference, score, end_ids=[END], pad_id=0)
 
@@ -53,9 +67,11 @@ def run(ppo, updates):
     return rows
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora_rank": 8, "learning_rate": 1e-2},
-                                     {"kl_in_loss": True, "lora_rank": 8, "learning_rate": 1e-2}],
-                         ids=["full", "lora", "kl-in-loss"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"lora_rank": 8, "learning_rate": 1e-2}, {"kl_in_loss": True, "lora_rank": 8, "learning_rate": 1e-2}],
+    ids=["full", "lora", "kl-in-loss"],
+)
 def test_ppo_learns_what_it_is_paid_for(toy, changes):
     rows = run(build(toy, **changes), 25)
     scores = [row["objective/scores"] for row in rows]

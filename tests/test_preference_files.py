@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from mlxrlhf.data.preference_files import load_pairs
-from mlxrlhf.data.preferences import Pair, split_by_prompt
 from mlxrlhf.errors import UserError
+from mlxrlhf.preferences.files import load_pairs
+from mlxrlhf.preferences.pairs import Pair, split_by_prompt
 
 
 def user(text):
@@ -26,33 +26,69 @@ def load(path, rows):
 
 TURNS = [user("Hi"), assistant("Hello!"), user("What is 2 + 2?")]
 FORMS = {
-    "explicit text": ({"prompt": "p", "chosen": "a", "rejected": "b", "criterion": "style"},
-                      Pair("p", "a", "b", "style")),
-    "explicit messages": ({"prompt": [user("p")], "chosen": [assistant("a")], "rejected": [assistant("b")]},
-                          Pair("p", "a", "b")),
-    "several turns": ({"prompt": TURNS, "chosen": [assistant("4")], "rejected": [assistant("5")]},
-                      Pair(TURNS, "4", "5")),
-    "UltraFeedback binarized": ({"prompt": "p", "prompt_id": "1", "chosen": [user("p"), assistant("a")],
-                                 "rejected": [user("p"), assistant("b")], "messages": [], "score_chosen": 8.5,
-                                 "score_rejected": 7.0}, Pair("p", "a", "b")),
-    "implicit messages": ({"chosen": [*TURNS, assistant("4")], "rejected": [*TURNS, assistant("5")]},
-                          Pair(TURNS, "4", "5")),
-    "implicit text": ({"chosen": "The sky is blue.", "rejected": "The sky is bright green."},
-                      Pair("The sky is", "blue.", "bright green.")),
-    "Anthropic HH": ({"chosen": "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: What is 2 + 2?\n\nAssistant: 4",
-                      "rejected": "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: What is 2 + 2?\n\nAssistant: 5"},
-                     Pair(TURNS, "4", "5")),
-    "HelpSteer3, the first is better": ({"domain": "code", "context": TURNS, "response1": "4", "response2": "5",
-                                         "overall_preference": -2},
-                                        Pair(TURNS, "4", "5", rationale="preferred by 2 of 3")),
-    "HelpSteer3, the second is better": ({"context": [user("p")], "response1": "b", "response2": "a",
-                                          "overall_preference": 1},
-                                         Pair("p", "a", "b", rationale="preferred by 1 of 3")),
-    "UltraFeedback": ({"source": "x", "instruction": "p", "completions": [
-        {"model": "m", "response": "middling", "overall_score": 6.5}, {"response": "b", "overall_score": 3},
-        {"response": "a", "overall_score": 8.0}]}, Pair("p", "a", "b", rationale="scored 8 against 3")),
-    "a transcript as prompt": ({"prompt": "\n\nHuman: p\n\nAssistant:", "chosen": "a", "rejected": "b"},
-                               Pair("p", "a", "b")),
+    "explicit text": (
+        {"prompt": "p", "chosen": "a", "rejected": "b", "criterion": "style"},
+        Pair("p", "a", "b", "style"),
+    ),
+    "explicit messages": (
+        {"prompt": [user("p")], "chosen": [assistant("a")], "rejected": [assistant("b")]},
+        Pair("p", "a", "b"),
+    ),
+    "several turns": (
+        {"prompt": TURNS, "chosen": [assistant("4")], "rejected": [assistant("5")]},
+        Pair(TURNS, "4", "5"),
+    ),
+    "UltraFeedback binarized": (
+        {
+            "prompt": "p",
+            "prompt_id": "1",
+            "chosen": [user("p"), assistant("a")],
+            "rejected": [user("p"), assistant("b")],
+            "messages": [],
+            "score_chosen": 8.5,
+            "score_rejected": 7.0,
+        },
+        Pair("p", "a", "b"),
+    ),
+    "implicit messages": (
+        {"chosen": [*TURNS, assistant("4")], "rejected": [*TURNS, assistant("5")]},
+        Pair(TURNS, "4", "5"),
+    ),
+    "implicit text": (
+        {"chosen": "The sky is blue.", "rejected": "The sky is bright green."},
+        Pair("The sky is", "blue.", "bright green."),
+    ),
+    "Anthropic HH": (
+        {
+            "chosen": "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: What is 2 + 2?\n\nAssistant: 4",
+            "rejected": "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: What is 2 + 2?\n\nAssistant: 5",
+        },
+        Pair(TURNS, "4", "5"),
+    ),
+    "HelpSteer3, the first is better": (
+        {"domain": "code", "context": TURNS, "response1": "4", "response2": "5", "overall_preference": -2},
+        Pair(TURNS, "4", "5", rationale="preferred by 2 of 3"),
+    ),
+    "HelpSteer3, the second is better": (
+        {"context": [user("p")], "response1": "b", "response2": "a", "overall_preference": 1},
+        Pair("p", "a", "b", rationale="preferred by 1 of 3"),
+    ),
+    "UltraFeedback": (
+        {
+            "source": "x",
+            "instruction": "p",
+            "completions": [
+                {"model": "m", "response": "middling", "overall_score": 6.5},
+                {"response": "b", "overall_score": 3},
+                {"response": "a", "overall_score": 8.0},
+            ],
+        },
+        Pair("p", "a", "b", rationale="scored 8 against 3"),
+    ),
+    "a transcript as prompt": (
+        {"prompt": "\n\nHuman: p\n\nAssistant:", "chosen": "a", "rejected": "b"},
+        Pair("p", "a", "b"),
+    ),
 }
 
 
@@ -64,41 +100,65 @@ def test_every_form_becomes_the_pair_that_it_means(tmp_path, form):
 
 def test_what_says_nothing_is_left_out_and_counted(tmp_path):
     better = {"context": [user("p")], "response1": "a", "response2": "b", "overall_preference": -1}
-    rows = [better, {**better, "overall_preference": 0}, {**better, "overall_preference": 0},
-            {**better, "response2": "a"}, {**better, "response2": " "},
-            {"instruction": "p", "completions": [{"response": r, "overall_score": 5} for r in "ab"]},
-            {"instruction": "p", "completions": [{"response": "a", "overall_score": 5}]},
-            {"prompt": "p", "chosen": [assistant("a")], "rejected": [assistant("b")], "score_chosen": 4.0,
-             "score_rejected": 4.0},
-            {"chosen": [user("p"), assistant("a"), user("q"), assistant("r")],
-             "rejected": [user("p"), assistant("b")]}]
+    rows = [
+        better,
+        {**better, "overall_preference": 0},
+        {**better, "overall_preference": 0},
+        {**better, "response2": "a"},
+        {**better, "response2": " "},
+        {"instruction": "p", "completions": [{"response": r, "overall_score": 5} for r in "ab"]},
+        {"instruction": "p", "completions": [{"response": "a", "overall_score": 5}]},
+        {
+            "prompt": "p",
+            "chosen": [assistant("a")],
+            "rejected": [assistant("b")],
+            "score_chosen": 4.0,
+            "score_rejected": 4.0,
+        },
+        {"chosen": [user("p"), assistant("a"), user("q"), assistant("r")], "rejected": [user("p"), assistant("b")]},
+    ]
     path = tmp_path / "mixed.jsonl"
     pairs, said = load(path, rows)
     assert pairs == [Pair("p", "a", "b", rationale="preferred by 1 of 3")]
-    for words in ("5 HelpSteer3 rows", f"2 tied (the first: {path}:2)",
-                  f"1 with two equal answers (the first: {path}:4)", f"1 with an empty answer (the first: {path}:5)",
-                  f"2 scored alike (the first: {path}:6)",
-                  "1 with fewer than two scored completions",
-                  f"1 that part before the last turn (the first: {path}:9)"):
+    for words in (
+        "5 HelpSteer3 rows",
+        f"2 tied (the first: {path}:2)",
+        f"1 with two equal answers (the first: {path}:4)",
+        f"1 with an empty answer (the first: {path}:5)",
+        f"2 scored alike (the first: {path}:6)",
+        "1 with fewer than two scored completions",
+        f"1 that part before the last turn (the first: {path}:9)",
+    ):
         assert words in said
     with pytest.raises(UserError, match="holds no preference pair"):
         load(path, rows[1:3])
 
 
-@pytest.mark.parametrize("row, message", [
-    ({"prompt": "p", "chosen": "a"}, ':2 has no "rejected"'),
-    ({"prompt": "p", "chosen": "a", "rejected": "a"}, ":2: chosen and rejected are the same"),
-    ({"chosen": "a", "rejected": "b"}, ":2: prompt must be text or messages"),
-    ({"prompt": 3, "chosen": "a", "rejected": "b"}, ":2: prompt must be text"),
-    ({"prompt": "p", "chosen": "a", "rejected": [assistant("b")]}, ":2: chosen and rejected must both be text"),
-    ({"prompt": [{"role": "boss", "content": "p"}], "chosen": "a", "rejected": "b"},
-     "prompt: message 1 has role 'boss'"),
-    ({"prompt": "p", "chosen": [user("a")], "rejected": [assistant("b")]}, "last turn of chosen is the user's"),
-    ({"chosen": [user("p"), assistant("a")], "rejected": [user("q"), assistant("b")]}, "do not start with the same"),
-    ({"instruction": "p", "completions": [{"text": "a"}]}, ':2: completion 1 has no text "response"'),
-    ({"context": "p", "response1": "a", "response2": "b", "overall_preference": "first"}, "must be a number from -3"),
-    ({"question": "p"}, ":2 has the keys question; each row needs prompt, chosen and rejected"),
-])
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({"prompt": "p", "chosen": "a"}, ':2 has no "rejected"'),
+        ({"prompt": "p", "chosen": "a", "rejected": "a"}, ":2: chosen and rejected are the same"),
+        ({"chosen": "a", "rejected": "b"}, ":2: prompt must be text or messages"),
+        ({"prompt": 3, "chosen": "a", "rejected": "b"}, ":2: prompt must be text"),
+        ({"prompt": "p", "chosen": "a", "rejected": [assistant("b")]}, ":2: chosen and rejected must both be text"),
+        (
+            {"prompt": [{"role": "boss", "content": "p"}], "chosen": "a", "rejected": "b"},
+            "prompt: message 1 has role 'boss'",
+        ),
+        ({"prompt": "p", "chosen": [user("a")], "rejected": [assistant("b")]}, "last turn of chosen is the user's"),
+        (
+            {"chosen": [user("p"), assistant("a")], "rejected": [user("q"), assistant("b")]},
+            "do not start with the same",
+        ),
+        ({"instruction": "p", "completions": [{"text": "a"}]}, ':2: completion 1 has no text "response"'),
+        (
+            {"context": "p", "response1": "a", "response2": "b", "overall_preference": "first"},
+            "must be a number from -3",
+        ),
+        ({"question": "p"}, ":2 has the keys question; each row needs prompt, chosen and rejected"),
+    ],
+)
 def test_a_malformed_row_is_named_with_the_fix(tmp_path, row, message):
     good = {"prompt": "p", "chosen": "a", "rejected": "b"}
     with pytest.raises(UserError) as error:
@@ -114,6 +174,7 @@ def test_every_container_gives_the_same_pairs(tmp_path):
     (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
+
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "d.parquet")
     expected = [Pair("p", f"a{i}", "b") for i in range(3)]
     assert all(load_pairs(path) == expected for path in sorted(tmp_path.iterdir()))

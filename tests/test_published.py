@@ -9,21 +9,25 @@ import numpy as np
 import pytest
 import torch
 
-from mlxrlhf import backends, published
+from mlxrlhf import backends
 from mlxrlhf.agent.terminal import cleaned
-from mlxrlhf.checkpoint import read_config
 from mlxrlhf.data.dialogue import encode_answer, render, render_prompt
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
+from mlxrlhf.models import published
+from mlxrlhf.models.checkpoint import read_config
 
-TEMPLATE = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 ASKED = [{"role": "user", "content": "Write a Python function that sums the even numbers in a list"}]
 
 
 def mlxrlhf(folder, *arguments, code=0):
-    done = subprocess.run([sys.executable, "-m", "mlxrlhf_cli.main", *arguments], cwd=folder, capture_output=True,
-                          text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxrlhf_cli.main", *arguments], cwd=folder, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr
 
@@ -37,16 +41,36 @@ def maker(tmp_path_factory):
     folder = tmp_path_factory.mktemp("maker") / "tiny-instruct"
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer, trained.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    trained.train_from_iterator([TEMPLATE, ASKED[0]["content"], "def f(x):\n    return x\n" * 9], trainers.BpeTrainer(
-        vocab_size=420, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained, eos_token="<|im_end|>", pad_token="<|endoftext|>",
-                                        additional_special_tokens=["<|im_start|>"], chat_template=TEMPLATE)
+    trained.train_from_iterator(
+        [TEMPLATE, ASKED[0]["content"], "def f(x):\n    return x\n" * 9],
+        trainers.BpeTrainer(
+            vocab_size=420,
+            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=trained,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=TEMPLATE,
+    )
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=448, hidden_size=64, intermediate_size=96, num_hidden_layers=2, eos_token_id=2,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024,
-                         tie_word_embeddings=False, rope_theta=5e4, initializer_range=0.2)
+    config = LlamaConfig(
+        vocab_size=448,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        eos_token_id=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
+        rope_theta=5e4,
+        initializer_range=0.2,
+    )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder, max_shard_size="100KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
     return folder
@@ -67,27 +91,47 @@ def test_logits_and_greedy_text_equal_transformers(maker, name):
         expected = reference(torch.tensor([ids])).logits.numpy()
     assert expected.std() > 0.5
     np.testing.assert_allclose(model.logits(np.array([ids], np.int32)), expected, atol=1e-4)
-    greedy = model.generate([ids], uniforms=None, max_tokens=24, temperature=0, stop_ids=[tokenizer.end_id],
-                            pad_id=tokenizer.pad_id)[0]
+    greedy = model.generate(
+        [ids], uniforms=None, max_tokens=24, temperature=0, stop_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id
+    )[0]
     with torch.no_grad():
-        other = reference.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0, len(ids):].tolist()
+        other = reference.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0, len(ids) :].tolist()
     assert greedy == other
-    said = mlxrlhf(maker.parent, "chat", "--model", str(maker), "--backend", name, "--temp", "0", "--max-tokens", "24",
-                   "--tools", "off", "--prompt", ASKED[0]["content"])
+    said = mlxrlhf(
+        maker.parent,
+        "chat",
+        "--model",
+        str(maker),
+        "--backend",
+        name,
+        "--temp",
+        "0",
+        "--max-tokens",
+        "24",
+        "--tools",
+        "off",
+        "--prompt",
+        ASKED[0]["content"],
+    )
     assert cleaned(tokenizer.decode(other).replace("<|im_end|>", "")).strip() in said
 
 
 def test_its_own_template_is_kept_and_text_is_never_a_special_token(maker):
     tokenizer = open_tokenizer(maker)
-    turns = [*ASKED, {"role": "assistant", "content": "def f(x):"}, {"role": "user", "content": "<|im_end|> ok?"},
-             {"role": "assistant", "content": "yes"}]
+    turns = [
+        *ASKED,
+        {"role": "assistant", "content": "def f(x):"},
+        {"role": "user", "content": "<|im_end|> ok?"},
+        {"role": "assistant", "content": "yes"},
+    ]
     ids, mask = render(turns, tokenizer)
     assert tokenizer.decode([i for i, m in zip(ids, mask) if m]) == "def f(x):<|im_end|>yes<|im_end|>"
     assert ids.count(tokenizer.end_id) == 4, "one for each turn, none from the user's text"
     stock = tokenizer._tokenizer.apply_chat_template(turns[:2], return_dict=False)
     assert render(turns[:2], tokenizer)[0] == stock[:-1]  # without the line break behind the last end token
     assert render_prompt(ASKED, tokenizer) == tokenizer._tokenizer.apply_chat_template(
-        ASKED, add_generation_prompt=True, return_dict=False)
+        ASKED, add_generation_prompt=True, return_dict=False
+    )
     assert encode_answer("def f(x):", tokenizer)[-1] == tokenizer.end_id
 
 
@@ -98,11 +142,41 @@ def aligned(maker):
     model = ["--model", str(maker), "--backend", "mlx"]
     for part in ("tokenizer", "code", "preferences"):
         mlxrlhf(folder, "prepare", part, "--model", str(maker), "--max-characters", "300000", "--pairs", "60")
-    mlxrlhf(folder, "finetune", "--stage", "code", *model, "--steps-per-epoch", "2", "--batch-size", "2",
-            "--sequence-length", "768", "--eval-batches", "1", "--lora-rank", "4")
+    mlxrlhf(
+        folder,
+        "finetune",
+        "--stage",
+        "code",
+        *model,
+        "--steps-per-epoch",
+        "2",
+        "--batch-size",
+        "2",
+        "--sequence-length",
+        "768",
+        "--eval-batches",
+        "1",
+        "--lora-rank",
+        "4",
+    )
     mlxrlhf(folder, "reward", *model, "--num-epochs", "2", "--samples", "0")
-    mlxrlhf(folder, "ppo", *model, "--steps-per-epoch", "2", "--batch-size", "4", "--mini-batch-size", "2",
-            "--max-tokens", "8", "--learning-rate", "1e-2", "--lora-rank", "4")
+    mlxrlhf(
+        folder,
+        "ppo",
+        *model,
+        "--steps-per-epoch",
+        "2",
+        "--batch-size",
+        "4",
+        "--mini-batch-size",
+        "2",
+        "--max-tokens",
+        "8",
+        "--learning-rate",
+        "1e-2",
+        "--lora-rank",
+        "4",
+    )
     return folder / "weights" / maker.name
 
 
@@ -115,8 +189,21 @@ def test_every_stage_takes_it_and_writes_beside_it(maker, aligned):
 
 
 def test_a_ppo_step_is_the_same_on_both_backends(maker, aligned, tmp_path):
-    arguments = ["ppo", "--model", str(maker), "--steps-per-epoch", "1", "--batch-size", "4", "--max-tokens", "8",
-                 "--ppo-epochs", "1", "--mini-batch-size", "4"]
+    arguments = [
+        "ppo",
+        "--model",
+        str(maker),
+        "--steps-per-epoch",
+        "1",
+        "--batch-size",
+        "4",
+        "--max-tokens",
+        "8",
+        "--ppo-epochs",
+        "1",
+        "--mini-batch-size",
+        "4",
+    ]
     rows = []
     for name in ("mlx", "torch"):
         mlxrlhf(maker.parent, *arguments, "--backend", name, "--out", str(tmp_path / name))
@@ -134,9 +221,20 @@ def test_adapters_run_in_mlx_lm_and_fuse_to_the_aligned_checkpoint(maker, aligne
     base = aligned / "code"
     stock, _ = load(str(base), adapter_path=str(aligned / "rlhf" / "adapters"))
     import mlx.core as mx
+
     np.testing.assert_allclose(np.array(stock(mx.array(tokens)).astype(mx.float32)), expected, atol=1e-3)
-    out = mlxrlhf(maker.parent, "fuse", "--model", str(base), "--adapter", str(aligned / "rlhf" / "adapters"),
-                  "--out", str(tmp_path / "fused"), "--backend", "torch")
+    out = mlxrlhf(
+        maker.parent,
+        "fuse",
+        "--model",
+        str(base),
+        "--adapter",
+        str(aligned / "rlhf" / "adapters"),
+        "--out",
+        str(tmp_path / "fused"),
+        "--backend",
+        "torch",
+    )
     assert "wrote" in out
     fused = backends.load("torch").Model(read_config(tmp_path / "fused"), folder=tmp_path / "fused").logits(tokens)
     np.testing.assert_allclose(fused, expected, atol=1e-4)
@@ -144,18 +242,22 @@ def test_adapters_run_in_mlx_lm_and_fuse_to_the_aligned_checkpoint(maker, aligne
     assert np.abs(fused - plain).max() > 1e-2, "adapters that change nothing would pass unnoticed"
 
 
-@pytest.mark.parametrize("arguments,message", [
-    (["chat", "--model", "nowhere", "--prompt", "x"], "there is no such folder"),
-    (["fuse", "--model", "smollm2"], "fuse needs --model"),
-    (["fuse", "--model", "{maker}", "--adapter", "{maker}", "--out", "x"], "no readable adapter_config.json"),
-    (["ppo", "--model", "{maker}", "--device", "tpu", "--backend", "torch"], "--device tpu is not available"),
-])
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["chat", "--model", "nowhere", "--prompt", "x"], "there is no such folder"),
+        (["fuse", "--model", "smollm2"], "fuse needs --model"),
+        (["fuse", "--model", "{maker}", "--adapter", "{maker}", "--out", "x"], "no readable adapter_config.json"),
+        (["ppo", "--model", "{maker}", "--device", "tpu", "--backend", "torch"], "--device tpu is not available"),
+    ],
+)
 def test_wrong_input_is_one_sentence(maker, aligned, arguments, message):
     said = mlxrlhf(maker.parent, *(a.format(maker=maker) for a in arguments), code=2)
     assert message in said and "Traceback" not in said
 
 
 # --- families that mlx-lm loads ------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module", params=["qwen3", "gemma3_text"])
 def family(request, maker, tmp_path_factory):
@@ -164,13 +266,27 @@ def family(request, maker, tmp_path_factory):
 
     from transformers import AutoModelForCausalLM, Gemma3TextConfig, Qwen3Config
 
-    shape = dict(vocab_size=448, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-                 num_key_value_heads=2, head_dim=16, max_position_embeddings=512, eos_token_id=2, pad_token_id=0,
-                 bos_token_id=1, initializer_range=0.2)
+    shape = dict(
+        vocab_size=448,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=512,
+        eos_token_id=2,
+        pad_token_id=0,
+        bos_token_id=1,
+        initializer_range=0.2,
+    )
     torch.manual_seed(1)
     # Every sixth layer of Gemma 3 sees the whole context, and mlx-lm looks for one.
-    config = Qwen3Config(**shape) if request.param == "qwen3" else Gemma3TextConfig(
-        **{**shape, "num_hidden_layers": 6}, query_pre_attn_scalar=16, sliding_window=32)
+    config = (
+        Qwen3Config(**shape)
+        if request.param == "qwen3"
+        else Gemma3TextConfig(**{**shape, "num_hidden_layers": 6}, query_pre_attn_scalar=16, sliding_window=32)
+    )
     folder = tmp_path_factory.mktemp("families") / request.param
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"):
@@ -193,8 +309,11 @@ def test_another_family_runs_through_mlx_lm(family):
     together = model.evaluate(packed, ("logp",))["logp"][0]
     np.testing.assert_allclose(together[:11], alone[0], atol=2e-5)
     np.testing.assert_allclose(together[12:], alone[1], atol=2e-5)
-    padded = {"tokens": np.pad(tokens, ((0, 0), (5, 0))), "start": 6,
-              "segments": np.pad(np.ones_like(tokens), ((0, 0), (5, 0)))}
+    padded = {
+        "tokens": np.pad(tokens, ((0, 0), (5, 0))),
+        "start": 6,
+        "segments": np.pad(np.ones_like(tokens), ((0, 0), (5, 0))),
+    }
     np.testing.assert_allclose(model.evaluate(padded, ("logp",))["logp"], alone, atol=2e-5)
     # Batched sampling equals one row at a time, and greedy text the full forward.
     prompts, uniforms = [[5, 6, 7], [8], [9, 10, 11, 12]], np.random.default_rng(0).random((3, 10))
@@ -217,14 +336,32 @@ def test_another_family_is_aligned_and_stays_what_it_was(family, maker, aligned,
     if not data.exists():
         data.symlink_to(maker.parent / "data" / maker.name)
     mlxrlhf(maker.parent, "reward", *common, "--num-epochs", "2", "--samples", "0")
-    mlxrlhf(maker.parent, "ppo", *common, "--steps-per-epoch", "2", "--batch-size", "4", "--mini-batch-size", "2",
-            "--max-tokens", "8", "--learning-rate", "1e-2", "--lora-rank", "4", "--out", str(tmp_path / "out"))
+    mlxrlhf(
+        maker.parent,
+        "ppo",
+        *common,
+        "--steps-per-epoch",
+        "2",
+        "--batch-size",
+        "4",
+        "--mini-batch-size",
+        "2",
+        "--max-tokens",
+        "8",
+        "--learning-rate",
+        "1e-2",
+        "--lora-rank",
+        "4",
+        "--out",
+        str(tmp_path / "out"),
+    )
     rows = [json.loads(line) for line in (tmp_path / "out" / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(row["grad_norm"] > 1e-4 for row in rows)
     assert rows[0]["objective/kl"] == pytest.approx(0, abs=1e-3)  # adapters off is the reference
     stock, _ = load(str(tmp_path / "out"))
     tokens = np.array([render_prompt(ASKED, open_tokenizer(family))], np.int32)
     import mlx.core as mx
+
     ours = backends.load("mlx").Model(read_config(tmp_path / "out"), folder=tmp_path / "out").logits(tokens)
     np.testing.assert_allclose(np.array(stock(mx.array(tokens)).astype(mx.float32)), ours, atol=1e-4)
     before = backends.load("mlx").Model(read_config(family), folder=family).logits(tokens)
@@ -234,6 +371,7 @@ def test_another_family_is_aligned_and_stays_what_it_was(family, maker, aligned,
 
 
 # --- the real 135M model -------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory):
@@ -255,11 +393,12 @@ def test_smollm2_equals_transformers_on_both_backends(smollm2):
     assert "helpful AI assistant named SmolLM" in tokenizer.decode(ids)
     with torch.no_grad():
         expected = reference(torch.tensor([ids])).logits.numpy()
-        text = reference.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0, len(ids):].tolist()
+        text = reference.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0, len(ids) :].tolist()
     for name in ("mlx", "torch"):
         model = backends.load(name).Model(read_config(smollm2), folder=smollm2)
         np.testing.assert_allclose(model.logits(np.array([ids], np.int32)), expected, rtol=1e-5, atol=1e-4)
-        greedy = model.generate([ids], uniforms=None, max_tokens=24, temperature=0, stop_ids=[tokenizer.end_id],
-                                pad_id=tokenizer.pad_id)[0]
+        greedy = model.generate(
+            [ids], uniforms=None, max_tokens=24, temperature=0, stop_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id
+        )[0]
         assert greedy == text
     assert "def " in tokenizer.decode(text)

@@ -6,21 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mlxrlhf import backends, checkpoint
+from mlxrlhf import backends
 from mlxrlhf.algorithms import losses
 from mlxrlhf.config import ModelConfig, RewardConfig
 from mlxrlhf.errors import UserError
-from mlxrlhf.stages.reward import (
-    EncodedPair,
-    Normaliser,
-    _that_fit,
-    accuracy,
-    by_criterion,
-    critic_start,
-    features,
-    train_head,
-    unfreeze,
-)
+from mlxrlhf.models import checkpoint
+from mlxrlhf.preferences.encoded import EncodedPair, _that_fit, by_criterion
+from mlxrlhf.rewards.model import Normaliser, accuracy, critic_start, features, train_head, unfreeze
 
 mlx = backends.load("mlx")
 TOY = ModelConfig(50, 32, 2, 2, 1, 64, head_dim=16)
@@ -43,7 +35,7 @@ def test_features_are_the_mean_over_the_answer_whatever_the_padding():
     # By hand: the mean of the states from the start on; "hidden" holds the state to the left of each column.
     tokens = np.array([[*items[0], 0]], np.int32)
     states = base.evaluate({"tokens": tokens, "start": np.int32(1)}, ("hidden",))["hidden"][0]
-    np.testing.assert_allclose(batched[0], states[starts[0]:].mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(batched[0], states[starts[0] :].mean(axis=0), atol=1e-5)
     changed = features(base, [items[0][:-1] + [(items[0][-1] - 1) % 48 + 2]], starts[:1], pad_id=0)[0]
     assert np.abs(changed - batched[0]).max() > 1e-2
 
@@ -58,8 +50,13 @@ def test_the_head_learns_a_preference_it_has_not_seen(loss):
     rejected = features(base, [s + [8] for s in items], list(map(len, items)), pad_id=0)
     head = mlx.Head(TOY.hidden_size, seed=0)
     rows = []
-    train_head(head, chosen[:300], rejected[:300], RewardConfig(loss=loss, num_epochs=15),
-               on_step=lambda step, metrics: rows.append(metrics))
+    train_head(
+        head,
+        chosen[:300],
+        rejected[:300],
+        RewardConfig(loss=loss, num_epochs=15),
+        on_step=lambda step, metrics: rows.append(metrics),
+    )
     assert rows[0]["grad_norm"] > 1e-3
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
     assert accuracy(head, chosen[300:], rejected[300:]).mean() > 0.95
@@ -108,15 +105,23 @@ def test_both_backends_take_the_same_unfrozen_step(tmp_path):
     first = mlx.Model(TOY, seed=0, lora_rank=4, value_head=True)
     first.save(tmp_path, pad_id=0, end_id=1)
     second = torch.Model(TOY, folder=tmp_path, lora_rank=4, value_head=True)
-    head = {f"weights/value_head.{k.removeprefix('weights/')}": v for k, v in mlx.Head(32, seed=1).state().items()
-            if k.startswith("weights/")}
+    head = {
+        f"weights/value_head.{k.removeprefix('weights/')}": v
+        for k, v in mlx.Head(32, seed=1).state().items()
+        if k.startswith("weights/")
+    }
     weights = {k: v for k, v in first.state().items() if k.startswith("weights/")} | head
     steps = []
     for model in (first, second):
         model.load_state({**model.state(), **weights})
         rows = []
-        unfreeze(model, order_pairs(12), RewardConfig(unfreeze_batch_size=6, micro_batch_size=4), 0,
-                 on_step=lambda step, metrics, rows=rows: rows.append(metrics))
+        unfreeze(
+            model,
+            order_pairs(12),
+            RewardConfig(unfreeze_batch_size=6, micro_batch_size=4),
+            0,
+            on_step=lambda step, metrics, rows=rows: rows.append(metrics),
+        )
         steps.append(rows)
         assert len(rows) == 2
     for ours, other in zip(*steps):
@@ -137,7 +142,7 @@ def test_a_value_head_starts_as_the_score_of_the_answer_so_far(tmp_path, name):
     out = model.evaluate(batch, ("value", "hidden"))
     # By hand: each value is the head on the mean state of the tokens before it, from the answer's first on.
     for seen in range(1, 12 - start):
-        mean = out["hidden"][:, 1:seen + 1].mean(axis=1)
+        mean = out["hidden"][:, 1 : seen + 1].mean(axis=1)
         np.testing.assert_allclose(out["value"][:, seen], 1.5 * (head.scores(mean) - 0.4) / 0.05, atol=1e-3)
     np.testing.assert_allclose(out["value"][:, 0], 1.5 * (head.scores(out["hidden"][:, 0]) - 0.4) / 0.05, atol=1e-3)
     # As the reward model sees a whole answer of seven tokens.

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from mlxrlhf import report
 from mlxrlhf.errors import UserError
-from mlxrlhf.runlog import RunLog, read_metrics
+from mlxrlhf.report.page import chart, demo_report
+from mlxrlhf.report.runlog import RunLog, read_metrics
 
 
 def test_a_resumed_log_keeps_the_rows_up_to_its_save_and_drops_half_a_line(tmp_path):
@@ -40,25 +40,41 @@ def test_an_unwritable_folder_is_one_sentence():
 
 
 def test_a_chart_places_its_points():
-    drawn = report.chart([(0, 0.0), (5, 1.0), (10, 2.0)], "t")
+    drawn = chart([(0, 0.0), (5, 1.0), (10, 2.0)], "t")
     # x from 54 to 310, y from 150 (lowest) up to 12
     assert re.search('points="([^"]*)"', drawn).group(1) == "54.0,150.0 182.0,81.0 310.0,12.0"
-    assert "nan" not in report.chart([(1, 3.0)], "one point") + report.chart([(1, 2.0), (2, 2.0)], "constant")
+    assert "nan" not in chart([(1, 3.0)], "one point") + chart([(1, 2.0), (2, 2.0)], "constant")
 
 
 def test_the_report_is_self_contained_and_escapes_answers(tmp_path):
     figures = {"answers": 1, "win_rate": 0.5, "kl": 0.1234}
-    sample = {"prompt": "<b>p</b>", "group": "g", "before": "<script>alert(1)</script>", "after": "x",
-              "score_before": 1.0, "score_after": 0.0}
-    judge = {"val_accuracy": 0.8, "length_baseline": 0.5, "token_baseline": 0.6, "calibration_error": 0.05,
-             "score_length_correlation": 0.1, "val_accuracy_by_criterion": {"<i>": 0.9}, "warning": "<script>",
-             "calibration": [{"count": 2, "predicted": 0.3, "observed": 0.25}]}
-    summary = {"seconds": 60, "reward": judge,
-               "ppo": {"reward_first10": 0, "reward_last10": 1, "kl_last": 2},
-               "evaluate": {"before": figures, "after": {**figures, "win_rate": 0.75}}}
+    sample = {
+        "prompt": "<b>p</b>",
+        "group": "g",
+        "before": "<script>alert(1)</script>",
+        "after": "x",
+        "score_before": 1.0,
+        "score_after": 0.0,
+    }
+    judge = {
+        "val_accuracy": 0.8,
+        "length_baseline": 0.5,
+        "token_baseline": 0.6,
+        "calibration_error": 0.05,
+        "score_length_correlation": 0.1,
+        "val_accuracy_by_criterion": {"<i>": 0.9},
+        "warning": "<script>",
+        "calibration": [{"count": 2, "predicted": 0.3, "observed": 0.25}],
+    }
+    summary = {
+        "seconds": 60,
+        "reward": judge,
+        "ppo": {"reward_first10": 0, "reward_last10": 1, "kl_last": 2},
+        "evaluate": {"before": figures, "after": {**figures, "win_rate": 0.75}},
+    }
     with RunLog(tmp_path / "run", "x", 1, {}, quiet=True) as log:
         log.log(1, {"loss": 2.0})
-    page = report.demo_report(tmp_path, [("pretrain", tmp_path / "run")], summary, [sample]).read_text()
+    page = demo_report(tmp_path, [("pretrain", tmp_path / "run")], summary, [sample]).read_text()
     assert "<script" not in page and "&lt;script&gt;" in page and "<b>p</b>" not in page
     assert not re.search(r"(src|href)=|https?://|@import", page)
     assert "<i>" not in page and "<td>0.050</td>" in page

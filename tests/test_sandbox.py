@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mlxrlhf.agent import sandbox
-from mlxrlhf.agent.sandbox import Limits, run_bash, run_many, run_python
 from mlxrlhf.errors import UserError
+from mlxrlhf.sandbox import runner
+from mlxrlhf.sandbox.runner import Limits, run_bash, run_many, run_python
 
-pytestmark = pytest.mark.skipif(sandbox.level() == "none", reason="no operating-system jail here")
+pytestmark = pytest.mark.skipif(runner.level() == "none", reason="no operating-system jail here")
 
 
 def test_output_and_exit_code():
@@ -46,8 +46,10 @@ def test_the_network_is_closed(kind):
         server.settimeout(0.5)
         if kind == "SOCK_STREAM":
             server.listen()
-        code = (f"import socket; s = socket.socket(socket.AF_INET, socket.{kind})\n"
-                f"s.connect(('127.0.0.1', {server.getsockname()[1]})); s.send(b'x')")
+        code = (
+            f"import socket; s = socket.socket(socket.AF_INET, socket.{kind})\n"
+            f"s.connect(('127.0.0.1', {server.getsockname()[1]})); s.send(b'x')"
+        )
         exec(code, {})  # the attack works where there is no jail
         receive = server.accept if kind == "SOCK_STREAM" else lambda: server.recv(1)
         receive()
@@ -65,8 +67,13 @@ def test_time_memory_and_output_are_bounded():
 
 
 def test_many_snippets_keep_their_order_and_do_not_harm_each_other():
-    codes = ["print(0)", "import os; os.kill(os.getpid(), 9)", "print(2)", "open('x', 'w')",
-             "import os; print(os.path.exists('x'))"]
+    codes = [
+        "print(0)",
+        "import os; os.kill(os.getpid(), 9)",
+        "print(2)",
+        "open('x', 'w')",
+        "import os; print(os.path.exists('x'))",
+    ]
     results = run_many(codes)
     assert [r.stdout for r in results] == ["0\n", "", "2\n", "", "False\n"]
     assert not results[1].ok
@@ -74,8 +81,10 @@ def test_many_snippets_keep_their_order_and_do_not_harm_each_other():
 
 def test_a_fork_bomb_is_contained():
     limits = Limits(wall_seconds=2, processes=8)
-    code = ("import os, time\nmade = 0\nfor _ in range(100):\n    try:\n        pid = os.fork()\n"
-            "    except OSError:\n        break\n    if pid == 0:\n        time.sleep(10)\n    made += 1\nprint(made)")
+    code = (
+        "import os, time\nmade = 0\nfor _ in range(100):\n    try:\n        pid = os.fork()\n"
+        "    except OSError:\n        break\n    if pid == 0:\n        time.sleep(10)\n    made += 1\nprint(made)"
+    )
     started = time.monotonic()
     # The sandbox's own few processes count too, and where they belong to another user they leave room.
     assert int(run_python(code, limits=limits).stdout or 0) <= limits.processes + 4
@@ -87,7 +96,7 @@ def test_a_fork_bomb_is_contained():
 @pytest.mark.skipif(shutil.which("ps") is None, reason="processes are looked for with ps")
 @pytest.mark.parametrize("detach", [False, True])
 def test_a_child_dies_with_its_snippet(detach):
-    if detach and sandbox.level() == "sandbox-exec":
+    if detach and runner.level() == "sandbox-exec":
         pytest.skip("macOS has no process namespace: a child that detaches itself may outlive its parent")
     mark = f"outlives-{os.getpid()}-{detach}"
 
@@ -111,11 +120,11 @@ def test_a_child_dies_with_its_snippet(detach):
 
 
 def test_nothing_runs_without_a_jail(monkeypatch):
-    monkeypatch.setattr(sandbox, "_best_jail", lambda: None)
+    monkeypatch.setattr(runner, "_best_jail", lambda: None)
     for refused in (lambda: run_python("print(1)"), lambda: run_bash("echo 1"), lambda: run_many(["print(1)"])):
         with pytest.raises(UserError, match="--unsafe-exec"):
             refused()
-    assert sandbox.level() == "none"
+    assert runner.level() == "none"
     assert run_python("print(1)", unsafe=True).stdout == "1\n"
     assert run_bash("echo 1", unsafe=True).stdout == "1\n"
     assert [result.stdout for result in run_many(["print(1)"], unsafe=True)] == ["1\n"]

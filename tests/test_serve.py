@@ -23,13 +23,27 @@ from mlxrlhf.config import ExportConfig, ModelConfig, ServeConfig
 from mlxrlhf.data import corpora, dialogue
 from mlxrlhf.data import tokenizer as tokenizers
 from mlxrlhf.errors import UserError
-from mlxrlhf.stages import export, folders
+from mlxrlhf.models import folders
+from mlxrlhf.stages import export
 
-TOOLS = [{"type": "function", "function": {"name": "execute_python", "description": "Run code", "parameters": {
-    "type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]}}}]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "execute_python",
+            "description": "Run code",
+            "parameters": {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]},
+        },
+    }
+]
 ASKED = [{"role": "user", "content": "What is 17 * 23?"}]
-CALL = {"role": "assistant", "content": "I will run it. ", "tool_calls": [{"type": "function", "function": {
-    "name": "execute_python", "arguments": '{"code": "print(17 * 23)"}'}}]}
+CALL = {
+    "role": "assistant",
+    "content": "I will run it. ",
+    "tool_calls": [
+        {"type": "function", "function": {"name": "execute_python", "arguments": '{"code": "print(17 * 23)"}'}}
+    ],
+}
 RESULT = {"role": "tool", "content": "391\n"}
 ANSWER = {"role": "assistant", "content": "It is 391. Naïve café 🦜."}
 PLAIN = [{"role": "user", "content": "Say hello"}, {"role": "assistant", "content": "hello there, parrot 🦜"}]
@@ -42,12 +56,23 @@ def served_folder(tmp_path_factory):
     texts = [text for _, (_, text) in zip(range(30), corpora.stdlib())]
     tokenizers.train([*texts, json.dumps(TOOLS)], 800, root / "t")
     tokenizer = tokenizers.Tokenizer(root / "t")
-    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (
-        {"messages": [*ASKED, CALL, RESULT, ANSWER], "tools": TOOLS}, {"messages": PLAIN})))
+    (root / "rows.jsonl").write_text(
+        "".join(
+            json.dumps(row) + "\n"
+            for row in ({"messages": [*ASKED, CALL, RESULT, ANSWER], "tools": TOOLS}, {"messages": PLAIN})
+        )
+    )
     examples = dialogue.encode_examples(dialogue.load_dialogues(root / "rows.jsonl"), tokenizer)
     model = backends.load("mlx").Model(ModelConfig(800, 96, 2, 3, 1, 192, head_dim=32), seed=0)
-    batches = [{"tokens": np.array([ids], np.int32), "start": 1, "mask": np.array([mask[1:]], np.float32),
-                "total": np.float32(sum(sum(mask) for _, mask in examples))} for ids, mask in examples]
+    batches = [
+        {
+            "tokens": np.array([ids], np.int32),
+            "start": 1,
+            "mask": np.array([mask[1:]], np.float32),
+            "total": np.float32(sum(sum(mask) for _, mask in examples)),
+        }
+        for ids, mask in examples
+    ]
     for _ in range(300):
         loss = model.step(losses.language_modelling, batches, want=("logp",), learning_rate=5e-3)["loss"]
         if loss < 0.01:
@@ -61,10 +86,20 @@ def served_folder(tmp_path_factory):
 @contextlib.contextmanager
 def server(root, *arguments):
     """`mlxrlhf serve` on a free port, with an empty hub cache; yields (base address, process)."""
-    environment = {**os.environ, "HF_HOME": str(root / "no-such-cache"), "HF_ENDPOINT": "http://127.0.0.1:9",
-                   "OPENBLAS_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "mlxrlhf_cli.main", "serve", "--port", "0", *arguments], cwd=root,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    environment = {
+        **os.environ,
+        "HF_HOME": str(root / "no-such-cache"),
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlxrlhf_cli.main", "serve", "--port", "0", *arguments],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     try:
         line = process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+/v1", line)
@@ -94,8 +129,10 @@ def test_plain_and_streamed_answers_and_the_models_list(client):
         answer = client.chat.completions.create(model=name, messages=PLAIN[:1], temperature=0)
         assert answer.choices[0].message.content == PLAIN[1]["content"]
         assert answer.choices[0].finish_reason == "stop" and answer.usage.completion_tokens > 5
-    chunks = [c.choices[0] for c in client.chat.completions.create(
-        model=models[0], messages=PLAIN[:1], temperature=0, stream=True)]
+    chunks = [
+        c.choices[0]
+        for c in client.chat.completions.create(model=models[0], messages=PLAIN[:1], temperature=0, stream=True)
+    ]
     assert "".join(c.delta.content or "" for c in chunks) == PLAIN[1]["content"]
     assert len(chunks) > 3 and chunks[-1].finish_reason == "stop"
 
@@ -116,8 +153,12 @@ def test_a_tool_call_comes_out_as_one_and_its_result_goes_in(client):
 
 
 def test_a_streamed_tool_call(client):
-    chunks = [c.choices[0] for c in client.chat.completions.create(
-        model="default_model", messages=ASKED, tools=TOOLS, temperature=0, stream=True)]
+    chunks = [
+        c.choices[0]
+        for c in client.chat.completions.create(
+            model="default_model", messages=ASKED, tools=TOOLS, temperature=0, stream=True
+        )
+    ]
     calls = [call for c in chunks for call in c.delta.tool_calls or []]
     assert [call.function.name for call in calls] == ["execute_python"]
     assert json.loads(calls[0].function.arguments) == {"code": "print(17 * 23)"}
@@ -129,14 +170,18 @@ def test_text_never_becomes_a_special_token(client, served_folder):
     """The stock server would end the user's turn where the text says <|end|>."""
     text = "<|end|><|assistant|>"
     tokenizer = tokenizers.Tokenizer(served_folder / "t")
-    answer = client.chat.completions.create(model="default_model", messages=[{"role": "user", "content": text}],
-                                            max_tokens=1)
+    answer = client.chat.completions.create(
+        model="default_model", messages=[{"role": "user", "content": text}], max_tokens=1
+    )
     assert answer.usage.prompt_tokens == 3 + len(tokenizer.encode(text)) > 10
 
 
 def test_bad_conversations_are_refused_and_the_server_goes_on(client):
-    for messages, said in (([{"role": "user", "content": "word " * 3_000}], "the model's context holds 2,048"),
-                           ([{"role": "robot", "content": "x"}], "role 'robot'"), ([], "at least one message")):
+    for messages, said in (
+        ([{"role": "user", "content": "word " * 3_000}], "the model's context holds 2,048"),
+        ([{"role": "robot", "content": "x"}], "role 'robot'"),
+        ([], "at least one message"),
+    ):
         with pytest.raises(openai.APIStatusError) as caught:
             client.chat.completions.create(model="default_model", messages=messages)
         assert said in caught.value.body
@@ -156,8 +201,9 @@ def test_llama_cpp_serves_the_same_model_alike(served_folder, monkeypatch):
     llama_cpp = xllamacpp.Server(params)
 
     def ask(messages, **more):
-        return llama_cpp.handle_chat_completions({"messages": messages, "temperature": 0, "max_tokens": 80,
-                                                  **more})["choices"][0]["message"]
+        return llama_cpp.handle_chat_completions({"messages": messages, "temperature": 0, "max_tokens": 80, **more})[
+            "choices"
+        ][0]["message"]
 
     assert ask(PLAIN[:1])["content"] == PLAIN[1]["content"]
     called = ask(ASKED, tools=TOOLS)
@@ -183,9 +229,15 @@ def test_web_pages_may_not_call_it(address):
 
 def test_clients_that_leave_do_not_stop_it(client):
     """Many leave in the middle of their answers, at once; those who stay are answered."""
+
     def leave(stop_after):
-        stream = client.chat.completions.create(model="default_model", messages=[{"role": "user", "content": "x" * 50}],
-                                                stream=True, temperature=1, max_tokens=400)
+        stream = client.chat.completions.create(
+            model="default_model",
+            messages=[{"role": "user", "content": "x" * 50}],
+            stream=True,
+            temperature=1,
+            max_tokens=400,
+        )
         for i, _ in enumerate(stream):
             if i == stop_after:
                 stream.close()
@@ -203,8 +255,13 @@ def test_clients_that_leave_do_not_stop_it(client):
 def test_ctrl_c_ends_it_without_a_traceback(served_folder):
     with server(served_folder, "--model", "weights/nano/rlhf") as (base, process):
         client = openai.OpenAI(base_url=base, api_key="none", max_retries=0)
-        stream = client.chat.completions.create(model="default_model", messages=[{"role": "user", "content": "y"}],
-                                                stream=True, temperature=1, max_tokens=5_000)
+        stream = client.chat.completions.create(
+            model="default_model",
+            messages=[{"role": "user", "content": "y"}],
+            stream=True,
+            temperature=1,
+            max_tokens=5_000,
+        )
         next(iter(stream))
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
@@ -216,8 +273,13 @@ def test_a_taken_port_is_one_sentence(served_folder):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        done = subprocess.run([sys.executable, "-m", "mlxrlhf_cli.main", "serve", "--port", port], cwd=served_folder,
-                              capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-m", "mlxrlhf_cli.main", "serve", "--port", port],
+            cwd=served_folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
 
@@ -251,9 +313,13 @@ def test_a_published_template_without_tools_gets_them_in_the_system_turn(tmp_pat
     stock = tokenizers_library.Tokenizer(tokenizers_library.models.BPE())
     stock.pre_tokenizer = tokenizers_library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     stock.decoder = tokenizers_library.decoders.ByteLevel()
-    stock.train_from_iterator(["x"], tokenizers_library.trainers.BpeTrainer(
-        special_tokens=["<|im_start|>", "<|im_end|>"],
-        initial_alphabet=tokenizers_library.pre_tokenizers.ByteLevel.alphabet()))
+    stock.train_from_iterator(
+        ["x"],
+        tokenizers_library.trainers.BpeTrainer(
+            special_tokens=["<|im_start|>", "<|im_end|>"],
+            initial_alphabet=tokenizers_library.pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     made = PreTrainedTokenizerFast(tokenizer_object=stock, eos_token="<|im_end|>", chat_template=template)
     made.save_pretrained(tmp_path)
     tokenizer = tokenizers.open_tokenizer(tmp_path)
@@ -263,7 +329,8 @@ def test_a_published_template_without_tools_gets_them_in_the_system_turn(tmp_pat
         f"<|im_start|>system\nYou may call these tools:\n{json.dumps(TOOLS)}\nTo call one, answer <tool_call>"
         '{"name": ..., "arguments": {...}}</tool_call> and wait for its result.<|im_end|>\n'
         "<|im_start|>user\nWhat is 17 * 23?<|im_end|>\n"
-        '<|im_start|>assistant\n<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call><|im_end|>\n')
+        '<|im_start|>assistant\n<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call><|im_end|>\n'
+    )
     made.chat_template = template + "{{ tools | tojson }}"
     made.save_pretrained(tmp_path)
     assert serve.prompt_maker(tokenizers.open_tokenizer(tmp_path)) is None

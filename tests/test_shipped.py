@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from test_chat import mlxrlhf
 
-from mlxrlhf import backends, checkpoint
+from mlxrlhf import backends
 from mlxrlhf.data.dialogue import render_prompt
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
-from mlxrlhf.stages import demo, folders, reward
+from mlxrlhf.models import checkpoint, folders
+from mlxrlhf.rewards.model import scorer
+from mlxrlhf.stages import demo
 from mlxrlhf.stages.evaluate import SHOWN
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,8 +45,9 @@ def greedy(model, tokenizer, prompt, tokens):
     import torch
 
     ids = torch.tensor([render_prompt([{"role": "user", "content": prompt}], tokenizer)])
-    out = model.generate(ids, max_new_tokens=tokens, do_sample=False, eos_token_id=tokenizer.end_id,
-                         pad_token_id=tokenizer.pad_id)[0, ids.shape[1]:].tolist()
+    out = model.generate(
+        ids, max_new_tokens=tokens, do_sample=False, eos_token_id=tokenizer.end_id, pad_token_id=tokenizer.pad_id
+    )[0, ids.shape[1] :].tolist()
     return tokenizer.decode([i for i in out if i != tokenizer.end_id])
 
 
@@ -84,8 +87,10 @@ def test_mlx_lm_reads_model_and_adapters(merged):
     model, tokenizer = load(str(FOLDER), adapter_path=str(FOLDER / "adapters"))
     model.set_dtype(mx.float32)
     prompt = tokenizer.apply_chat_template([{"role": "user", "content": SHOWN}], add_generation_prompt=True)
-    assert generate(model, tokenizer, prompt, max_tokens=24).strip() == \
-        greedy(merged[1], open_tokenizer(FOLDER), SHOWN, 24).strip()
+    assert (
+        generate(model, tokenizer, prompt, max_tokens=24).strip()
+        == greedy(merged[1], open_tokenizer(FOLDER), SHOWN, 24).strip()
+    )
 
 
 def test_export_merges_the_adapters(tmp_path, merged):
@@ -94,15 +99,32 @@ def test_export_merges_the_adapters(tmp_path, merged):
     mlxrlhf(tmp_path, "export", "--to", "hf", "--out", "plain", "--backend", "mlx")
     name = "model.layers.0.self_attn.q_proj.weight"
     assert load_file(tmp_path / "plain" / "model.safetensors")[name] == pytest.approx(
-        merged[1].state_dict()[name].numpy(), abs=1e-6)
+        merged[1].state_dict()[name].numpy(), abs=1e-6
+    )
 
 
 def test_annotate_samples_from_it(tmp_path):
     """Its answers are stored before anything is served; a taken port stops it there."""
     (tmp_path / "prompts.txt").write_text(f"{SHOWN}\n")
-    process = subprocess.Popen([sys.executable, "-m", "mlxrlhf_cli.main", "annotate", "--prompts", "prompts.txt",
-                                "--max-tokens", "8", "--port", "0", "--no-open"], cwd=tmp_path, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "mlxrlhf_cli.main",
+            "annotate",
+            "--prompts",
+            "prompts.txt",
+            "--max-tokens",
+            "8",
+            "--port",
+            "0",
+            "--no-open",
+        ],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         lines = [process.stdout.readline() for _ in range(2)]
     finally:
@@ -114,7 +136,7 @@ def test_annotate_samples_from_it(tmp_path):
 
 def test_the_reward_head_fits():
     backend, tokenizer = backends.load("mlx"), open_tokenizer(FOLDER)
-    score = reward.scorer(FOLDER / "reward", backend, tokenizer)
+    score = scorer(FOLDER / "reward", backend, tokenizer)
     scores = score([[5], [6]], [[7], [8]], np.random.default_rng(0).normal(size=(2, 320)).astype(np.float32))
     assert scores.shape == (2,) and scores[0] != scores[1]
 
@@ -131,10 +153,16 @@ def test_it_is_small_in_git_and_its_card_is_made_of_its_runs():
 
 def test_the_demo_aligns_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "DEMO", {
-        "prepare": dict(pairs=40), "reward": dict(samples=0, num_epochs=1),
-        "ppo": dict(steps_per_epoch=2, batch_size=4, ppo_epochs=1, max_tokens=8, lora_rank=2, learning_rate=1e-3),
-        "evaluate": dict(prompts=3, max_tokens=8)})
+    monkeypatch.setattr(
+        demo,
+        "DEMO",
+        {
+            "prepare": dict(pairs=40),
+            "reward": dict(samples=0, num_epochs=1),
+            "ppo": dict(steps_per_epoch=2, batch_size=4, ppo_epochs=1, max_tokens=8, lora_rank=2, learning_rate=1e-3),
+            "evaluate": dict(prompts=3, max_tokens=8),
+        },
+    )
     said = []
     summary = demo.run(backend="torch", say=said.append)
     assert summary["ppo"]["updates"] == 2 and summary["evaluate"]["before"]["win_rate"] == 0.5
@@ -156,15 +184,21 @@ def test_a_wheel_holds_it(tmp_path):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    built = subprocess.run([sys.executable, "-c", "from setuptools.build_meta import build_wheel\n"
-                            "build_wheel('..')"], cwd=source, capture_output=True, text=True)
+    built = subprocess.run(
+        [sys.executable, "-c", "from setuptools.build_meta import build_wheel\nbuild_wheel('..')"],
+        cwd=source,
+        capture_output=True,
+        text=True,
+    )
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     packed = tmp_path / "site" / "mlxrlhf" / "shipped"
     assert {p.relative_to(packed) for p in packed.rglob("*")} == {p.relative_to(FOLDER) for p in FOLDER.rglob("*")}
-    code = ("import sys; sys.path.insert(0, 'site')\n"
-            "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f)]\n"
-            "from mlxrlhf import published; print(published.shipped())")
+    code = (
+        "import sys; sys.path.insert(0, 'site')\n"
+        "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f)]\n"
+        "from mlxrlhf.models import published; print(published.shipped())"
+    )
     found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert found.stdout.strip() == str(packed.resolve()), found.stderr

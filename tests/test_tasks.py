@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 
-from mlxrlhf.data import preferences, quality, tasks
-from mlxrlhf.data.preference_files import load_pairs
 from mlxrlhf.errors import UserError
+from mlxrlhf.preferences.files import load_pairs
+from mlxrlhf.preferences.pairs import Pair, build_pairs, from_samples, length_baseline, split_by_task
+from mlxrlhf.tasks import quality, requests
+from mlxrlhf.tasks.answers import extract_code, format_answer
+from mlxrlhf.tasks.judge import operations, passes
+from mlxrlhf.tasks.task import CRITERIA, Task, load_tasks
 
-BANK = tasks.load_tasks()
+BANK = load_tasks()
 
 
 def test_every_label_of_the_bank_holds_when_it_is_run():
@@ -16,7 +20,7 @@ def test_every_label_of_the_bank_holds_when_it_is_run():
         items += [(task, task.solution, True), (task, task.naive, True)]
         for criterion, codes in task.rejected.items():
             items += [(task, code, criterion != "correctness") for code in codes]
-    passed = tasks.passes([(task, code) for task, code, _ in items])
+    passed = passes([(task, code) for task, code, _ in items])
     wrong = [(task.name, code) for (task, code, expected), found in zip(items, passed) if found != expected]
     assert not wrong
     measured = quality.measure([task.solution for task in BANK])
@@ -26,49 +30,57 @@ def test_every_label_of_the_bank_holds_when_it_is_run():
 def test_efficiency_counts_operations():
     slow = "def f(n):\n    t = 0\n    for i in range(n):\n        t += i\n    return t"
     fast = "def f(n):\n    return n * (n - 1) // 2"
-    small, large, same = tasks.operations([(slow, "f(10)"), (slow, "f(20)"), (fast, "f(20)")])
+    small, large, same = operations([(slow, "f(10)"), (slow, "f(20)"), (fast, "f(20)")])
     assert large - small == pytest.approx(small, rel=0.3) and same < small
 
 
 def test_held_out_phrasings_and_tasks_are_never_trained_on():
     rng = np.random.default_rng(0)
-    seen = {row["messages"][0]["content"] for row in tasks.sft_dialogues(BANK, rng)}
-    groups = tasks.prompts(BANK)
+    seen = {row["messages"][0]["content"] for row in requests.sft_dialogues(BANK, rng)}
+    groups = requests.prompts(BANK)
     held_out = {p["prompt"] for name in ("new phrasings", "new tasks") for p in groups[name]}
     assert not seen & held_out and not {p["prompt"] for p in groups["train"]} & held_out
     assert len(seen) > 1.5 * len(groups["train"]), "requests are reworded"
-    assert tasks.reworded("Can you write a prime test?", rng) != tasks.reworded("Is n prime?", rng)
+    assert requests.reworded("Can you write a prime test?", rng) != requests.reworded("Is n prime?", rng)
 
 
 def test_pairs_are_verified_split_by_task_and_balanced_in_length():
-    pairs, report = preferences.build(BANK, 400, seed=0)
-    again, _ = preferences.build(BANK, 400, seed=0)
-    assert pairs == again and {p.criterion for p in pairs} == set(tasks.CRITERIA)
-    train, val = preferences.split(pairs, BANK)
+    pairs, report = build_pairs(BANK, 400, seed=0)
+    again, _ = build_pairs(BANK, 400, seed=0)
+    assert pairs == again and {p.criterion for p in pairs} == set(CRITERIA)
+    train, val = split_by_task(pairs, BANK)
     assert train and val and not {p.task for p in train} & {p.task for p in val}
-    assert 0.45 <= preferences.length_baseline(pairs) <= 0.60
+    assert 0.45 <= length_baseline(pairs) <= 0.60
     correctness = [p for p in pairs if p.criterion == "correctness"]
     bank = {task.name: task for task in BANK}
-    sides = [tasks.passes([(bank[p.task], tasks.extract_code(getattr(p, side))) for p in correctness])
-             for side in ("chosen", "rejected")]
+    sides = [
+        passes([(bank[p.task], extract_code(getattr(p, side))) for p in correctness]) for side in ("chosen", "rejected")
+    ]
     assert all(sides[0]) and not any(sides[1])
 
 
 def test_a_wrong_label_is_dropped():
     task = BANK[0]
-    doctored = tasks.Task(task.name, task.phrasings, task.solution, task.naive, task.tests,
-                          {"correctness": (task.naive,), "security": (task.naive,)}, task.sizes)
-    pairs, report = preferences.build([doctored], 200, seed=0)
+    doctored = Task(
+        task.name,
+        task.phrasings,
+        task.solution,
+        task.naive,
+        task.tests,
+        {"correctness": (task.naive,), "security": (task.naive,)},
+        task.sizes,
+    )
+    pairs, report = build_pairs([doctored], 200, seed=0)
     assert report["dropped: correctness not borne out"] >= 1 and report["dropped: security not borne out"] == 1
-    assert tasks.format_answer(task.naive) not in {p.rejected for p in pairs if p.criterion == "correctness"}
+    assert format_answer(task.naive) not in {p.rejected for p in pairs if p.criterion == "correctness"}
 
 
 def test_own_answers_are_paired_with_better_ones_by_running_them():
     task = next(t for t in BANK if t.name == "is_prime")
     request = (task, task.phrasings[0])
-    broken, bare, best = (tasks.format_answer(c) for c in ("def is_prime(n):", task.naive, task.solution))
+    broken, bare, best = (format_answer(c) for c in ("def is_prime(n):", task.naive, task.solution))
     bare = f"Sure, here it is.\n{bare}"
-    found = [preferences.from_samples([request] * 3, [broken, bare, best], seed=seed) for seed in range(8)]
+    found = [from_samples([request] * 3, [broken, bare, best], seed=seed) for seed in range(8)]
     for pairs in found:
         assert [p.rejected for p in pairs] == [broken, bare], "nothing is better than the solution"
         assert [p.criterion for p in pairs] == ["correctness", "readability"] and pairs[1].chosen == best
@@ -86,22 +98,26 @@ def test_quality_by_hand():
 
 
 def test_answers_round_trip():
-    assert tasks.extract_code(tasks.format_answer("x = 1\n")) == "x = 1"
-    assert tasks.extract_code("Sure:\n```python\nx = 1\n```\nDone.") == "x = 1"
-    assert tasks.extract_code("```python\nx = 1\ny =") == "x = 1\ny ="  # truncated
-    assert tasks.extract_code("```Python\nx = 1\n```") == tasks.extract_code("```python3\nx = 1\n```") == "x = 1"
+    assert extract_code(format_answer("x = 1\n")) == "x = 1"
+    assert extract_code("Sure:\n```python\nx = 1\n```\nDone.") == "x = 1"
+    assert extract_code("```python\nx = 1\ny =") == "x = 1\ny ="  # truncated
+    assert extract_code("```Python\nx = 1\n```") == extract_code("```python3\nx = 1\n```") == "x = 1"
 
 
 def test_bad_pairs_are_named_by_file_and_line(tmp_path):
     path = tmp_path / "pairs.jsonl"
     good = '{"prompt": "p", "chosen": "a", "rejected": "b"}'
-    for row, message in (('{"prompt": "p", "chosen": "a"}', ':2 has no "rejected"'),
-                         ('{"prompt": "p", "chosen": "a", "rejected": "a"}', ":2: chosen and rejected are the same"),
-                         ('{"chosen": "a", "rejected": "b"}', ":2: prompt must be text")):
+    for row, message in (
+        ('{"prompt": "p", "chosen": "a"}', ':2 has no "rejected"'),
+        ('{"prompt": "p", "chosen": "a", "rejected": "a"}', ":2: chosen and rejected are the same"),
+        ('{"chosen": "a", "rejected": "b"}', ":2: prompt must be text"),
+    ):
         path.write_text(f"{good}\n{row}\n")
         with pytest.raises(UserError, match=message):
             load_pairs(path)
-    messages = '{"chosen": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}], ' \
-               '"rejected": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "b"}]}'
+    messages = (
+        '{"chosen": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}], '
+        '"rejected": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "b"}]}'
+    )
     path.write_text(messages)
-    assert load_pairs(path) == [preferences.Pair("p", "a", "b")]
+    assert load_pairs(path) == [Pair("p", "a", "b")]

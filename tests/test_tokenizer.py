@@ -7,13 +7,25 @@ from mlxrlhf.data import corpora, dialogue
 from mlxrlhf.data import tokenizer as tokenizers
 from mlxrlhf.errors import UserError
 
-TEXTS = ["def f(x):\n    return x + 1\n", "naïve 🦜 parrots", "中文字符", "a\tb\r\nc", "  leading and trailing  ",
-         "1234567",
-         "<|end|> and <tool_call>"]
-DIALOGUE = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 2?"},
-            {"role": "assistant", "content": '<tool_call>{"name": "execute_python", "arguments": {"code": "2 + 2"}}'
-                                             "</tool_call>"},
-            {"role": "tool", "content": "4"}, {"role": "assistant", "content": "It is 4."}]
+TEXTS = [
+    "def f(x):\n    return x + 1\n",
+    "naïve 🦜 parrots",
+    "中文字符",
+    "a\tb\r\nc",
+    "  leading and trailing  ",
+    "1234567",
+    "<|end|> and <tool_call>",
+]
+DIALOGUE = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is 2 + 2?"},
+    {
+        "role": "assistant",
+        "content": '<tool_call>{"name": "execute_python", "arguments": {"code": "2 + 2"}}</tool_call>',
+    },
+    {"role": "tool", "content": "4"},
+    {"role": "assistant", "content": "It is 4."},
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +52,11 @@ def test_sentencepiece_transformers_and_mlx_lm_agree(folder):
     from transformers import AutoTokenizer
 
     ours = tokenizers.Tokenizer(folder)
-    others = (sentencepiece.SentencePieceProcessor(str(folder / "tokenizer.model")).encode,
-              lambda text: AutoTokenizer.from_pretrained(folder).encode(text, add_special_tokens=False),
-              lambda text: load(folder).encode(text, add_special_tokens=False))
+    others = (
+        sentencepiece.SentencePieceProcessor(str(folder / "tokenizer.model")).encode,
+        lambda text: AutoTokenizer.from_pretrained(folder).encode(text, add_special_tokens=False),
+        lambda text: load(folder).encode(text, add_special_tokens=False),
+    )
     for text in TEXTS[:-1]:
         for encode in others:
             assert list(encode(text)) == ours.encode(text), text
@@ -63,10 +77,14 @@ def test_a_dialogue_is_the_chat_template_and_only_the_assistant_is_trained_on(fo
 
 def test_bad_rows_are_named_by_file_and_line(tmp_path):
     path = tmp_path / "rows.jsonl"
-    cases = (("", "is empty"), ('{"prompt": "a"', ":1 is not valid JSON"), ("[1]", ":1 holds a list"),
-             ('{"text": "x"}\n{"prompt": "a"}', ":2 has the keys prompt"),
-             ('{"messages": [{"role": "bot", "content": "x"}]}', "role 'bot'"),
-             ('{"messages": [{"role": "user", "content": "x"}]}', "no assistant turn"))
+    cases = (
+        ("", "is empty"),
+        ('{"prompt": "a"', ":1 is not valid JSON"),
+        ("[1]", ":1 holds a list"),
+        ('{"text": "x"}\n{"prompt": "a"}', ":2 has the keys prompt"),
+        ('{"messages": [{"role": "bot", "content": "x"}]}', "role 'bot'"),
+        ('{"messages": [{"role": "user", "content": "x"}]}', "no assistant turn"),
+    )
     for content, message in cases:
         path.write_text(content)
         with pytest.raises(UserError, match=message):

@@ -18,9 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import checkpoint, report
 from mlxrlhf.config import EvaluateConfig, FinetuneConfig, PPOConfig, PretrainConfig, RewardConfig
 from mlxrlhf.data import corpora
+from mlxrlhf.files import atomic_folder, atomic_text
+from mlxrlhf.models import checkpoint
+from mlxrlhf.report.page import figures_rows
 from mlxrlhf.stages.evaluate import SHOWN
 
 PREPARE = "prepare all --size micro --language-sources python-docs,registry"
@@ -32,24 +34,37 @@ ALIGN = "--size micro --checkpoint demo"
 #: what is there when a command is done, and the command
 STEPS = (
     ("prepare.log", PREPARE),
-    ("weights/micro/language/run/summary.json",
-     f"pretrain {TRAIN} --steps-per-epoch 300 --batch-size 16 --sequence-length 256 --learning-rate 2e-3 "
-     "--warmup-steps 20 --eval-every 100 --eval-batches 4"),
-    ("weights/micro/code/run/summary.json",
-     f"finetune {TRAIN} --stage code --steps-per-epoch 1000 --batch-size 8 --sequence-length 160 "
-     "--learning-rate 1.5e-3 --warmup-steps 50 --dialogue-share 0.9 --eval-every 350 --eval-batches 8"),
-    ("weights/micro/tools/run/summary.json",
-     f"finetune {TRAIN} --stage tools --steps-per-epoch 200 --batch-size 8 --sequence-length 224 --learning-rate 6e-4 "
-     "--warmup-steps 20 --dialogue-share 0.7 --eval-every 100 --eval-batches 4"),
+    (
+        "weights/micro/language/run/summary.json",
+        f"pretrain {TRAIN} --steps-per-epoch 300 --batch-size 16 --sequence-length 256 --learning-rate 2e-3 "
+        "--warmup-steps 20 --eval-every 100 --eval-batches 4",
+    ),
+    (
+        "weights/micro/code/run/summary.json",
+        f"finetune {TRAIN} --stage code --steps-per-epoch 1000 --batch-size 8 --sequence-length 160 "
+        "--learning-rate 1.5e-3 --warmup-steps 50 --dialogue-share 0.9 --eval-every 350 --eval-batches 8",
+    ),
+    (
+        "weights/micro/tools/run/summary.json",
+        f"finetune {TRAIN} --stage tools --steps-per-epoch 200 --batch-size 8 --sequence-length 224 "
+        "--learning-rate 6e-4 --warmup-steps 20 --dialogue-share 0.7 --eval-every 100 --eval-batches 4",
+    ),
     ("demo/config.json", EXPORT),
     ("weights/micro/reward/run/summary.json", f"reward {ALIGN} --temp 0.7"),
-    ("weights/micro/rlhf/run/summary.json",
-     f"ppo {ALIGN} --steps-per-epoch 40 --ppo-epochs 2 --max-tokens 128 --temp 0.7 --gamma 1 --lam 1 --kl-coef 0.1 "
-     "--lora-rank 8 --learning-rate 6e-4 --reward model:1,tests:2"),
+    (
+        "weights/micro/rlhf/run/summary.json",
+        f"ppo {ALIGN} --steps-per-epoch 40 --ppo-epochs 2 --max-tokens 128 --temp 0.7 --gamma 1 --lam 1 --kl-coef 0.1 "
+        "--lora-rank 8 --learning-rate 6e-4 --reward model:1,tests:2",
+    ),
     ("weights/micro/rlhf/evaluation/summary.json", "evaluate --size micro --before demo --suite all --samples 2"),
 )
-STAGES = {"language": ("pretrain", PretrainConfig), "code": ("finetune", FinetuneConfig),
-          "tools": ("finetune", FinetuneConfig), "reward": ("reward", RewardConfig), "rlhf": ("ppo", PPOConfig)}
+STAGES = {
+    "language": ("pretrain", PretrainConfig),
+    "code": ("finetune", FinetuneConfig),
+    "tools": ("finetune", FinetuneConfig),
+    "reward": ("reward", RewardConfig),
+    "rlhf": ("ppo", PPOConfig),
+}
 
 
 def run(work: Path, done: str, command: str) -> None:
@@ -58,10 +73,15 @@ def run(work: Path, done: str, command: str) -> None:
         return
     print(f"$ mlxrlhf {command}", flush=True)
     log = command == PREPARE
-    finished = subprocess.run([sys.executable, "-m", "mlxrlhf_cli.main", *command.split()], cwd=work, check=True,
-                              text=True, stdout=subprocess.PIPE if log else None)
+    finished = subprocess.run(
+        [sys.executable, "-m", "mlxrlhf_cli.main", *command.split()],
+        cwd=work,
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE if log else None,
+    )
     if log:
-        checkpoint.atomic_text(work / done, finished.stdout)
+        atomic_text(work / done, finished.stdout)
 
 
 def round_last_bit(file: Path) -> None:
@@ -90,16 +110,19 @@ def assemble(work: Path, out: Path) -> None:
     if described.get("lora_rank"):
         sys.exit("the reward model has a base of its own (--unfreeze-rank), which the shipped folder has no place for")
     shutil.rmtree(out, ignore_errors=True)
-    with checkpoint.atomic_folder(out) as folder:
+    with atomic_folder(out) as folder:
         for name in ("config.json", "model.safetensors"):
             shutil.copyfile(work / "demo" / name, folder / name)
         checkpoint.copy_tokenizer(work / "demo", folder)
         (folder / "adapters").mkdir()
         adapters = checkpoint.load_arrays(weights / "rlhf" / "adapters" / "adapters.safetensors")
-        checkpoint.save_arrays(folder / "adapters" / "adapters.safetensors",
-                               {name: array.astype(np.float16) for name, array in adapters.items()})
-        shutil.copyfile(weights / "rlhf" / "adapters" / "adapter_config.json",
-                        folder / "adapters" / "adapter_config.json")
+        checkpoint.save_arrays(
+            folder / "adapters" / "adapters.safetensors",
+            {name: array.astype(np.float16) for name, array in adapters.items()},
+        )
+        shutil.copyfile(
+            weights / "rlhf" / "adapters" / "adapter_config.json", folder / "adapters" / "adapter_config.json"
+        )
         (folder / "reward").mkdir()
         for name in ("head.safetensors", "reward.json"):
             shutil.copyfile(weights / "reward" / name, folder / "reward" / name)
@@ -122,24 +145,35 @@ def card(work: Path) -> str:
     commands.append(command_of("evaluate", EvaluateConfig, weights / "rlhf" / "evaluation"))
     rows = ""
     for stage in ("language", "code", "tools"):
-        s, tokens = settings[stage], runs[stage]["steps"] * settings[stage]["batch_size"] * (
-            settings[stage]["sequence_length"] * settings[stage]["gradient_accumulation_steps"])
-        rows += (f"| {stage} | {runs[stage]['steps']:,} steps of {s['batch_size']} rows, {tokens / 1e6:.1f}M tokens | "
-                 f"validation loss {runs[stage]['val_loss']:.2f} | {runs[stage]['seconds'] / 60:.0f} |\n")
+        s, tokens = (
+            settings[stage],
+            runs[stage]["steps"]
+            * settings[stage]["batch_size"]
+            * (settings[stage]["sequence_length"] * settings[stage]["gradient_accumulation_steps"]),
+        )
+        rows += (
+            f"| {stage} | {runs[stage]['steps']:,} steps of {s['batch_size']} rows, {tokens / 1e6:.1f}M tokens | "
+            f"validation loss {runs[stage]['val_loss']:.2f} | {runs[stage]['seconds'] / 60:.0f} |\n"
+        )
     r, p = runs["reward"], runs["rlhf"]
     criteria = ", ".join(f"{name} {value:.0%}" for name, value in r["val_accuracy_by_criterion"].items())
-    rows += (f"| reward | {r['pairs']:,} pairs | {r['val_accuracy']:.0%} of {r['val_pairs']:,} held-out pairs right "
-             f"({criteria}); always the longer answer {r['length_baseline']:.0%}, counting tokens "
-             f"{r['token_baseline']:.0%} | |\n"
-             f"| ppo | {p['updates']:,} updates of {settings['rlhf']['batch_size']} answers | reward "
-             f"{p['reward_first10']:.2f} ± {p['reward_first10_std']:.2f} in the first ten, {p['reward_last10']:.2f} ± "
-             f"{p['reward_last10_std']:.2f} in the last ten; KL {p['kl_last']:.1f} nats an answer | "
-             f"{p['seconds'] / 60:.0f} |\n")
-    compared = "".join(f"| {' | '.join(row)} |\n" for row in report.figures_rows(figures["before"], figures["after"]))
+    rows += (
+        f"| reward | {r['pairs']:,} pairs | {r['val_accuracy']:.0%} of {r['val_pairs']:,} held-out pairs right "
+        f"({criteria}); always the longer answer {r['length_baseline']:.0%}, counting tokens "
+        f"{r['token_baseline']:.0%} | |\n"
+        f"| ppo | {p['updates']:,} updates of {settings['rlhf']['batch_size']} answers | reward "
+        f"{p['reward_first10']:.2f} ± {p['reward_first10_std']:.2f} in the first ten, {p['reward_last10']:.2f} ± "
+        f"{p['reward_last10_std']:.2f} in the last ten; KL {p['kl_last']:.1f} nats an answer | "
+        f"{p['seconds'] / 60:.0f} |\n"
+    )
+    compared = "".join(f"| {' | '.join(row)} |\n" for row in figures_rows(figures["before"], figures["after"]))
     shown = next(s for s in samples if s["prompt"] == SHOWN)
     licences = "".join(f"- {package.name} {package.version}: {package.licence}\n" for package in corpora.REGISTRY)
-    data = "".join(f"    {line}\n" for line in prepared.splitlines() if line.split(":")[0] in
-                   ("tokenizer", "language", "code", "tools", "preferences"))
+    data = "".join(
+        f"    {line}\n"
+        for line in prepared.splitlines()
+        if line.split(":")[0] in ("tokenizer", "language", "code", "tools", "preferences")
+    )
     warned = f"{r['warning'][0].upper()}{r['warning'][1:]}.\n\n" if r.get("warning") else ""
     return f"""---
 license: apache-2.0
@@ -152,7 +186,7 @@ tags: [llama, mlx, rlhf, ppo]
 
 {shape.parameters() / 1e6:.1f}M weights in bfloat16, trained from random numbers on one machine's CPU: text, code, tool
 calls, a reward model, PPO. It shows that the whole way works; it is no assistant. It knows small Python functions like
-those of its {r['pairs']:,} preference pairs and little else, it is often wrong, and what it writes must not be run
+those of its {r["pairs"]:,} preference pairs and little else, it is often wrong, and what it writes must not be run
 outside a sandbox.
 
 - `model.safetensors`: the model before PPO (a Llama checkpoint for transformers and mlx-lm)
@@ -170,7 +204,7 @@ outside a sandbox.
 {rows}
 {warned}## Before and after PPO
 
-{evaluated['samples']} sampled answers to each held-out request; "score" and "win rate" are the reward model's own
+{evaluated["samples"]} sampled answers to each held-out request; "score" and "win rate" are the reward model's own
 opinion.
 
 | | before | after |
@@ -178,11 +212,11 @@ opinion.
 {compared}
 {SHOWN}, before:
 
-    {indented(shown['before'])}
+    {indented(shown["before"])}
 
 after:
 
-    {indented(shown['after'])}
+    {indented(shown["after"])}
 
 ## Data
 

@@ -16,34 +16,83 @@ from pathlib import Path
 import numpy as np
 from command import mlxrlhf
 
-from mlxrlhf import published
-from mlxrlhf.runlog import read_metrics
+from mlxrlhf.models import published
+from mlxrlhf.report.runlog import read_metrics
 
 LORA = ["--lora-rank", "16"]
 SAMPLED = ["--temp", "0.7", "--max-tokens", "128"]
 #: longer than in training, so that no answer of the start loses for want of room
 JUDGED = ["--temp", "0.7", "--max-tokens", "256"]
 #: 24 updates of 32 answers under the same KL limit, for PPO and GRPO
-POLICY = [*LORA, *SAMPLED, "--steps-per-epoch", "24", "--ppo-epochs", "2", "--mini-batch-size", "16", "--learning-rate",
-          "5e-4", "--kl-target", "15", "--save-every", "4"]
-PPO = ["ppo", *POLICY, "--batch-size", "16", "--responses-per-prompt", "2", "--kl-coef", "0.05", "--gamma", "1.0",
-       "--lam", "1.0"]
+POLICY = [
+    *LORA,
+    *SAMPLED,
+    "--steps-per-epoch",
+    "24",
+    "--ppo-epochs",
+    "2",
+    "--mini-batch-size",
+    "16",
+    "--learning-rate",
+    "5e-4",
+    "--kl-target",
+    "15",
+    "--save-every",
+    "4",
+]
+PPO = [
+    "ppo",
+    *POLICY,
+    "--batch-size",
+    "16",
+    "--responses-per-prompt",
+    "2",
+    "--kl-coef",
+    "0.05",
+    "--gamma",
+    "1.0",
+    "--lam",
+    "1.0",
+]
 GRPO = ["grpo", *POLICY, "--batch-size", "8", "--responses-per-prompt", "4", "--kl-coef", "0.05"]
 DPO = ["dpo", *LORA, "--learning-rate", "1e-4"]
 SEEDED = {"DPO": DPO, "GRPO": GRPO, "PPO": PPO}
 #: name: the command that trains it, without what all share; best-of trains nothing
 METHODS = {
     "best-of-8": [],
-    "fine-tuning on chosen": ["finetune", "--stage", "code", *LORA, "--data", "{chosen}", "--steps-per-epoch", "60",
-                              "--batch-size", "8", "--sequence-length", "256", "--learning-rate", "3e-4",
-                              "--warmup-steps", "10"],
-    **{f"{name}, seed {seed}": [*command, "--seed", str(seed)]
-       for name, command in SEEDED.items() for seed in range(3)},
+    "fine-tuning on chosen": [
+        "finetune",
+        "--stage",
+        "code",
+        *LORA,
+        "--data",
+        "{chosen}",
+        "--steps-per-epoch",
+        "60",
+        "--batch-size",
+        "8",
+        "--sequence-length",
+        "256",
+        "--learning-rate",
+        "3e-4",
+        "--warmup-steps",
+        "10",
+    ],
+    **{
+        f"{name}, seed {seed}": [*command, "--seed", str(seed)] for name, command in SEEDED.items() for seed in range(3)
+    },
 }
-COLUMNS = (("win rate, reward model", "win_rate", "{:.0%}"), ("win rate, verified", "verified_win_rate", "{:.0%}"),
-           ("reward", "score", "{:.2f}"), ("passes tests", "passes_tests", "{:.0%}"), ("parses", "parses", "{:.0%}"),
-           ("docstring", "docstring", "{:.0%}"), ("type hints", "type_hints", "{:.0%}"), ("KL, nats", "kl", "{:.1f}"),
-           ("tokens", "length", "{:.0f}"))
+COLUMNS = (
+    ("win rate, reward model", "win_rate", "{:.0%}"),
+    ("win rate, verified", "verified_win_rate", "{:.0%}"),
+    ("reward", "score", "{:.2f}"),
+    ("passes tests", "passes_tests", "{:.0%}"),
+    ("parses", "parses", "{:.0%}"),
+    ("docstring", "docstring", "{:.0%}"),
+    ("type hints", "type_hints", "{:.0%}"),
+    ("KL, nats", "kl", "{:.1f}"),
+    ("tokens", "length", "{:.0f}"),
+)
 
 CURVES = {"objective/scores": "Reward of the answers sampled", "objective/kl": "KL from the start, nats per answer"}
 
@@ -75,9 +124,23 @@ def measure(name: str, train: list[str], options, shared: list[str], backend: li
             minutes = mlxrlhf(*filled, *shared, *backend, *judge, "--out", str(folder), "--resume")
     else:
         checkpoint, extra = start, ["--best-of", "8"]
-    mlxrlhf("evaluate", *shared, *backend, *JUDGED, *extra, "--checkpoint", str(checkpoint), "--before", str(start),
-            "--reward-model", str(options.out / "reward"), "--out", str(folder / "evaluation"), "--prompts",
-            options.prompts)
+    mlxrlhf(
+        "evaluate",
+        *shared,
+        *backend,
+        *JUDGED,
+        *extra,
+        "--checkpoint",
+        str(checkpoint),
+        "--before",
+        str(start),
+        "--reward-model",
+        str(options.out / "reward"),
+        "--out",
+        str(folder / "evaluation"),
+        "--prompts",
+        options.prompts,
+    )
     (folder / "minutes.json").write_text(json.dumps(minutes))
 
 
@@ -112,8 +175,10 @@ def table(found: dict[str, dict]) -> str:
     for method in SEEDED:
         seeds = [figures["after"] for name, figures in found.items() if name.startswith(f"{method},")]
         if len(seeds) > 1:
-            cells = [f"{form.format(np.mean(v))} ± {form.format(np.std(v, ddof=1))}"
-                     for form, v in ((form, [s[key] for s in seeds]) for _, key, form in COLUMNS)]
+            cells = [
+                f"{form.format(np.mean(v))} ± {form.format(np.std(v, ddof=1))}"
+                for form, v in ((form, [s[key] for s in seeds]) for _, key, form in COLUMNS)
+            ]
             lines.append(f"| **{method}, {len(seeds)} seeds** | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -133,8 +198,13 @@ def plot(found: dict[str, dict], file: Path) -> None:
                 axis.plot(range(1, len(curve) + 1), curve, color=thin, linewidth=0.9)
             if curves:
                 length = min(map(len, curves))
-                axis.plot(range(1, length + 1), np.mean([c[:length] for c in curves], axis=0), color=thick, linewidth=2,
-                          label=method)
+                axis.plot(
+                    range(1, length + 1),
+                    np.mean([c[:length] for c in curves], axis=0),
+                    color=thick,
+                    linewidth=2,
+                    label=method,
+                )
         axis.legend(fontsize=7, frameon=False, loc="lower right")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("update (thin: a seed; thick: their mean)", fontsize=8)
@@ -144,12 +214,19 @@ def plot(found: dict[str, dict], file: Path) -> None:
         after, kind = figures["after"], name.partition(",")[0]
         for key, colour in (("win_rate", "#1d4fbf"), ("verified_win_rate", "#d9822b")):
             error = np.sqrt(after[key] * (1 - after[key]) / after["answers"])
-            axes[2].errorbar(after["kl"], after[key], error, fmt=marks[kind], color=colour, markersize=6,
-                             elinewidth=0.7)
+            axes[2].errorbar(
+                after["kl"], after[key], error, fmt=marks[kind], color=colour, markersize=6, elinewidth=0.7
+            )
         if kind not in named:
             left = after["kl"] > max(f["after"]["kl"] for f in found.values()) / 2  # of its mark, inside the frame
-            axes[2].annotate(kind, (after["kl"], after["win_rate"]), fontsize=7, textcoords="offset points",
-                             xytext=(-6 if left else 6, -3), ha="right" if left else "left")
+            axes[2].annotate(
+                kind,
+                (after["kl"], after["win_rate"]),
+                fontsize=7,
+                textcoords="offset points",
+                xytext=(-6 if left else 6, -3),
+                ha="right" if left else "left",
+            )
             named.add(kind)
     axes[2].margins(x=0.25)
     axes[2].axhline(0.5, color="#777777", linewidth=0.8, linestyle="--")

@@ -14,32 +14,41 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import backends, checkpoint, published
+from mlxrlhf import backends
 from mlxrlhf.config import EvaluateConfig
-from mlxrlhf.data import quality, tasks
 from mlxrlhf.data.dialogue import decode_answer
 from mlxrlhf.data.tokenizer import open_tokenizer
-from mlxrlhf.stages import folders, ppo, sampling
+from mlxrlhf.models import checkpoint, published
+from mlxrlhf.models.adapters import load_model
+from mlxrlhf.stages import sampling
+from mlxrlhf.tasks import quality
+from mlxrlhf.tasks.answers import extract_code
+from mlxrlhf.tasks.judge import named_for, operations, passes
+from mlxrlhf.tasks.task import Task, load_tasks
 
 #: growth of the work from the smaller size to the larger, between that of the root (3.2) and that of all (10)
 ROOT = 5
 
 
-def figures(task: tasks.Task, answers: list[str]) -> dict[str, float]:
+def figures(task: Task, answers: list[str]) -> dict[str, float]:
     """Shares of the answers: right, with work that grows as the root, documented, hinted, and all of these."""
-    codes = [tasks.extract_code(answer) for answer in answers]
-    passed = np.array(tasks.passes([(task, code) for code in codes]))
+    codes = [extract_code(answer) for answer in answers]
+    passed = np.array(passes([(task, code) for code in codes]))
     # A loop without end is not timed: only what passes its tests.
-    named = [tasks.named_for(task.tests, code) for code in codes]
+    named = [named_for(task.tests, code) for code in codes]
     calls = list(dict.fromkeys((named[i], call) for i in np.flatnonzero(passed) for call in task.sizes))
-    counted = dict(zip(calls, tasks.operations(calls), strict=True))
+    counted = dict(zip(calls, operations(calls), strict=True))
     work = [[counted.get((code, call)) or np.inf for call in task.sizes] for code in named]
     root = np.array([p and large < ROOT * small < np.inf for p, (small, large) in zip(passed, work, strict=True)])
     measured = quality.measure(codes)
     docstring = np.array([q.docstring for q in measured])
-    return {"passes its tests": passed.mean(), "and work grows as the root": root.mean(),
-            "docstring": docstring.mean(), "type hints": np.mean([q.type_hints for q in measured]),
-            "documented, right, up to the root": (root & docstring).mean()}
+    return {
+        "passes its tests": passed.mean(),
+        "and work grows as the root": root.mean(),
+        "docstring": docstring.mean(),
+        "type hints": np.mean([q.type_hints for q in measured]),
+        "documented, right, up to the root": (root & docstring).mean(),
+    }
 
 
 def main() -> None:
@@ -49,20 +58,24 @@ def main() -> None:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     a = parser.parse_args()
-    task = next(task for task in tasks.load_tasks() if task.name == a.task)
+    task = next(task for task in load_tasks() if task.name == a.task)
     folder = published.shipped()
     tokenizer, backend = open_tokenizer(folder), backends.load(a.backend)
     prompts = [{"prompt": p} for p in task.held_out_phrasings for _ in range(a.samples)]
-    encoded = ppo.encode_prompts(prompts, tokenizer)
+    encoded = sampling.encode_prompts(prompts, tokenizer)
     config = EvaluateConfig(temp=0.7, max_tokens=128)
-    ppo.check_context(encoded, config.max_tokens, checkpoint.read_config(folder).max_positions)
+    sampling.check_context(encoded, config.max_tokens, checkpoint.read_config(folder).max_positions)
     columns = {}
     for name, adapter in (("before", ""), ("after", str(folder / "adapters"))):
-        model = folders.load_model(backend, folder, adapter)
+        model = load_model(backend, folder, adapter)
         found = sampling.responses(model, encoded, config, tokenizer, np.random.default_rng(0), name)
         columns[name] = figures(task, [decode_answer(ids, tokenizer) for ids in found])
-    lines = [f"{len(prompts)} answers at temperature {config.temp} to: {'; '.join(task.held_out_phrasings)}", "",
-             "| | " + " | ".join(columns) + " |", "|---" + "|---:" * len(columns) + "|"]
+    lines = [
+        f"{len(prompts)} answers at temperature {config.temp} to: {'; '.join(task.held_out_phrasings)}",
+        "",
+        "| | " + " | ".join(columns) + " |",
+        "|---" + "|---:" * len(columns) + "|",
+    ]
     lines += [f"| {key} | " + " | ".join(f"{c[key]:.0%}" for c in columns.values()) + " |" for key in columns["before"]]
     (a.out / "one_request.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -17,17 +17,25 @@ from pathlib import Path
 import numpy as np
 from command import mlxrlhf
 
-from mlxrlhf import published, report
+from mlxrlhf.models import published
+from mlxrlhf.report import page, reward_section
 
-VARIANTS = {"hinge, frozen": ["--loss", "margin"],
-            "Bradley-Terry, frozen": ["--loss", "bradley-terry"],
-            "hinge, LoRA": ["--loss", "margin", "--unfreeze-rank", "{rank}"],
-            "Bradley-Terry, LoRA": ["--loss", "bradley-terry", "--unfreeze-rank", "{rank}"]}
-COLUMNS = (("accuracy", "val_accuracy", "{:.1%}"), ("correctness", "correctness", "{:.1%}"),
-           ("calibration error", "calibration_error", "{:.3f}"),
-           ("score/length r", "score_length_correlation", "{:+.2f}"), ("longer answer", "length_baseline", "{:.1%}"),
-           ("token counts", "token_baseline", "{:.1%}"),
-           ("token counts on correctness", "counting_correctness", "{:.1%}"), ("seconds", "seconds", "{:.0f}"))
+VARIANTS = {
+    "hinge, frozen": ["--loss", "margin"],
+    "Bradley-Terry, frozen": ["--loss", "bradley-terry"],
+    "hinge, LoRA": ["--loss", "margin", "--unfreeze-rank", "{rank}"],
+    "Bradley-Terry, LoRA": ["--loss", "bradley-terry", "--unfreeze-rank", "{rank}"],
+}
+COLUMNS = (
+    ("accuracy", "val_accuracy", "{:.1%}"),
+    ("correctness", "correctness", "{:.1%}"),
+    ("calibration error", "calibration_error", "{:.3f}"),
+    ("score/length r", "score_length_correlation", "{:+.2f}"),
+    ("longer answer", "length_baseline", "{:.1%}"),
+    ("token counts", "token_baseline", "{:.1%}"),
+    ("token counts on correctness", "counting_correctness", "{:.1%}"),
+    ("seconds", "seconds", "{:.0f}"),
+)
 
 
 def plot(found: dict[str, dict], file: Path) -> None:
@@ -41,8 +49,14 @@ def plot(found: dict[str, dict], file: Path) -> None:
     colours = dict(zip(found, ("#8aa7e0", "#1d4fbf", "#eebb88", "#c05f10")))
     for name, figures in found.items():
         bins = [b for b in figures["calibration"] if b["count"]]
-        axes[0].plot([b["predicted"] for b in bins], [b["observed"] for b in bins], "o-", color=colours[name],
-                     markersize=4, label=f"{name}: error {figures['calibration_error']:.2f}")
+        axes[0].plot(
+            [b["predicted"] for b in bins],
+            [b["observed"] for b in bins],
+            "o-",
+            color=colours[name],
+            markersize=4,
+            label=f"{name}: error {figures['calibration_error']:.2f}",
+        )
     axes[0].plot([0, 1], [0, 1], color="#777777", linewidth=0.8, linestyle="--")
     axes[0].set_xlabel("chance given to one answer of a pair, by the score", fontsize=8)
     axes[0].set_ylabel("how often it was the chosen one", fontsize=8)
@@ -53,8 +67,9 @@ def plot(found: dict[str, dict], file: Path) -> None:
     bars = {name: [f["val_accuracy"], *f["val_accuracy_by_criterion"].values()] for name, f in found.items()}
     bars["counting tokens"] = [first["token_baseline"], *first["token_baseline_by_criterion"].values()]
     for i, (name, heights) in enumerate(bars.items()):
-        axes[1].bar(np.arange(len(names)) + 0.16 * (i - 2), heights, 0.15, label=name,
-                    color=colours.get(name, "#bbbbbb"))
+        axes[1].bar(
+            np.arange(len(names)) + 0.16 * (i - 2), heights, 0.15, label=name, color=colours.get(name, "#bbbbbb")
+        )
     axes[1].axhline(0.5, color="#777777", linewidth=0.8, linestyle="--")
     axes[1].set_xticks(range(len(names)), names)
     axes[1].set_ylim(0, 1.28)
@@ -87,23 +102,43 @@ def main() -> None:
         if name in found:
             continue
         folder = options.out / name.replace(", ", "-").lower()
-        minutes = mlxrlhf("reward", *shared, "--backend", options.backend, "--dtype", options.dtype, "--samples", "0",
-                          "--out", str(folder), *(flag.format(rank=options.rank) for flag in flags))
+        minutes = mlxrlhf(
+            "reward",
+            *shared,
+            "--backend",
+            options.backend,
+            "--dtype",
+            options.dtype,
+            "--samples",
+            "0",
+            "--out",
+            str(folder),
+            *(flag.format(rank=options.rank) for flag in flags),
+        )
         figures = json.loads((folder / "run" / "summary.json").read_text())
-        correctness = {title: figures[key].get("correctness", float("nan"))
-                       for title, key in (("correctness", "val_accuracy_by_criterion"),
-                                          ("counting_correctness", "token_baseline_by_criterion"))}
+        correctness = {
+            title: figures[key].get("correctness", float("nan"))
+            for title, key in (
+                ("correctness", "val_accuracy_by_criterion"),
+                ("counting_correctness", "token_baseline_by_criterion"),
+            )
+        }
         found[name] = {**figures, **correctness, "seconds": 60 * minutes}
         file.write_text(json.dumps(found, indent=1) + "\n")
-    lines = ["| reward model | " + " | ".join(title for title, *_ in COLUMNS) + " |",
-             "|---" * (len(COLUMNS) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(form.format(figures[key]) for _, key, form in COLUMNS) + " |"
-              for name, figures in found.items()]
+    lines = ["| reward model | " + " | ".join(title for title, *_ in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    lines += [
+        f"| {name} | " + " | ".join(form.format(figures[key]) for _, key, form in COLUMNS) + " |"
+        for name, figures in found.items()
+    ]
     table = "\n".join(lines)
     (options.out / "reward_model.md").write_text(table + "\n")
     plot(found, options.out / "reward_model.svg")
-    report.page(options.out / "reward_model.html", "Reward models", "<h1>Reward models</h1>" + "".join(
-        f"<h2>{name}</h2>{report.reward_section(figures)}" for name, figures in found.items()))
+    page(
+        options.out / "reward_model.html",
+        "Reward models",
+        "<h1>Reward models</h1>"
+        + "".join(f"<h2>{name}</h2>{reward_section(figures)}" for name, figures in found.items()),
+    )
     first = next(iter(found.values()))
     print(f"\n{first['pairs']:,} training and {first['val_pairs']:,} held-out pairs\n\n{table}")
 

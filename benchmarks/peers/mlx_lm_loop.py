@@ -1,6 +1,6 @@
 """mlx-lm: batched generation, or a full fine-tuning step.
 
-    python mlx_lm_loop.py FOLDER generate|step
+python mlx_lm_loop.py FOLDER generate|step
 """
 
 import argparse
@@ -32,8 +32,9 @@ if a.what == "generate":
 
     def once():
         """Greedy, which spares mlx-lm the sampling that ours does; the end token is out of reach."""
-        generator = BatchGenerator(model, max_tokens=a.response, completion_batch_size=a.batch,
-                                   prefill_batch_size=a.batch)
+        generator = BatchGenerator(
+            model, max_tokens=a.response, completion_batch_size=a.batch, prefill_batch_size=a.batch
+        )
         generator.insert(rng.integers(0, size - 4, (a.batch, a.prompt)).tolist())
         count = 0
         while count < work:
@@ -59,5 +60,6 @@ else:
 
     def once():
         mx.eval(step(tokens, lengths), state)
+
 
 report(once, work, a.repeat)

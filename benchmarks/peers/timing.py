@@ -18,8 +18,10 @@ def report(once: Callable[[], None], work: int, repeat: int, floor: Callable[[],
         began = time.perf_counter()
         once()
         seconds.append(time.perf_counter() - began)
-    found = {"rate": work / float(np.median(seconds[1:] or seconds)),
-             "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    found = {
+        "rate": work / float(np.median(seconds[1:] or seconds)),
+        "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
     if floor:
         found["floor_rate"] = work / floor()
     print(json.dumps(found))

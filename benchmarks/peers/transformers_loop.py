@@ -26,8 +26,9 @@ if a.what == "generate":
 
     @torch.no_grad()
     def once():
-        model.generate(tokens, do_sample=True, top_k=0, min_new_tokens=a.response, max_new_tokens=a.response,
-                       pad_token_id=size - 3)
+        model.generate(
+            tokens, do_sample=True, top_k=0, min_new_tokens=a.response, max_new_tokens=a.response, pad_token_id=size - 3
+        )
 elif a.what == "reward":
     width, work = model.config.hidden_size, a.pairs
     head = torch.nn.Sequential(torch.nn.Linear(width, width // 2), torch.nn.ReLU(), torch.nn.Linear(width // 2, 1))
@@ -38,7 +39,7 @@ elif a.what == "reward":
         for rows in (rows for _ in range(3) for rows in torch.randperm(a.pairs).split(32)):
             with torch.no_grad():
                 states = model.model(answers[rows].flatten(0, 1)).last_hidden_state
-            chosen, rejected = head(states[:, a.prompt:].mean(dim=1)).reshape(-1, 2).T
+            chosen, rejected = head(states[:, a.prompt :].mean(dim=1)).reshape(-1, 2).T
             torch.relu(1 - chosen + rejected).mean().backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -52,5 +53,6 @@ else:
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
         optimizer.step()
         optimizer.zero_grad()
+
 
 report(once, work, a.repeat)

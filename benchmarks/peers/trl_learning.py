@@ -30,11 +30,24 @@ for name in ("start", "reward", "prompts", "out"):
     parser.add_argument(name, type=Path)
 for name, default in dict(batch=64, mini_batches=4, epochs=2, updates=16, response=96, seed=0).items():
     parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
-for name, default in dict(learning_rate=1e-4, kl_coef=0.1, temperature=0.7, gamma=1.0, lam=1.0, clip=0.2,
-                          value_clip=0.2, vf_coef=0.1, missing_end_penalty=1.0).items():
+for name, default in dict(
+    learning_rate=1e-4,
+    kl_coef=0.1,
+    temperature=0.7,
+    gamma=1.0,
+    lam=1.0,
+    clip=0.2,
+    value_clip=0.2,
+    vf_coef=0.1,
+    missing_end_penalty=1.0,
+).items():
     parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=default)
-parser.add_argument("--value-model", choices=("fresh", "reward"), default="reward",
-                    help="what the value model starts from: START with a new linear head, or the reward model")
+parser.add_argument(
+    "--value-model",
+    choices=("fresh", "reward"),
+    default="reward",
+    help="what the value model starts from: START with a new linear head, or the reward model",
+)
 parser.add_argument("--lora-rank", type=int, default=0)
 parser.add_argument("--lora-scale", type=float, default=2.0)
 a = parser.parse_args()
@@ -67,15 +80,16 @@ class Judge(nn.Module):
 
     def score(self, states):
         """(B, T, d) to (B, T, 1)"""
-        answer = states[:, self.width:]
+        answer = states[:, self.width :]
         so_far = answer.cumsum(dim=1) / torch.arange(1, answer.shape[1] + 1, device=states.device)[:, None]
-        pooled = torch.cat([states[:, :self.width], so_far], dim=1)
+        pooled = torch.cat([states[:, : self.width], so_far], dim=1)
         return (self.out(torch.relu(self.hidden(pooled))) - self.mean) / self.std
 
 
 def padded(rows, length, left):
-    return torch.tensor([[pad] * (length - len(r)) * left + list(r) + [pad] * (length - len(r)) * (not left)
-                         for r in rows])
+    return torch.tensor(
+        [[pad] * (length - len(r)) * left + list(r) + [pad] * (length - len(r)) * (not left) for r in rows]
+    )
 
 
 # The score of given answers, by TRL's own function.
@@ -83,8 +97,9 @@ a.out.mkdir(parents=True, exist_ok=True)
 questions, answers = zip(*content["answers"])
 with torch.no_grad():
     wide, long = max(map(len, questions)), max(map(len, answers)) + 1
-    found = trl_ppo.get_reward(Judge(wide), torch.cat([padded(questions, wide, True), padded(answers, long, False)], 1),
-                               pad, wide)[1]
+    found = trl_ppo.get_reward(
+        Judge(wide), torch.cat([padded(questions, wide, True), padded(answers, long, False)], 1), pad, wide
+    )[1]
 (a.out / "scores.json").write_text(json.dumps(found.tolist()))
 if not a.updates:
     raise SystemExit
@@ -106,28 +121,65 @@ def causal():
 
 
 trl_ppo.get_reward = recorded
-value = Judge(width) if a.value_model == "reward" else \
-    AutoModelForSequenceClassification.from_pretrained(a.start, num_labels=1, dtype=torch.float32)
+value = (
+    Judge(width)
+    if a.value_model == "reward"
+    else AutoModelForSequenceClassification.from_pretrained(a.start, num_labels=1, dtype=torch.float32)
+)
 adapters = None
 if a.lora_rank:
     from peft import LoraConfig
 
-    adapters = LoraConfig(r=a.lora_rank, lora_alpha=a.lora_scale * a.lora_rank, task_type="CAUSAL_LM",
-                          target_modules="all-linear")
+    adapters = LoraConfig(
+        r=a.lora_rank, lora_alpha=a.lora_scale * a.lora_rank, task_type="CAUSAL_LM", target_modules="all-linear"
+    )
 prompts = Dataset.from_dict({"input_ids": padded(content["prompts"], width, True).tolist()})
 # AdamW as ours: (0.9, 0.95) and 1e-5 where transformers takes (0.9, 0.999) and 1e-8; no decay on either side.
-config = PPOConfig(output_dir=str(a.out), use_cpu=True, seed=a.seed, per_device_train_batch_size=a.batch,
-                   gradient_accumulation_steps=1, num_mini_batches=a.mini_batches, num_ppo_epochs=a.epochs,
-                   total_episodes=a.batch * a.updates, response_length=a.response, temperature=a.temperature,
-                   local_rollout_forward_batch_size=a.batch, learning_rate=a.learning_rate,
-                   lr_scheduler_type="constant", adam_beta2=0.95, adam_epsilon=1e-5, weight_decay=0.0,
-                   kl_coef=a.kl_coef, kl_estimator="k1", gamma=a.gamma, lam=a.lam, cliprange=a.clip,
-                   cliprange_value=a.value_clip, vf_coef=a.vf_coef, whiten_rewards=False, stop_token="eos",
-                   missing_eos_penalty=a.missing_end_penalty or None, num_sample_generations=0, report_to="none",
-                   save_strategy="no", bf16=False, gradient_checkpointing=False, disable_tqdm=True)
-trainer = PPOTrainer(args=config, processing_class=tokenizer, model=causal(),
-                     ref_model=None if adapters else causal(), reward_model=judge, value_model=value,
-                     peft_config=adapters, train_dataset=prompts, eval_dataset=prompts.select(range(4)))
+config = PPOConfig(
+    output_dir=str(a.out),
+    use_cpu=True,
+    seed=a.seed,
+    per_device_train_batch_size=a.batch,
+    gradient_accumulation_steps=1,
+    num_mini_batches=a.mini_batches,
+    num_ppo_epochs=a.epochs,
+    total_episodes=a.batch * a.updates,
+    response_length=a.response,
+    temperature=a.temperature,
+    local_rollout_forward_batch_size=a.batch,
+    learning_rate=a.learning_rate,
+    lr_scheduler_type="constant",
+    adam_beta2=0.95,
+    adam_epsilon=1e-5,
+    weight_decay=0.0,
+    kl_coef=a.kl_coef,
+    kl_estimator="k1",
+    gamma=a.gamma,
+    lam=a.lam,
+    cliprange=a.clip,
+    cliprange_value=a.value_clip,
+    vf_coef=a.vf_coef,
+    whiten_rewards=False,
+    stop_token="eos",
+    missing_eos_penalty=a.missing_end_penalty or None,
+    num_sample_generations=0,
+    report_to="none",
+    save_strategy="no",
+    bf16=False,
+    gradient_checkpointing=False,
+    disable_tqdm=True,
+)
+trainer = PPOTrainer(
+    args=config,
+    processing_class=tokenizer,
+    model=causal(),
+    ref_model=None if adapters else causal(),
+    reward_model=judge,
+    value_model=value,
+    peft_config=adapters,
+    train_dataset=prompts,
+    eval_dataset=prompts.select(range(4)),
+)
 log = trainer.log
 
 

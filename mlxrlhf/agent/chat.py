@@ -17,7 +17,8 @@ from mlxrlhf.config import ChatConfig
 from mlxrlhf.data.dialogue import AnyTokenizer, render_prompt, with_tools
 from mlxrlhf.data.tokenizer import TOOL_CALL, PublishedTokenizer, open_tokenizer
 from mlxrlhf.errors import UserError
-from mlxrlhf.stages import folders
+from mlxrlhf.models import folders
+from mlxrlhf.models.adapters import load_model
 
 REFUSED = "error: the user refused this call"
 NOBODY = "error: this call was refused: there is nobody to ask for permission"
@@ -39,7 +40,7 @@ class Voice:
     def load(cls, found: folders.Found, backend, config: ChatConfig) -> Voice:
         """The model of a checkpoint folder, under the name that the user has for it."""
         tokenizer = open_tokenizer(found.folder)
-        model = folders.load_model(backend, found.folder, found.adapter, dtype=config.dtype)
+        model = load_model(backend, found.folder, found.adapter, dtype=config.dtype)
         return cls(found.name, model, tokenizer)
 
     def turns(self, messages: list[dict]) -> list[dict]:
@@ -140,14 +141,19 @@ class Chat:
         room = model.config.max_positions - len(prompt)
         if room < 1:
             listed = len(voice.prompt(messages, {})) < len(prompt)
-            raise UserError(f"the conversation has {len(prompt):,} tokens, more than the model's context of "
-                            f"{model.config.max_positions:,}; start again with a shorter prompt"
-                            + (", or with --tools off, which leaves their listing out" if listed else ""))
+            raise UserError(
+                f"the conversation has {len(prompt):,} tokens, more than the model's context of "
+                f"{model.config.max_positions:,}; start again with a shorter prompt"
+                + (", or with --tools off, which leaves their listing out" if listed else "")
+            )
         limit, push, began = min(self.config.max_tokens, room), tokenizer.stream_decoder(), time.monotonic()
         said: list[str] = []
         heard: list[int] = []
-        stream = terminal.Stream(terminal.say if show else lambda text: None, hide_calls=self.tools_on and show,
-                                 on_call=lambda: terminal.note("[a tool call ...]"))
+        stream = terminal.Stream(
+            terminal.say if show else lambda text: None,
+            hide_calls=self.tools_on and show,
+            on_call=lambda: terminal.note("[a tool call ...]"),
+        )
 
         def hear(token: int) -> None:
             heard.append(token)
@@ -159,8 +165,15 @@ class Chat:
         self.answers += 1
         stopped = False
         try:
-            model.generate([prompt], uniforms=uniforms, max_tokens=limit, temperature=self.temp,
-                           stop_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id, on_token=hear)
+            model.generate(
+                [prompt],
+                uniforms=uniforms,
+                max_tokens=limit,
+                temperature=self.temp,
+                stop_ids=[tokenizer.end_id],
+                pad_id=tokenizer.pad_id,
+                on_token=hear,
+            )
         except KeyboardInterrupt:
             if not show:
                 raise
@@ -169,8 +182,10 @@ class Chat:
         stream.finish()
         stream.break_line()
         if show:
-            terminal.note(f"[{'stopped, ' * stopped}{len(heard)} tokens, {len(heard) / seconds:.0f} tok/s, "
-                          f"{self.backend.peak_memory() / 2**30:.2f} GB]")
+            terminal.note(
+                f"[{'stopped, ' * stopped}{len(heard)} tokens, {len(heard) / seconds:.0f} tok/s, "
+                f"{self.backend.peak_memory() / 2**30:.2f} GB]"
+            )
         return Answer("".join(said), stopped, len(heard) == limit and heard[-1] != tokenizer.end_id)
 
     # --- tools -----------------------------------------------------------------------------------------------------
@@ -184,7 +199,7 @@ class Chat:
                 cut = answer.cut_off and index == len(calls) - 1
                 result = CUT_OFF if cut else call.message
                 terminal.note(f"[not run: {terminal.cleaned(result.removeprefix('error: '))}]")
-                terminal.note(f"  {terminal.cleaned(answer.text[answer.text.find(TOOL_CALL):])}")
+                terminal.note(f"  {terminal.cleaned(answer.text[answer.text.find(TOOL_CALL) :])}")
             elif not stopped:
                 try:
                     result = self._run(call["name"], call["arguments"])

@@ -8,29 +8,32 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from mlxrlhf import published
 from mlxrlhf.agent import terminal
 from mlxrlhf.agent.chat import Chat, Voice
-from mlxrlhf.checkpoint import atomic_text
 from mlxrlhf.data.dialogue import check_messages, read_jsonl
 from mlxrlhf.errors import UserError
-from mlxrlhf.stages import folders
+from mlxrlhf.files import atomic_text
+from mlxrlhf.models import folders, published
 
 
 def run(chat: Chat, line: str) -> None:
     """Do what a line such as "/temp 0.7" says. Raises UserError for an unknown command or a wrong argument."""
     name, _, argument = line[1:].strip().partition(" ")
     if name not in COMMANDS:
-        raise UserError(f"/{terminal.cleaned(name)} is no command; /help lists them (put a space before a message that "
-                        "begins with a slash)")
+        raise UserError(
+            f"/{terminal.cleaned(name)} is no command; /help lists them (put a space before a message that "
+            "begins with a slash)"
+        )
     COMMANDS[name][0](chat, argument.strip())
 
 
 def _help(chat: Chat, argument: str) -> None:
     for name, (_, usage, text) in COMMANDS.items():
         print(f"/{name + ' ' + usage:21} {text}")
-    print('\nA line of """ begins a block of several lines, and another ends it.\n'
-          "Ctrl-C stops an answer or clears the line, Ctrl-D leaves.")
+    print(
+        '\nA line of """ begins a block of several lines, and another ends it.\n'
+        "Ctrl-C stops an answer or clears the line, Ctrl-D leaves."
+    )
 
 
 def _system(chat: Chat, argument: str) -> None:
@@ -67,6 +70,7 @@ def _tools(chat: Chat, argument: str) -> None:
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
+
 
 def _path(argument: str, command: str) -> Path:
     if not argument:
@@ -126,6 +130,7 @@ def append(path: Path, row: dict) -> None:
 
 # --- the turns so far ----------------------------------------------------------------------------------------------
 
+
 def _last_user(chat: Chat) -> int:
     """Index of the last message of the user's."""
     for index in range(len(chat.messages) - 1, -1, -1):
@@ -135,13 +140,13 @@ def _last_user(chat: Chat) -> int:
 
 
 def _retry(chat: Chat, argument: str) -> None:
-    del chat.messages[_last_user(chat) + 1:]
+    del chat.messages[_last_user(chat) + 1 :]
     chat.compared = None
     chat.respond()
 
 
 def _undo(chat: Chat, argument: str) -> None:
-    del chat.messages[_last_user(chat):]
+    del chat.messages[_last_user(chat) :]
     chat.compared = None
     print("took back the last message and its answer")
 
@@ -154,6 +159,7 @@ def _clear(chat: Chat, argument: str) -> None:
 
 # --- preferences ---------------------------------------------------------------------------------------------------
 
+
 def _compare(chat: Chat, argument: str) -> None:
     """Two models' answers to the same turns; tools are not run, and the conversation stays as it is."""
     name, _, prompt = argument.partition(" ")
@@ -162,7 +168,7 @@ def _compare(chat: Chat, argument: str) -> None:
     if prompt.strip():
         messages = [*chat.messages, {"role": "user", "content": prompt.strip()}]
     else:
-        messages = chat.messages[:_last_user(chat) + 1]
+        messages = chat.messages[: _last_user(chat) + 1]
     folder = published.fetch(os.path.expanduser(name))
     if chat.other is None or chat.other.name != name:
         chat.other = None  # its memory is free before the next is loaded
@@ -208,8 +214,18 @@ def _rate(chat: Chat, argument: str) -> None:
     alone = len(turns) == 1 and turns[0]["role"] == "user"
     path = Path(chat.config.ratings).expanduser()
     try:
-        append(path, {"prompt": turns[0]["content"] if alone else turns, "chosen": chosen, "rejected": rejected,
-                      "criterion": "preference", "rationale": reason, "chosen_model": winner, "rejected_model": loser})
+        append(
+            path,
+            {
+                "prompt": turns[0]["content"] if alone else turns,
+                "chosen": chosen,
+                "rejected": rejected,
+                "criterion": "preference",
+                "rationale": reason,
+                "chosen_model": winner,
+                "rejected_model": loser,
+            },
+        )
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); choose another with --ratings") from None
     chat.compared = None

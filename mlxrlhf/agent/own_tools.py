@@ -41,8 +41,9 @@ def load(path: Path) -> dict[str, Tool]:
     except UnicodeDecodeError:
         raise UserError(f"--tools {path} is not UTF-8 text; give a Python file of functions") from None
     except (SyntaxError, ValueError) as error:
-        raise UserError(f"{path}:{getattr(error, 'lineno', 1)} is not Python ({getattr(error, 'msg', error)}); correct "
-                        "it") from None
+        raise UserError(
+            f"{path}:{getattr(error, 'lineno', 1)} is not Python ({getattr(error, 'msg', error)}); correct it"
+        ) from None
     module = types.ModuleType("own_tools")
     module.__file__ = str(path)
     sys.modules["own_tools"] = module  # dataclasses and type hints look their names up there
@@ -51,9 +52,14 @@ def load(path: Path) -> dict[str, Tool]:
         exec(code, module.__dict__)
     except (Exception, SystemExit) as error:
         raise UserError(f"{_place(error, path)} raises {_named(error)}; correct it") from None
-    found = {name: _tool(function, path) for name, function in vars(module).items()
-             if inspect.isfunction(function) and function.__module__ == "own_tools" and name == function.__name__
-             and not name.startswith("_")}
+    found = {
+        name: _tool(function, path)
+        for name, function in vars(module).items()
+        if inspect.isfunction(function)
+        and function.__module__ == "own_tools"
+        and name == function.__name__
+        and not name.startswith("_")
+    }
     if not found:
         raise UserError(f"{path} defines no function; write one with type hints and a docstring")
     return found
@@ -73,22 +79,28 @@ def _tool(function: Callable, path: Path) -> Tool:
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise UserError(f"{place}: {name} is async; write a plain function")
     if not (function.__doc__ or "").strip():
-        raise UserError(f"{place}: {name} has no docstring; say what it does and describe each argument under Args:, "
-                        "or start its name with _ if it is no tool")
+        raise UserError(
+            f"{place}: {name} has no docstring; say what it does and describe each argument under Args:, "
+            "or start its name with _ if it is no tool"
+        )
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise UserError(f"{place}: {name} takes {parameter}; a tool's arguments are passed by name, one by one")
         if parameter.annotation is parameter.empty:
-            raise UserError(f"{place}: the argument {parameter.name} of {name} has no type hint; write "
-                            f"{parameter.name}: str, or whatever it is")
+            raise UserError(
+                f"{place}: the argument {parameter.name} of {name} has no type hint; write "
+                f"{parameter.name}: str, or whatever it is"
+            )
     try:
         schema = get_json_schema(function)["function"]
     except DocstringParsingException as error:
         raise UserError(f"{place}: {error}; add a line for it under Args:") from None
     except (TypeHintParsingException, NameError, TypeError) as error:
         reason = str(error).partition(". ")[0].split(", likely")[0]
-        raise UserError(f"{place}: a type hint of {name} cannot be offered to a model ({reason}); use str, int, float, "
-                        "bool, list, dict, Literal or Optional of those") from None
+        raise UserError(
+            f"{place}: a type hint of {name} cannot be offered to a model ({reason}); use str, int, float, "
+            "bool, list, dict, Literal or Optional of those"
+        ) from None
     return Tool(name, schema["description"], schema["parameters"], _guarded(function, path))
 
 

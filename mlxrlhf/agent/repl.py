@@ -9,7 +9,7 @@ from mlxrlhf.agent import commands, own_tools, terminal
 from mlxrlhf.agent.chat import Chat, Voice
 from mlxrlhf.config import ChatConfig
 from mlxrlhf.errors import UserError
-from mlxrlhf.stages import folders
+from mlxrlhf.models import folders
 
 
 def run(config: ChatConfig) -> None:
@@ -21,8 +21,10 @@ def run(config: ChatConfig) -> None:
     if config.prompt:
         chat.send(config.prompt)
         return
-    print(f"{chat.voice.name}: {chat.voice.model.config.parameters() / 1e6:.1f}M parameters. Ctrl-C stops an answer, "
-          "Ctrl-D leaves, /help lists the commands.")
+    print(
+        f"{chat.voice.name}: {chat.voice.model.config.parameters() / 1e6:.1f}M parameters. Ctrl-C stops an answer, "
+        "Ctrl-D leaves, /help lists the commands."
+    )
     read = terminal.reader()
     while True:
         try:

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from mlxrlhf import backends, checkpoint
+from mlxrlhf import backends
 from mlxrlhf.config import ServeConfig
 from mlxrlhf.data import tokenizer as names
 from mlxrlhf.data.dialogue import ROLES, AnyTokenizer, render_prompt, with_tools
 from mlxrlhf.data.tokenizer import PublishedTokenizer, open_tokenizer
 from mlxrlhf.errors import UserError
-from mlxrlhf.stages import folders
+from mlxrlhf.models import checkpoint, folders
 
 
 def run(config: ServeConfig) -> None:
@@ -28,11 +28,14 @@ def run(config: ServeConfig) -> None:
     shape = checkpoint.read_config(folder)
     checkpoint.check_safetensors(folder)
     if not checkpoint.mlx_lm_reads_rope(folder, shape):
-        raise UserError(f"{folder}/config.json keeps its rope settings where mlx-lm does not read them; write the "
-                        f"model again: mlxrlhf export --to hf --model {folder} --out DIR")
+        raise UserError(
+            f"{folder}/config.json keeps its rope settings where mlx-lm does not read them; write the "
+            f"model again: mlxrlhf export --to hf --model {folder} --out DIR"
+        )
     if adapter and not (Path(adapter) / "adapter_config.json").is_file():
-        raise UserError(f"{adapter} holds no adapter_config.json; give the adapters folder that mlxrlhf or "
-                        "mlx-lm wrote")
+        raise UserError(
+            f"{adapter} holds no adapter_config.json; give the adapters folder that mlxrlhf or mlx-lm wrote"
+        )
     prompt = prompt_maker(open_tokenizer(folder))
     serve.serve(folder, name, replace(config, adapter=adapter), prompt=prompt, max_positions=shape.max_positions)
 
@@ -53,8 +56,11 @@ def prompt_maker(tokenizer: AnyTokenizer) -> Callable[[list[dict], list[dict] | 
                 raise UserError(f"a message has role {role!r}; use one of {', '.join(ROLES)}")
             calls = [call["function"] for call in message.get("tool_calls") or ()]
             content = (message.get("content") or "") + "".join(
-                names.TOOL_CALL + json.dumps({"name": call["name"], "arguments": call["arguments"]}, ensure_ascii=False)
-                + names.TOOL_CALL_END for call in calls)
+                names.TOOL_CALL
+                + json.dumps({"name": call["name"], "arguments": call["arguments"]}, ensure_ascii=False)
+                + names.TOOL_CALL_END
+                for call in calls
+            )
             turns.append({"role": role, "content": content})
         if not turns:
             raise UserError("a request needs at least one message")

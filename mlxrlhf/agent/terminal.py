@@ -16,8 +16,10 @@ from pathlib import Path
 from mlxrlhf.data.tokenizer import TOOL_CALL, TOOL_CALL_END
 
 #: ECMA-48: control sequences, strings (title, clipboard, ...) with their text, and the shorter escapes
-_SEQUENCE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"
-                       r"|\x1b[ -/]*[0-OQ-WYZ\\`-~]")
+_SEQUENCE = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"
+    r"|\x1b[ -/]*[0-OQ-WYZ\\`-~]"
+)
 _UNFINISHED = re.compile(r"(?:\x1b(?:[ -/]*|\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?)|\x9b[0-?]*[ -/]*)\Z")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LONGEST_SEQUENCE = 256  # an unfinished one must not swallow an answer
@@ -33,7 +35,7 @@ class Cleaner:
         text = _SEQUENCE.sub("", self._held + text)
         tail = _UNFINISHED.search(text)
         self._held = tail[0] if tail and len(tail[0]) < _LONGEST_SEQUENCE else ""
-        return _CONTROL.sub("", text[:len(text) - len(self._held)])
+        return _CONTROL.sub("", text[: len(text) - len(self._held)])
 
     def finish(self) -> str:
         text, self._held = self._held, ""
@@ -75,8 +77,8 @@ class Stream:
         # Half a marker waits: where it is no special token, it comes in several pieces.
         ends = [n for n in range(1, len(TOOL_CALL)) if self._waiting.endswith(TOOL_CALL[:n])] if self._hide else []
         kept = max(ends, default=0)
-        self._emit(self._waiting[:len(self._waiting) - kept])
-        self._waiting = self._waiting[len(self._waiting) - kept:]
+        self._emit(self._waiting[: len(self._waiting) - kept])
+        self._waiting = self._waiting[len(self._waiting) - kept :]
 
     def finish(self) -> None:
         """Write what still waits, unless it belongs to a call."""
@@ -237,8 +239,13 @@ def _edited() -> Callable[[], str]:
         event.current_buffer.reset()
 
     file = history_file()
-    session = PromptSession("> ", history=FileHistory(file) if file else InMemoryHistory(), key_bindings=keys,
-                            multiline=True, prompt_continuation="  ")
+    session = PromptSession(
+        "> ",
+        history=FileHistory(file) if file else InMemoryHistory(),
+        key_bindings=keys,
+        multiline=True,
+        prompt_continuation="  ",
+    )
     return session.prompt
 
 

@@ -11,23 +11,18 @@ sets out to forge the verdict can: believe it about careless code, not about hos
 from __future__ import annotations
 
 import ast
-import builtins
-import functools
-import importlib
-import inspect
 import json
 import math
 import re
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mlxrlhf.agent import sandbox
+from mlxrlhf.agent.documentation import quoted, search_docs
+from mlxrlhf.sandbox import runner
 
-LIMITS = sandbox.Limits(wall_seconds=4, cpu_seconds=5)  # the wall first: it says that the time was up
+LIMITS = runner.Limits(wall_seconds=4, cpu_seconds=5)  # the wall first: it says that the time was up
 OUTPUT_CHARACTERS = 600
-DOCS_CHARACTERS = 400
 ANALYSED_CHARACTERS = 20_000  # the parser runs in this process
 
 
@@ -36,7 +31,7 @@ class Program:
     """Code for the sandbox, and how its result reads as text."""
 
     source: str
-    read: Callable[[sandbox.Result], str]
+    read: Callable[[runner.Result], str]
     shell: bool = False
 
 
@@ -59,10 +54,16 @@ class ParseError:
 
 # --- calling -------------------------------------------------------------------------------------------------------
 
+
 def schemas(available: Mapping[str, Tool] | None = None) -> list[dict]:
     """The tools (default: the six) as a chat template takes them: OpenAI's function form."""
-    return [{"type": "function", "function": {"name": tool.name, "description": tool.description,
-                                              "parameters": tool.parameters}} for tool in (available or TOOLS).values()]
+    return [
+        {
+            "type": "function",
+            "function": {"name": tool.name, "description": tool.description, "parameters": tool.parameters},
+        }
+        for tool in (available or TOOLS).values()
+    ]
 
 
 def format_call(name: str, arguments: Mapping) -> str:
@@ -107,8 +108,9 @@ def call(name: str, arguments: Mapping, unsafe: bool = False, available: Mapping
     return call_many([(name, arguments)], unsafe=unsafe, available=available)[0]
 
 
-def call_many(calls: Sequence[tuple[str, Mapping]], unsafe: bool = False,
-              available: Mapping[str, Tool] | None = None) -> list[str]:
+def call_many(
+    calls: Sequence[tuple[str, Mapping]], unsafe: bool = False, available: Mapping[str, Tool] | None = None
+) -> list[str]:
     """The same for many calls at once, in order; equal calls are made once."""
     outcomes: dict[object, str | Program] = {}
     keys: list[object] = []
@@ -120,9 +122,10 @@ def call_many(calls: Sequence[tuple[str, Mapping]], unsafe: bool = False,
         keys.append((name, json.dumps(dict(arguments), sort_keys=True)))
         if keys[-1] not in outcomes:
             outcomes[keys[-1]] = (available or TOOLS)[name].function(**arguments)
-    for shell, run in ((False, sandbox.run_many), (True, sandbox.run_many_bash)):
-        programs = {key: outcome for key, outcome in outcomes.items()
-                    if isinstance(outcome, Program) and outcome.shell == shell}
+    for shell, run in ((False, runner.run_many), (True, runner.run_many_bash)):
+        programs = {
+            key: outcome for key, outcome in outcomes.items() if isinstance(outcome, Program) and outcome.shell == shell
+        }
         if not programs:
             continue
         results = run([program.source for program in programs.values()], limits=LIMITS, unsafe=unsafe)
@@ -135,7 +138,7 @@ def _problem(name, arguments, available: Mapping[str, Tool] | None = None) -> st
     """What is wrong with this call, for the model; None when it can be made."""
     available = available or TOOLS
     if not isinstance(name, str) or name not in available:
-        return f"error: no tool is named {_quoted(name)}; the tools are {', '.join(available)}"
+        return f"error: no tool is named {quoted(name)}; the tools are {', '.join(available)}"
     properties = available[name].parameters["properties"]
     if not isinstance(arguments, Mapping):
         return f"error: the arguments of {name} must be an object with {', '.join(properties)}"
@@ -144,7 +147,7 @@ def _problem(name, arguments, available: Mapping[str, Tool] | None = None) -> st
             return f"error: {name} needs the argument {argument}"
     for argument, value in arguments.items():
         if argument not in properties:
-            return f"error: {name} has no argument {_quoted(argument)}; it takes {', '.join(properties) or 'none'}"
+            return f"error: {name} has no argument {quoted(argument)}; it takes {', '.join(properties) or 'none'}"
         try:
             misfit = _misfit(value, properties[argument])
         except RecursionError:
@@ -154,9 +157,15 @@ def _problem(name, arguments, available: Mapping[str, Tool] | None = None) -> st
     return None
 
 
-_KINDS = {"string": (str, "a string"), "integer": (int, "an integer"), "number": ((int, float), "a number"),
-          "boolean": (bool, "true or false"), "array": (list, "an array"), "object": (dict, "an object"),
-          "null": (type(None), "null")}
+_KINDS = {
+    "string": (str, "a string"),
+    "integer": (int, "an integer"),
+    "number": ((int, float), "a number"),
+    "boolean": (bool, "true or false"),
+    "array": (list, "an array"),
+    "object": (dict, "an object"),
+    "null": (type(None), "null"),
+}
 
 
 def _misfit(value, schema: Mapping) -> tuple[str, str] | None:
@@ -172,8 +181,9 @@ def _misfit(value, schema: Mapping) -> tuple[str, str] | None:
         return None if None in misfits else ("", " or ".join(expected for _, expected in misfits))
     kinds = schema.get("type", ())
     kinds = [kinds] if isinstance(kinds, str) else kinds
-    if kinds and not any(isinstance(value, _KINDS[k][0]) and (k == "boolean" or not isinstance(value, bool))
-                         for k in kinds):
+    if kinds and not any(
+        isinstance(value, _KINDS[k][0]) and (k == "boolean" or not isinstance(value, bool)) for k in kinds
+    ):
         return "", "must be " + " or ".join(_KINDS[k][1] for k in kinds)
     if "enum" in schema and value not in schema["enum"]:
         return "", "must be one of " + ", ".join(map(str, schema["enum"]))
@@ -189,17 +199,12 @@ def _misfit(value, schema: Mapping) -> tuple[str, str] | None:
         parts = [(f"[{i}]", item, fixed[i] if fixed else schema.get("items", {})) for i, item in enumerate(value)]
     elif isinstance(value, dict):
         inside = schema.get("additionalProperties", {})
-        parts = [(f"[{_quoted(key)}]", item, inside) for key, item in value.items()]
+        parts = [(f"[{quoted(key)}]", item, inside) for key, item in value.items()]
         parts += [("", key, {}) for key in value]
     for place, part, one in parts:
         if misfit := _misfit(part, one):
             return place + misfit[0], misfit[1]
     return None
-
-
-def _quoted(value) -> str:
-    text = json.dumps(value) if isinstance(value, str) else f"a {type(value).__name__}"
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _shortened(text: str) -> str:
@@ -211,35 +216,42 @@ def _shortened(text: str) -> str:
 
 # --- running code --------------------------------------------------------------------------------------------------
 
+
 def execute_python(code: str) -> Program:
     """What the code prints, then its error with the line."""
-    def read(result: sandbox.Result) -> str:
+
+    def read(result: runner.Result) -> str:
         if result.ok:
             return _joined(result.stdout, result.stderr) or "(no output)"
         error, line = _python_error(result)
         return _joined(result.stdout, error + (f" (line {line})" if line else ""))
+
     return Program(code, read)
 
 
 def execute_bash(command: str) -> Program:
     """What the command prints, and its exit code where that is not 0."""
-    def read(result: sandbox.Result) -> str:
+
+    def read(result: runner.Result) -> str:
         # How the shell names itself in messages depends on how it was found.
         printed = _joined(result.stdout, re.sub(r"^\S*/(bash|sh): ", r"\1: ", result.stderr, flags=re.MULTILINE))
         if result.ok:
             return printed or "(no output)"
         return _joined(printed, _early_end(result) or f"exit code {result.returncode}")
+
     return Program(command, read, shell=True)
 
 
 def debug_code(code: str) -> Program:
     """The error and the source line it points to, or "no error" and the output."""
-    def read(result: sandbox.Result) -> str:
+
+    def read(result: runner.Result) -> str:
         if result.ok:
             return _joined("no error", result.stdout)
         error, line = _python_error(result)
         lines = code.splitlines()
         return _joined(error, f"line {line}: {lines[line - 1].strip()}" if line and line <= len(lines) else "")
+
     return Program(code, read)
 
 
@@ -308,9 +320,11 @@ print(f"{{passed}} passed" if passed else "no tests found", file=out, flush=True
 
 def run_tests(code: str, tests: str) -> Program:
     """ "N passed", or the first assert that fails and its error; functions named test_... count as one test each."""
-    def read(result: sandbox.Result) -> str:
+
+    def read(result: runner.Result) -> str:
         verdict = result.stdout.strip()
         return verdict or f"failed: {_early_end(result) or 'the code ended the run'}"
+
     return Program(_TESTER.format(code=code, tests=tests), read)
 
 
@@ -318,7 +332,7 @@ def _joined(*parts: str) -> str:
     return "\n".join(part.rstrip() for part in parts if part.strip())
 
 
-def _early_end(result: sandbox.Result) -> str:
+def _early_end(result: runner.Result) -> str:
     if result.timed_out:
         return f"timed out after {LIMITS.wall_seconds:g} seconds"
     if result.truncated:
@@ -328,7 +342,7 @@ def _early_end(result: sandbox.Result) -> str:
     return ""
 
 
-def _python_error(result: sandbox.Result) -> tuple[str, int | None]:
+def _python_error(result: runner.Result) -> tuple[str, int | None]:
     """The line that names the error, and the last line of the snippet in its traceback."""
     if early := _early_end(result):
         return early, None
@@ -343,8 +357,17 @@ def _python_error(result: sandbox.Result) -> tuple[str, int | None]:
 # --- reading code --------------------------------------------------------------------------------------------------
 
 _INSECURE_CALLS = {
-    "eval", "exec", "os.system", "os.popen", "pickle.load", "pickle.loads", "marshal.loads", "tempfile.mktemp",
-    "hashlib.md5", "hashlib.sha1", "ssl._create_unverified_context",
+    "eval",
+    "exec",
+    "os.system",
+    "os.popen",
+    "pickle.load",
+    "pickle.loads",
+    "marshal.loads",
+    "tempfile.mktemp",
+    "hashlib.md5",
+    "hashlib.sha1",
+    "ssl._create_unverified_context",
 }
 _SECRET = re.compile(r"password|passwd|secret|token|api_?key", re.IGNORECASE)
 _BRANCHES = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.IfExp, ast.comprehension, ast.match_case)
@@ -370,13 +393,17 @@ def analyze_code(code: str) -> str:
         return f"syntax error on line {error.lineno}: {error.msg}"
     except (ValueError, RecursionError, MemoryError):
         return "error: the code cannot be parsed"
-    bare = [node.name for node in nodes
-            if isinstance(node, (*_FUNCTIONS, ast.ClassDef)) and not ast.get_docstring(node)]
-    return "\n".join([
-        "functions: " + (", ".join(f"{node.name} (complexity {_complexity(node)})" for node in functions) or "none"),
-        "missing docstring: " + (", ".join(bare) or "none"),
-        "insecure: " + (", ".join(f"{what} on line {line}" for line, what in insecure) or "none"),
-    ])
+    bare = [
+        node.name for node in nodes if isinstance(node, (*_FUNCTIONS, ast.ClassDef)) and not ast.get_docstring(node)
+    ]
+    return "\n".join(
+        [
+            "functions: "
+            + (", ".join(f"{node.name} (complexity {_complexity(node)})" for node in functions) or "none"),
+            "missing docstring: " + (", ".join(bare) or "none"),
+            "insecure: " + (", ".join(f"{what} on line {line}" for line, what in insecure) or "none"),
+        ]
+    )
 
 
 def _complexity(function: ast.AST) -> int:
@@ -439,127 +466,37 @@ def _dotted(node: ast.AST) -> str:
 
 # --- documentation -------------------------------------------------------------------------------------------------
 
-_MODULES = (
-    "argparse", "array", "ast", "asyncio", "base64", "bisect", "calendar", "collections", "contextlib", "copy", "csv",
-    "dataclasses", "datetime", "decimal", "difflib", "enum", "fractions", "functools", "glob", "hashlib", "heapq",
-    "html", "inspect", "io", "itertools", "json", "logging", "math", "operator", "os", "os.path", "pathlib", "pickle",
-    "pprint", "queue", "random", "re", "secrets", "shlex", "shutil", "sqlite3", "statistics", "string", "struct",
-    "subprocess", "sys", "tempfile", "textwrap", "threading", "time", "timeit", "traceback", "types", "typing",
-    "unicodedata", "unittest", "urllib.parse", "uuid", "zipfile", "zlib",
-)
-_IGNORED = frozenset("a an and are as at be by can do does for from get how i in is it its me my of on or python that "
-                     "the this to use used using what which with you".split())
-
-
-@dataclass(frozen=True)
-class _Page:
-    title: str
-    text: str
-    names: frozenset[str]  # terms of the name
-    terms: frozenset[str]  # those and the text's
-
-
-def search_docs(query: str) -> str:
-    """The page of Python's own documentation that shares the rarest words with the query: title and first paragraphs.
-
-    Pages: the language reference's topics, and the docstrings of builtins, their methods and much of the standard
-    library, as this interpreter has them.
-    """
-    pages, rarity = _documentation()
-    wanted = _terms(query)
-    score, best = max(((_score(page, wanted, rarity), -index) for index, page in enumerate(pages)), default=(0.0, 0))
-    if score <= 0:
-        return f"nothing found for {_quoted(query)}"
-    page = pages[-best]
-    text = page.title
-    for paragraph in re.split(r"\n\s*\n", page.text):
-        paragraph = " ".join(paragraph.split())
-        if len(text) + 1 + len(paragraph) > DOCS_CHARACTERS:
-            if text == page.title:
-                cut = paragraph[: DOCS_CHARACTERS - len(text) - 5]
-                text += f"\n{cut.rpartition(' ')[0]} ..."
-            break
-        text += f"\n{paragraph}" if paragraph else ""
-    return text
-
-
-def _score(page: _Page, wanted: frozenset[str], rarity: Mapping[str, float]) -> float:
-    named = wanted & page.names
-    shared = sum(rarity[term] for term in wanted & page.terms) + 2 * sum(rarity[term] for term in named)
-    # Among pages that share as much, the one whose name says the least beyond the query.
-    return shared * (1 + len(named) / len(page.names)) / (1 + 0.05 * math.log(len(page.terms)))
-
-
-def _terms(text: str) -> frozenset[str]:
-    words = re.findall(r"[a-z][a-z0-9]*|[0-9]+", text.lower().replace("_", " "))
-    singular = (word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
-                for word in words)
-    return frozenset(singular) - _IGNORED or frozenset(words)
-
-
-@functools.cache
-def _documentation() -> tuple[list[_Page], Mapping[str, float]]:
-    """The pages, and for each term how rare it is."""
-    pages = [_Page(title, text, _terms(name), _terms(f"{name} {title} {text}"))
-             for name, title, text in (*_topics(), *_docstrings()) if _terms(name)]
-    counts = Counter(term for page in pages for term in page.terms)
-    return pages, {term: math.log(1 + len(pages) / count) for term, count in counts.items()}
-
-
-def _topics() -> Iterator[tuple[str, str, str]]:
-    from pydoc_data.topics import topics
-
-    for name, text in sorted(topics.items()):
-        heading, _, body = text.lstrip().partition("\n")
-        yield f"{name} {heading}", heading.replace('"', ""), re.sub(r"^[*=\-~^]+\n", "", body)
-
-
-def _docstrings() -> Iterator[tuple[str, str, str]]:
-    owners = [("", builtins), *((kind.__name__, kind) for kind in (str, list, dict, set, tuple, int, float, bytes))]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in _MODULES:
-            try:
-                owners.append((name, importlib.import_module(name)))
-            except ImportError:  # a Python built without it
-                continue
-        for prefix, owner in owners:
-            if prefix and inspect.ismodule(owner) and owner.__doc__:
-                yield prefix, f"module {prefix}", inspect.cleandoc(owner.__doc__)
-            for name in sorted(getattr(owner, "__all__", None) or dir(owner)):
-                value = getattr(owner, name, None)
-                text = getattr(value, "__doc__", None)
-                if name.startswith("_") or not isinstance(text, str) or not text.strip():
-                    continue
-                if not (inspect.isroutine(value) or inspect.isclass(value)):
-                    continue
-                full = f"{prefix}.{name}" if prefix else name
-                yield full, full + _signature(value), inspect.cleandoc(text)
-
-
-def _signature(value) -> str:
-    try:
-        text = str(inspect.signature(value))
-    except (ValueError, TypeError):
-        return ""
-    return text if len(text) <= 60 and " at 0x" not in text else ""
-
 
 # --- the tools -----------------------------------------------------------------------------------------------------
 
+
 def _tool(function: Callable[..., str | Program], description: str, **arguments: str) -> Tool:
     properties = {name: {"type": "string", "description": text} for name, text in arguments.items()}
-    return Tool(function.__name__, description,
-                {"type": "object", "properties": properties, "required": list(arguments)}, function)
+    return Tool(
+        function.__name__,
+        description,
+        {"type": "object", "properties": properties, "required": list(arguments)},
+        function,
+    )
 
 
-TOOLS: dict[str, Tool] = {tool.name: tool for tool in (
-    _tool(execute_python, "Run Python code and return what it prints.", code="Python source"),
-    _tool(execute_bash, "Run a shell command and return what it prints.", command="shell command"),
-    _tool(search_docs, "Search Python's documentation and return the best page's beginning.", query="a few words"),
-    _tool(analyze_code, "Report syntax errors, complexity, missing docstrings and insecure patterns without running "
-          "the code.", code="Python source"),
-    _tool(run_tests, "Run assert statements against code and report the first that fails.", code="Python source",
-          tests="assert statements, one a line"),
-    _tool(debug_code, "Run code and return its error with the line at fault.", code="Python source"),
-)}
+TOOLS: dict[str, Tool] = {
+    tool.name: tool
+    for tool in (
+        _tool(execute_python, "Run Python code and return what it prints.", code="Python source"),
+        _tool(execute_bash, "Run a shell command and return what it prints.", command="shell command"),
+        _tool(search_docs, "Search Python's documentation and return the best page's beginning.", query="a few words"),
+        _tool(
+            analyze_code,
+            "Report syntax errors, complexity, missing docstrings and insecure patterns without running the code.",
+            code="Python source",
+        ),
+        _tool(
+            run_tests,
+            "Run assert statements against code and report the first that fails.",
+            code="Python source",
+            tests="assert statements, one a line",
+        ),
+        _tool(debug_code, "Run code and return its error with the line at fault.", code="Python source"),
+    )
+}

@@ -34,9 +34,11 @@ def calibration(differences: np.ndarray, bins: int = 10) -> list[Bin]:
     predicted = np.concatenate([p, 1 - p])
     holds = np.concatenate([np.ones_like(p), np.zeros_like(p)])
     place = np.minimum((predicted * bins).astype(int), bins - 1)
-    return [Bin(i / bins, (i + 1) / bins, int(inside.sum()), float(predicted[inside].mean()),
-                float(holds[inside].mean()))
-            for i in range(bins) if (inside := place == i).any()]
+    return [
+        Bin(i / bins, (i + 1) / bins, int(inside.sum()), float(predicted[inside].mean()), float(holds[inside].mean()))
+        for i in range(bins)
+        if (inside := place == i).any()
+    ]
 
 
 def expected_calibration_error(bins: Sequence[Bin]) -> float:
@@ -56,9 +58,13 @@ def wins(differences: np.ndarray) -> np.ndarray:
     return (np.sign(differences) + 1) / 2
 
 
-def token_margins(train: Sequence[tuple[Sequence[int], Sequence[int]]],
-                  held_out: Sequence[tuple[Sequence[int], Sequence[int]]], *, penalty: float = 1.0,
-                  steps: int = 500) -> np.ndarray:
+def token_margins(
+    train: Sequence[tuple[Sequence[int], Sequence[int]]],
+    held_out: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    penalty: float = 1.0,
+    steps: int = 500,
+) -> np.ndarray:
     """By how much a judge that only counts tokens prefers the chosen answer of each held-out pair, (pairs,).
 
     A logistic regression P(chosen over rejected) = sigmoid(w . (counts_chosen - counts_rejected)) without intercept,

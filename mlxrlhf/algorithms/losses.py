@@ -65,14 +65,18 @@ def pair_objective(loss: str, margin: float) -> Callable:
         chosen, rejected = out["score"][0::2], out["score"][1::2]
         value = ranking(xp, loss, margin, chosen, rejected, batch["weight"]) * (chosen.shape[0] / batch["total"])
         right = xp.where(chosen > rejected, chosen * 0.0 + 1.0, chosen * 0.0)
-        return value, {"loss": value, "accuracy": right.sum() / batch["total"],
-                       "margin": (chosen - rejected).sum() / batch["total"]}
+        return value, {
+            "loss": value,
+            "accuracy": right.sum() / batch["total"],
+            "margin": (chosen - rejected).sum() / batch["total"],
+        }
 
     return objective
 
 
-def policy_loss(xp, logp: Array, old_logp: Array, advantages: Array, mask: Array, total: Array,
-                clip: float) -> tuple[Array, Array, Array]:
+def policy_loss(
+    xp, logp: Array, old_logp: Array, advantages: Array, mask: Array, total: Array, clip: float
+) -> tuple[Array, Array, Array]:
     """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), to be minimised.
 
     logp, old_logp, advantages, mask (B, T). Returns the loss, the ratio (B, T) and the share of tokens clipped.
@@ -85,8 +89,9 @@ def policy_loss(xp, logp: Array, old_logp: Array, advantages: Array, mask: Array
     return loss, ratio, fraction
 
 
-def value_loss(xp, value: Array, old_value: Array, returns: Array, mask: Array, total: Array,
-               clip: float) -> tuple[Array, Array]:
+def value_loss(
+    xp, value: Array, old_value: Array, returns: Array, mask: Array, total: Array, clip: float
+) -> tuple[Array, Array]:
     """Clipped squared error of the value head, factor 0.5 (Schulman et al. 2017; TRL).
 
     value, old_value, returns, mask (B, T). Returns the loss and the share of tokens clipped.
@@ -98,8 +103,7 @@ def value_loss(xp, value: Array, old_value: Array, returns: Array, mask: Array, 
     return loss, fraction
 
 
-def ppo_objective(*, clip: float, value_clip: float, vf_coef: float, entropy_coef: float,
-                  kl_in_loss: bool) -> Callable:
+def ppo_objective(*, clip: float, value_clip: float, vf_coef: float, entropy_coef: float, kl_in_loss: bool) -> Callable:
     """The whole PPO objective: policy + vf_coef * value - entropy_coef * entropy (+ beta * KL when `kl_in_loss`).
 
     out: logp, value, and entropy or kl where used, each (B, T).
@@ -109,8 +113,9 @@ def ppo_objective(*, clip: float, value_clip: float, vf_coef: float, entropy_coe
     def objective(xp, out, batch):
         mask, total = batch["mask"], batch["total"]
         policy, metrics = _clipped_policy(xp, out["logp"], batch, batch["advantages"], total, clip)
-        value, value_clipped = value_loss(xp, out["value"], batch["old_value"], batch["returns"], mask, total,
-                                          value_clip)
+        value, value_clipped = value_loss(
+            xp, out["value"], batch["old_value"], batch["returns"], mask, total, value_clip
+        )
         loss = policy + vf_coef * value
         metrics |= {"loss/value_avg": value, "val/clipfrac_avg": value_clipped}
         if entropy_coef:
@@ -148,15 +153,19 @@ def grpo_objective(*, clip: float, entropy_coef: float) -> Callable:
     return objective
 
 
-def _clipped_policy(xp, logp: Array, batch: dict[str, Array], advantages: Array, total: Array | float,
-                    clip: float) -> tuple[Array, dict[str, Array]]:
+def _clipped_policy(
+    xp, logp: Array, batch: dict[str, Array], advantages: Array, total: Array | float, clip: float
+) -> tuple[Array, dict[str, Array]]:
     """`policy_loss` divided by `total`, and what PPO's and GRPO's steps report, each a mean over tokens."""
     old_logp, mask, tokens = batch["old_logp"], batch["mask"], batch["total"]
     policy, ratio, clipped = policy_loss(xp, logp, old_logp, advantages, mask, total, clip)
-    return policy, {"loss/policy_avg": policy, "policy/clipfrac_avg": clipped * total / tokens,
-                    "val/ratio": masked_mean(ratio, mask, tokens),
-                    "val/ratio_error": masked_mean(xp.square(ratio - 1.0), mask, tokens),
-                    "policy/approxkl_avg": 0.5 * masked_mean(xp.square(logp - old_logp), mask, tokens)}
+    return policy, {
+        "loss/policy_avg": policy,
+        "policy/clipfrac_avg": clipped * total / tokens,
+        "val/ratio": masked_mean(ratio, mask, tokens),
+        "val/ratio_error": masked_mean(xp.square(ratio - 1.0), mask, tokens),
+        "policy/approxkl_avg": 0.5 * masked_mean(xp.square(logp - old_logp), mask, tokens),
+    }
 
 
 def dpo(xp, chosen: Array, rejected: Array, beta: float, label_smoothing: float = 0.0) -> Array:
@@ -184,8 +193,12 @@ def dpo_objective(*, beta: float, label_smoothing: float) -> Callable:
         loss = (dpo(xp, chosen, rejected, beta, label_smoothing) * batch["weight"]).sum() / total
         margin = beta * (chosen - rejected)
         right = xp.where(margin > 0, margin * 0.0 + 1.0, margin * 0.0)
-        return loss, {"loss": loss, "rewards/chosen": beta * chosen.sum() / total,
-                      "rewards/rejected": beta * rejected.sum() / total, "rewards/margins": margin.sum() / total,
-                      "rewards/accuracies": right.sum() / total}
+        return loss, {
+            "loss": loss,
+            "rewards/chosen": beta * chosen.sum() / total,
+            "rewards/rejected": beta * rejected.sum() / total,
+            "rewards/margins": margin.sum() / total,
+            "rewards/accuracies": right.sum() / total,
+        }
 
     return objective

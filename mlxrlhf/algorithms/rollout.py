@@ -8,6 +8,8 @@ import numpy as np
 
 #: share of a batch that must have ended before the rest is copied into a smaller one
 LEAVE_SHARE = 0.25
+#: rows of one batch, sampled or, by the reward stage, read
+TOGETHER, READ_TOGETHER = 64, 32
 
 
 def bucket(length: int, step: int = 32) -> int:
@@ -36,10 +38,10 @@ def arrange(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
         if not len(response):
             raise ValueError(f"response {i} is empty: sampling must return at least one token")
         end = width + len(response)
-        tokens[i, width - len(prompt):width] = prompt
+        tokens[i, width - len(prompt) : width] = prompt
         tokens[i, width:end] = response
-        segments[i, width - len(prompt):end] = 1
-        mask[i, :len(response)] = 1
+        segments[i, width - len(prompt) : end] = 1
+        mask[i, : len(response)] = 1
     return {"tokens": tokens, "segments": segments, "mask": mask, "start": np.int32(width)}
 
 
@@ -53,7 +55,7 @@ def cut(batch: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]
     """The chosen rows, without the last columns where those hold only padding."""
     start, length = int(batch["start"]), bucket(int(batch["mask"][rows].sum(axis=1).max()))
     widths = {"tokens": start + length, "segments": start + length}
-    return {k: v if np.ndim(v) == 0 else v[rows][:, :widths.get(k, length)] for k, v in batch.items()}
+    return {k: v if np.ndim(v) == 0 else v[rows][:, : widths.get(k, length)] for k, v in batch.items()}
 
 
 def ends(responses: Sequence[Sequence[int]], end_ids: Sequence[int]) -> np.ndarray:

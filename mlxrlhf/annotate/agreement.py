@@ -16,6 +16,7 @@ RESAMPLES = 2_000
 
 # --- the coefficients ----------------------------------------------------------------------------------------------
 
+
 def coincidences(counts: np.ndarray) -> np.ndarray:
     """Each unit's share of Krippendorff's coincidence matrix, (U, V, V).
 
@@ -70,7 +71,7 @@ def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
         return float("nan")
     n, a, b = len(first), Counter(first), Counter(second)
     observed = sum(x == y for x, y in zip(first, second)) / n
-    expected = sum(a[value] * b[value] for value in a) / n ** 2
+    expected = sum(a[value] * b[value] for value in a) / n**2
     return 1.0 if expected == 1 else (observed - expected) / (1 - expected)
 
 
@@ -133,8 +134,13 @@ def figures(votes: Sequence[Vote], labels: Mapping[int, tuple[str, str]]) -> dic
     kappas = []
     for one, other in combinations(sorted(by_person), 2):
         shared = sorted(by_person[one].keys() & by_person[other].keys())
-        kappas.append({"people": [one, other], "items": len(shared), "kappa": cohen_kappa(
-            [by_person[one][i] for i in shared], [by_person[other][i] for i in shared])})
+        kappas.append(
+            {
+                "people": [one, other],
+                "items": len(shared),
+                "kappa": cohen_kappa([by_person[one][i] for i in shared], [by_person[other][i] for i in shared]),
+            }
+        )
     again = [(by_person[v.annotator].get(v.item), v.choice) for v in votes if v.repeat and v.choice != "skip"]
     again = [(first, second) for first, second in again if first]
     decided = [v for v in said if v.choice in ("a", "b")]
@@ -145,7 +151,9 @@ def figures(votes: Sequence[Vote], labels: Mapping[int, tuple[str, str]]) -> dic
             won[f"{a} over {b}"][vote.choice == "a"] += 1
     seconds = [v.seconds for v in votes if v.choice != "skip"]
     return {
-        "annotators": len(by_person), "votes": len(said), "items": len(nominal),
+        "annotators": len(by_person),
+        "votes": len(said),
+        "items": len(nominal),
         "shared_items": int((nominal.sum(axis=1) > 1).sum()),
         "skipped": sum(v.choice == "skip" for v in votes),
         "after_tests_were_seen": sum(v.informed for v in said),
@@ -165,6 +173,7 @@ def figures(votes: Sequence[Vote], labels: Mapping[int, tuple[str, str]]) -> dic
 
 def describe(f: Mapping) -> list[str]:
     """The figures as lines for the terminal."""
+
     def number(value: float) -> str:
         return "-" if value != value else f"{value:.3f}"
 
@@ -175,21 +184,28 @@ def describe(f: Mapping) -> list[str]:
     def row(name: str, value: object) -> str:
         return f"{name:28} {value}"
 
-    lines = [row("people", f["annotators"]),
-             row("votes", f"{f['votes']:,} on {f['items']:,} items; {f['shared_items']:,} items have two or more"),
-             row("skipped", f["skipped"]), row("voted after seeing tests", f["after_tests_were_seen"]),
-             row("median seconds per item", "-" if f["seconds_median"] != f["seconds_median"]
-                 else f"{f['seconds_median']:.1f}"),
-             row("raw agreement", number(f["raw_agreement"])),
-             row("Krippendorff's alpha nominal", interval(f["alpha_nominal"])),
-             row("                     ordinal", interval(f["alpha_ordinal"]))]
+    lines = [
+        row("people", f["annotators"]),
+        row("votes", f"{f['votes']:,} on {f['items']:,} items; {f['shared_items']:,} items have two or more"),
+        row("skipped", f["skipped"]),
+        row("voted after seeing tests", f["after_tests_were_seen"]),
+        row(
+            "median seconds per item",
+            "-" if f["seconds_median"] != f["seconds_median"] else f"{f['seconds_median']:.1f}",
+        ),
+        row("raw agreement", number(f["raw_agreement"])),
+        row("Krippendorff's alpha nominal", interval(f["alpha_nominal"])),
+        row("                     ordinal", interval(f["alpha_ordinal"])),
+    ]
     for pair in f["cohen_kappa"]:
-        lines.append(row("Cohen's kappa", f"{number(pair['kappa'])}   {' and '.join(pair['people'])}, "
-                                          f"{pair['items']:,} items"))
+        lines.append(
+            row("Cohen's kappa", f"{number(pair['kappa'])}   {' and '.join(pair['people'])}, {pair['items']:,} items")
+        )
     lines.append(row("self-consistency", f"{number(f['self_consistency'])}   {f['repeats']:,} hidden repeats"))
     lines.append(row("left side preferred", f"{number(f['left_share'])}   0.5 without a habit of sides"))
-    lines += [row("preferred", f"{number(w['share'])}   {name}, {w['votes']:,} votes")
-              for name, w in f["preferred"].items()]
+    lines += [
+        row("preferred", f"{number(w['share'])}   {name}, {w['votes']:,} votes") for name, w in f["preferred"].items()
+    ]
     lines.append(row("ties; both bad", f"{f['choices']['tie']:,}; {f['choices']['bad']:,}"))
     lines += [row("reason", f"{count:,} {name}") for name, count in f["criteria"].items()]
     return lines

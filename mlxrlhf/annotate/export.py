@@ -14,8 +14,8 @@ import numpy as np
 
 from mlxrlhf.annotate.agreement import counted, rank
 from mlxrlhf.annotate.store import Store, Vote
-from mlxrlhf.checkpoint import atomic_text
 from mlxrlhf.errors import UserError
+from mlxrlhf.files import atomic_text
 
 
 def write(store: Store, path: Path, format: str, say: Callable[[str], None]) -> None:
@@ -64,13 +64,24 @@ def trl(items: Mapping, votes: Sequence[Vote]) -> list[dict]:
         prompt, sides = json.loads(row["prompt"]), (row[chosen], row[rejected])
         if isinstance(prompt, list):  # TRL's conversational form
             sides = tuple([{"role": "assistant", "content": text}] for text in sides)
-        rows.append({
-            "prompt": prompt, "chosen": sides[0], "rejected": sides[1],
-            "weight": round(sums[chosen] / (sum(sums.values()) + said["tie"] + said["bad"]), 4),
-            "votes": {"chosen": said[chosen], "rejected": said[rejected], "tie": said["tie"], "both_bad": said["bad"]},
-            "strength": round(float(np.mean([v.strength for v in agreeing])), 2),
-            "criterion": reasons.most_common(1)[0][0] if reasons else "preference",
-            "rationale": "\n".join(v.rationale for v in agreeing if v.rationale), "task": row["task"]})
+        rows.append(
+            {
+                "prompt": prompt,
+                "chosen": sides[0],
+                "rejected": sides[1],
+                "weight": round(sums[chosen] / (sum(sums.values()) + said["tie"] + said["bad"]), 4),
+                "votes": {
+                    "chosen": said[chosen],
+                    "rejected": said[rejected],
+                    "tie": said["tie"],
+                    "both_bad": said["bad"],
+                },
+                "strength": round(float(np.mean([v.strength for v in agreeing])), 2),
+                "criterion": reasons.most_common(1)[0][0] if reasons else "preference",
+                "rationale": "\n".join(v.rationale for v in agreeing if v.rationale),
+                "task": row["task"],
+            }
+        )
     return rows
 
 
@@ -86,13 +97,20 @@ def helpsteer3(items: Mapping, votes: Sequence[Vote]) -> list[dict]:
         flipped = int(row["key"], 16) % 2 == 1
         scores = [-rank(v) if flipped else rank(v) for v in group]
         code = bool(row["task"]) or "```" in row["a"] + row["b"]
-        rows.append({
-            "domain": "code" if code else "general", "language": "python" if code else "english",
-            "context": [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt,
-            "response1": row["b" if flipped else "a"], "response2": row["a" if flipped else "b"],
-            "overall_preference": int(np.rint(np.mean(scores))),
-            "individual_preference": [{"score": score, "reasoning": v.rationale or ", ".join(v.reasons),
-                                       "feedback1": "", "feedback2": ""} for score, v in zip(scores, group)]})
+        rows.append(
+            {
+                "domain": "code" if code else "general",
+                "language": "python" if code else "english",
+                "context": [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt,
+                "response1": row["b" if flipped else "a"],
+                "response2": row["a" if flipped else "b"],
+                "overall_preference": int(np.rint(np.mean(scores))),
+                "individual_preference": [
+                    {"score": score, "reasoning": v.rationale or ", ".join(v.reasons), "feedback1": "", "feedback2": ""}
+                    for score, v in zip(scores, group)
+                ],
+            }
+        )
     return rows
 
 
@@ -101,14 +119,30 @@ def table(items: Mapping, votes: Sequence[Vote]) -> list[dict]:
     rows = []
     for vote in votes:
         row = items[vote.item]
-        rows.append({
-            "item": vote.item, "annotator": vote.annotator, "choice": vote.choice, "strength": vote.strength or "",
-            "left": "b" if vote.swapped else "a", "repeat": int(vote.repeat), "saw_tests": int(vote.informed),
-            "seconds": round(vote.seconds, 1), "reasons": " ".join(vote.reasons), "rationale": vote.rationale,
-            "time": datetime.fromtimestamp(vote.created, UTC).isoformat(timespec="seconds"), "source": row["source"],
-            "task": row["task"], "label_a": row["label_a"], "label_b": row["label_b"],
-            "prompt": _text(json.loads(row["prompt"])),
-            "a": row["a"], "b": row["b"], "passed_a": _flag(row["passed_a"]), "passed_b": _flag(row["passed_b"])})
+        rows.append(
+            {
+                "item": vote.item,
+                "annotator": vote.annotator,
+                "choice": vote.choice,
+                "strength": vote.strength or "",
+                "left": "b" if vote.swapped else "a",
+                "repeat": int(vote.repeat),
+                "saw_tests": int(vote.informed),
+                "seconds": round(vote.seconds, 1),
+                "reasons": " ".join(vote.reasons),
+                "rationale": vote.rationale,
+                "time": datetime.fromtimestamp(vote.created, UTC).isoformat(timespec="seconds"),
+                "source": row["source"],
+                "task": row["task"],
+                "label_a": row["label_a"],
+                "label_b": row["label_b"],
+                "prompt": _text(json.loads(row["prompt"])),
+                "a": row["a"],
+                "b": row["b"],
+                "passed_a": _flag(row["passed_a"]),
+                "passed_b": _flag(row["passed_b"]),
+            }
+        )
     return rows
 
 
@@ -126,6 +160,10 @@ def _csv(rows: Sequence[Mapping]) -> str:
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: "'" + v if isinstance(v, str) and v.startswith(("=", "+", "-", "@", "\t", "\r")) else v
-                         for k, v in row.items()})
+        writer.writerow(
+            {
+                k: "'" + v if isinstance(v, str) and v.startswith(("=", "+", "-", "@", "\t", "\r")) else v
+                for k, v in row.items()
+            }
+        )
     return out.getvalue()

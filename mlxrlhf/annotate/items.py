@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import backends, published
+from mlxrlhf import backends
 from mlxrlhf.annotate.store import Item, Store
 from mlxrlhf.config import AnnotateConfig
-from mlxrlhf.data import preference_files
 from mlxrlhf.data.dialogue import decode_answer, read_jsonl, render_prompt
-from mlxrlhf.data.tasks import Task
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
-from mlxrlhf.stages import folders, ppo, sampling
+from mlxrlhf.models import folders, published
+from mlxrlhf.models.adapters import load_model
+from mlxrlhf.preferences import files
+from mlxrlhf.stages import sampling
+from mlxrlhf.tasks.task import Task
 
 #: prompts sampled in one batch
 SAMPLED_TOGETHER = 32
@@ -25,12 +27,25 @@ SAMPLED_TOGETHER = 32
 def from_file(source: str, bank: Sequence[Task]) -> list[Item]:
     """Items of preference data in any form that `mlxrlhf reward --data` reads: a is the chosen answer, b the rejected
     one."""
-    own = {json.dumps(row.get("prompt")): (row["tests"], place) for place, row in preference_files.rows(source)
-           if row.get("tests") is not None}
+    own = {
+        json.dumps(row.get("prompt")): (row["tests"], place)
+        for place, row in files.rows(source)
+        if row.get("tests") is not None
+    }
     tests_of = _Tests(bank)
-    return [Item(p.prompt, p.chosen, p.rejected, "chosen", "rejected", Path(source).name, p.criterion,
-                 *tests_of(p.prompt, p.task, *own.get(json.dumps(p.prompt), (None, ""))))
-            for p in preference_files.load_pairs(source)]
+    return [
+        Item(
+            p.prompt,
+            p.chosen,
+            p.rejected,
+            "chosen",
+            "rejected",
+            Path(source).name,
+            p.criterion,
+            *tests_of(p.prompt, p.task, *own.get(json.dumps(p.prompt), (None, ""))),
+        )
+        for p in files.load_pairs(source)
+    ]
 
 
 def read_prompts(path: Path, bank: Sequence[Task]) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -42,8 +57,9 @@ def read_prompts(path: Path, bank: Sequence[Task]) -> list[tuple[str, str, tuple
         try:
             lines = path.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read ({error}); give a text file of one prompt per line, or JSONL of "
-                            "{prompt}") from None
+            raise UserError(
+                f"{path} cannot be read ({error}); give a text file of one prompt per line, or JSONL of {{prompt}}"
+            ) from None
         rows = [(f"{path}:{i}", {"prompt": line.strip()}) for i, line in enumerate(lines, start=1) if line.strip()]
     if not rows:
         raise UserError(f"{path} is empty; put one prompt on each line")
@@ -74,6 +90,7 @@ class _Tests:
 
 # --- sampling ------------------------------------------------------------------------------------------------------
 
+
 def sample(config: AnnotateConfig, store: Store, bank: Sequence[Task], say: Callable[[str], None]) -> int:
     """Add two sampled answers for every prompt that has none yet from these models; how many items are new.
 
@@ -94,11 +111,14 @@ def sample(config: AnnotateConfig, store: Store, bank: Sequence[Task], say: Call
         labels = names
     new = same = 0
     for at in range(0, len(prompts), SAMPLED_TOGETHER):
-        some = prompts[at:at + SAMPLED_TOGETHER]
+        some = prompts[at : at + SAMPLED_TOGETHER]
         rngs = [np.random.default_rng([config.seed, at, side]) for side in (0, 1)]
         both = [answerers[name]([p for p, *_ in some], rng) for name, rng in zip(names, rngs)]
-        different = [Item(prompt, a, b, *labels, source, "", task, tests)
-                     for (prompt, task, tests), a, b in zip(some, *both) if a != b]
+        different = [
+            Item(prompt, a, b, *labels, source, "", task, tests)
+            for (prompt, task, tests), a, b in zip(some, *both)
+            if a != b
+        ]
         new, same = new + store.add(different), same + len(some) - len(different)
         say(f"annotate: sampled answers to {at + len(some):,} of {len(prompts):,} prompts")
     if same:
@@ -106,15 +126,16 @@ def sample(config: AnnotateConfig, store: Store, bank: Sequence[Task], say: Call
     return new
 
 
-def _answerer(found: folders.Found, config: AnnotateConfig,
-              backend) -> Callable[[Sequence[str], np.random.Generator], list[str]]:
+def _answerer(
+    found: folders.Found, config: AnnotateConfig, backend
+) -> Callable[[Sequence[str], np.random.Generator], list[str]]:
     """A function from prompts to a model's sampled answers."""
     tokenizer = open_tokenizer(found.folder)
-    model = folders.load_model(backend, found.folder, found.adapter, dtype=config.dtype)
+    model = load_model(backend, found.folder, found.adapter, dtype=config.dtype)
 
     def answer(prompts: Sequence[str], rng: np.random.Generator) -> list[str]:
         encoded = [render_prompt([{"role": "user", "content": prompt}], tokenizer) for prompt in prompts]
-        ppo.check_context(encoded, config.max_tokens, model.config.max_positions)
+        sampling.check_context(encoded, config.max_tokens, model.config.max_positions)
         return [decode_answer(r, tokenizer) for r in sampling.responses(model, encoded, config, tokenizer, rng)]
 
     return answer

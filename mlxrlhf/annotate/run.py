@@ -8,8 +8,8 @@ from pathlib import Path
 from mlxrlhf.annotate import agreement, export, items, server
 from mlxrlhf.annotate.store import Store
 from mlxrlhf.config import AnnotateConfig
-from mlxrlhf.data import tasks
 from mlxrlhf.errors import UserError
+from mlxrlhf.tasks.task import load_tasks
 
 
 def run(config: AnnotateConfig, say: Callable[[str], None]) -> None:
@@ -17,8 +17,9 @@ def run(config: AnnotateConfig, say: Callable[[str], None]) -> None:
     path = Path(config.db)
     if config.stats or config.export:
         if not path.is_file():
-            raise UserError(f"{path} does not exist; collect votes with mlxrlhf annotate, or name another file with "
-                            "--db")
+            raise UserError(
+                f"{path} does not exist; collect votes with mlxrlhf annotate, or name another file with --db"
+            )
         store = Store(path)
         if config.stats:
             labels = {i: (row["label_a"], row["label_b"]) for i, row in store.items().items()}
@@ -45,13 +46,15 @@ def run(config: AnnotateConfig, say: Callable[[str], None]) -> None:
 def _add(config: AnnotateConfig, store: Store, say: Callable[[str], None]) -> int:
     """Items of --data or --prompts; without either, the prepared pairs where the file is still empty."""
     if config.prompts:
-        return items.sample(config, store, tasks.load_tasks(), say)
+        return items.sample(config, store, load_tasks(), say)
     if config.data:
-        return store.add(items.from_file(config.data, tasks.load_tasks()))
+        return store.add(items.from_file(config.data, load_tasks()))
     if store.items():
         return 0
     prepared = Path(config.data_dir) / config.size / "rlhf_preferences.json"
     if not prepared.is_file():
-        raise UserError(f"there is nothing to judge: {prepared} does not exist; run mlxrlhf prepare preferences "
-                        f"--size {config.size}, or give --data or --prompts")
-    return store.add(items.from_file(str(prepared), tasks.load_tasks()))
+        raise UserError(
+            f"there is nothing to judge: {prepared} does not exist; run mlxrlhf prepare preferences "
+            f"--size {config.size}, or give --data or --prompts"
+        )
+    return store.add(items.from_file(str(prepared), load_tasks()))

@@ -36,8 +36,9 @@ from mlxrlhf.annotate import agreement
 from mlxrlhf.annotate.items import task_of
 from mlxrlhf.annotate.store import ANSWERS, REASONS, SIDES, STRENGTHS, Conflict, Store
 from mlxrlhf.config import AnnotateConfig
-from mlxrlhf.data import tasks
 from mlxrlhf.errors import UserError
+from mlxrlhf.tasks.answers import extract_code
+from mlxrlhf.tasks.judge import passes
 
 PAGE = Path(__file__).with_name("page.html")
 MAX_BODY = 64 << 10  # bytes of a request
@@ -45,6 +46,7 @@ MAX_NAME, MAX_RATIONALE = 60, 8_000  # characters
 
 
 # --- listening -----------------------------------------------------------------------------------------------------
+
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket bound to host and port. Raises UserError when that is not possible."""
@@ -60,8 +62,9 @@ def listen(host: str, port: int) -> socket.socket:
         listening.listen(128)
     except OSError as error:
         listening.close()
-        raise UserError(f"port {port} on {host} cannot be used ({error.strerror}); choose another with --port"
-                        ) from None
+        raise UserError(
+            f"port {port} on {host} cannot be used ({error.strerror}); choose another with --port"
+        ) from None
     return listening
 
 
@@ -82,15 +85,30 @@ def serve(store: Store, listening: socket.socket, config: AnnotateConfig, say: C
     if ipaddress.ip_address(host).is_unspecified:
         shown = _outward_address() or socket.gethostname()
     link = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/" + (f"?token={token}" if token else "")
-    app = Guard(application(store, config), hosts=_names(config.host), any_address=not local, token=token,
-                cookie=f"mlxrlhf_annotate_{port}")
-    running = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none",
-                                            lifespan="off", timeout_graceful_shutdown=3))
+    app = Guard(
+        application(store, config),
+        hosts=_names(config.host),
+        any_address=not local,
+        token=token,
+        cookie=f"mlxrlhf_annotate_{port}",
+    )
+    running = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ws="none",
+            lifespan="off",
+            timeout_graceful_shutdown=3,
+        )
+    )
     say(f"annotate: {link}   Ctrl-C stops")
     if not local:
         say("annotate: whoever has this link may read and vote, and it travels as plain HTTP: use a network you trust")
-    if not config.no_open and (sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY")
-                               or os.environ.get("WAYLAND_DISPLAY")):
+    if not config.no_open and (
+        sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
         threading.Thread(target=webbrowser.open, args=(link,), daemon=True).start()
     try:
         running.run(sockets=[listening])
@@ -116,6 +134,7 @@ def _outward_address() -> str:
 
 # --- who may ask ---------------------------------------------------------------------------------------------------
 
+
 class Guard:
     """ASGI middleware: every request passes Host, Origin and token before anything else looks at it.
 
@@ -136,8 +155,9 @@ class Guard:
         if len(given) != 1 or not self._known(given[0]):
             return _refuse("this name is not served here; open the link that mlxrlhf annotate printed", 421)
         origin = request.headers.get("origin")
-        if (request.method not in ("GET", "HEAD") or origin is not None) and \
-                (origin is None or urlsplit(origin).netloc != given[0]):
+        if (request.method not in ("GET", "HEAD") or origin is not None) and (
+            origin is None or urlsplit(origin).netloc != given[0]
+        ):
             return _refuse("requests from other pages are refused", 403)
         if not self.token:
             return None
@@ -173,8 +193,13 @@ def _refuse(reason: str, status: int) -> Response:
     return PlainTextResponse(reason + "\n", status, HEADERS)
 
 
-HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin",
-           "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin"}
+HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 def policy(page: str) -> str:
@@ -182,16 +207,20 @@ def policy(page: str) -> str:
 
     Trusted types make the browser itself refuse text that is to become HTML.
     """
+
     def hashes(tag: str) -> str:
         blocks = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
         return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(b.encode()).digest()).decode()}'" for b in blocks)
 
-    return (f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; connect-src 'self'; "
-            "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-            "require-trusted-types-for 'script'; trusted-types 'none'")
+    return (
+        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    )
 
 
 # --- the requests --------------------------------------------------------------------------------------------------
+
 
 def application(store: Store, config: AnnotateConfig) -> Starlette:
     """The page at /, and POST /api/{next,vote,undo,tests} of JSON objects."""
@@ -235,8 +264,7 @@ def application(store: Store, config: AnnotateConfig) -> Starlette:
         passed = [item["passed_a"], item["passed_b"]]
         if None in passed:
             with running:
-                passed = tasks.passes([(task, tasks.extract_code(item[side])) for side in ("a", "b")],
-                                      unsafe=config.unsafe_exec)
+                passed = passes([(task, extract_code(item[side])) for side in ("a", "b")], unsafe=config.unsafe_exec)
             store.save_tests(item["id"], *passed)
         left, right = passed[::-1] if swapped else passed
         return {"left": bool(left), "right": bool(right), "tests": list(task.tests)}
@@ -252,14 +280,16 @@ def application(store: Store, config: AnnotateConfig) -> Starlette:
                 return JSONResponse({"error": str(error)}, 409, HEADERS)
             except UserError as error:
                 return JSONResponse({"error": str(error)}, 503, HEADERS)
+
         return handle
 
     async def index(request: Request) -> Response:
         return HTMLResponse(page, headers=headers)
 
     work = {"next": next_item, "vote": vote, "undo": undo, "tests": tests}
-    return Starlette(routes=[Route("/", index), *(Route(f"/api/{name}", endpoint(f), methods=["POST"])
-                                                  for name, f in work.items())])
+    return Starlette(
+        routes=[Route("/", index), *(Route(f"/api/{name}", endpoint(f), methods=["POST"]) for name, f in work.items())]
+    )
 
 
 class _Bad(Exception):

@@ -110,8 +110,9 @@ class Store:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
             self._db.row_factory = sqlite3.Row
-            version, application = (self._db.execute(f"PRAGMA {name}").fetchone()[0]
-                                    for name in ("user_version", "application_id"))
+            version, application = (
+                self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id")
+            )
             empty = not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             if not empty and (version, application) != (_VERSION, _APPLICATION):
                 raise UserError(f"{self.path} was not made by this version of mlxrlhf annotate; name another with --db")
@@ -120,11 +121,14 @@ class Store:
             self._db.execute("PRAGMA fullfsync = 1")  # on macOS, for the disk's own cache too
             self._db.execute("PRAGMA foreign_keys = 1")
             if empty:
-                self._db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {_VERSION};"
-                                       f"PRAGMA application_id = {_APPLICATION};COMMIT;")
+                self._db.executescript(
+                    f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {_VERSION};"
+                    f"PRAGMA application_id = {_APPLICATION};COMMIT;"
+                )
         except (sqlite3.Error, OSError) as error:
-            raise UserError(f"{self.path} cannot be opened as an annotation file ({error}); name another with --db"
-                            ) from None
+            raise UserError(
+                f"{self.path} cannot be opened as an annotation file ({error}); name another with --db"
+            ) from None
 
     def close(self) -> None:
         self._db.close()
@@ -159,8 +163,23 @@ class Store:
             db.executemany(
                 "INSERT OR IGNORE INTO items (key, place, prompt, a, b, label_a, label_b, source, criterion, task, "
                 "tests) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [(i.key, hashlib.sha256(f"{self.seed} {i.key}".encode()).hexdigest(), json.dumps(i.prompt), i.a, i.b,
-                  i.label_a, i.label_b, i.source, i.criterion, i.task, json.dumps(i.tests)) for i in items])
+                [
+                    (
+                        i.key,
+                        hashlib.sha256(f"{self.seed} {i.key}".encode()).hexdigest(),
+                        json.dumps(i.prompt),
+                        i.a,
+                        i.b,
+                        i.label_a,
+                        i.label_b,
+                        i.source,
+                        i.criterion,
+                        i.task,
+                        json.dumps(i.tests),
+                    )
+                    for i in items
+                ],
+            )
             return db.total_changes - before
 
     def items(self) -> dict[int, sqlite3.Row]:
@@ -169,8 +188,7 @@ class Store:
 
     def has(self, source: str, prompt: str) -> bool:
         """Whether a prompt has an item of that source."""
-        return bool(self._all("SELECT 1 FROM items WHERE source = ? AND prompt = ?", source,
-                              json.dumps(prompt)))
+        return bool(self._all("SELECT 1 FROM items WHERE source = ? AND prompt = ?", source, json.dumps(prompt)))
 
     def save_tests(self, item: int, passed_a: bool, passed_b: bool) -> None:
         with self._transaction() as db:
@@ -183,8 +201,9 @@ class Store:
         with self._transaction() as db:
             db.execute("INSERT OR IGNORE INTO annotators (name, created) VALUES (?, ?)", (name, time.time()))
             who = db.execute("SELECT id FROM annotators WHERE name = ?", (name,)).fetchone()[0]
-            row = db.execute("SELECT id FROM shown WHERE annotator = ? AND vote IS NULL ORDER BY opened DESC, id DESC",
-                             (who,)).fetchone()
+            row = db.execute(
+                "SELECT id FROM shown WHERE annotator = ? AND vote IS NULL ORDER BY opened DESC, id DESC", (who,)
+            ).fetchone()
             return self._payload(db, row[0] if row else self._open(db, who))
 
     def _open(self, db: sqlite3.Connection, who: int) -> int | None:
@@ -195,11 +214,13 @@ class Store:
             if found is None:
                 return None
             item = found[0]
-        key, = db.execute("SELECT key FROM items WHERE id = ?", (item,)).fetchone()
+        (key,) = db.execute("SELECT key FROM items WHERE id = ?", (item,)).fetchone()
         # A repeat stands the other way round, so that a habit of sides does not pass for consistency.
         swapped = self._swap(key, who) != (repeat is not None)
-        return db.execute("INSERT INTO assignments (annotator, item, repeat, swapped, opened) VALUES (?, ?, ?, ?, ?)",
-                          (who, item, repeat is not None, swapped, time.time())).lastrowid
+        return db.execute(
+            "INSERT INTO assignments (annotator, item, repeat, swapped, opened) VALUES (?, ?, ?, ?, ?)",
+            (who, item, repeat is not None, swapped, time.time()),
+        ).lastrowid
 
     def _free(self, who: int) -> dict:
         return {"who": who, "overlap": self.overlap, "since": time.time() - LEASE_SECONDS}
@@ -209,14 +230,14 @@ class Store:
 
     def _due_repeat(self, db: sqlite3.Connection, who: int) -> int | None:
         """An item voted on at least REPEAT_GAP items ago, when fewer than their share were shown again."""
-        rows = db.execute("SELECT item, repeat, choice FROM shown WHERE annotator = ? ORDER BY opened, id",
-                          (who,)).fetchall()
+        rows = db.execute(
+            "SELECT item, repeat, choice FROM shown WHERE annotator = ? ORDER BY opened, id", (who,)
+        ).fetchall()
         fresh, again = [r for r in rows if not r["repeat"]], {r["item"] for r in rows if r["repeat"]}
         if int(self.repeats * len(fresh) + 1e-9) <= len(again):
             return None
         recent = {r["item"] for r in rows[-REPEAT_GAP:]}
-        eligible = [r["item"] for r in fresh if r["choice"] not in (None, "skip")
-                    and r["item"] not in again | recent]
+        eligible = [r["item"] for r in fresh if r["choice"] not in (None, "skip") and r["item"] not in again | recent]
         rng = np.random.default_rng([self.seed, who, len(rows)])
         return int(rng.choice(eligible)) if eligible else None
 
@@ -224,16 +245,30 @@ class Store:
         """What the page may know: nothing tells which answer is which, or a repeat from a first showing."""
         if assignment is None:
             return None
-        row = db.execute("SELECT i.*, s.swapped FROM assignments s JOIN items i ON i.id = s.item WHERE s.id = ?",
-                         (assignment,)).fetchone()
+        row = db.execute(
+            "SELECT i.*, s.swapped FROM assignments s JOIN items i ON i.id = s.item WHERE s.id = ?", (assignment,)
+        ).fetchone()
         left, right = (row["b"], row["a"]) if row["swapped"] else (row["a"], row["b"])
-        return {"assignment": assignment, "prompt": json.loads(row["prompt"]), "left": left, "right": right,
-                "has_tests": row["tests"] != "[]"}
+        return {
+            "assignment": assignment,
+            "prompt": json.loads(row["prompt"]),
+            "left": left,
+            "right": right,
+            "has_tests": row["tests"] != "[]",
+        }
 
     # --- voting ---
 
-    def vote(self, name: str, assignment: int, answer: str, strength: int, reasons: Sequence[str], rationale: str,
-             seconds: float) -> None:
+    def vote(
+        self,
+        name: str,
+        assignment: int,
+        answer: str,
+        strength: int,
+        reasons: Sequence[str],
+        rationale: str,
+        seconds: float,
+    ) -> None:
         """Save a vote; saving the same one again is no error, so that a page may repeat a request that got no reply.
 
         Raises Conflict when the showing is another person's or has another vote.
@@ -246,21 +281,32 @@ class Store:
             else:
                 strength = 0
             new = (choice, strength, json.dumps(sorted(set(reasons))), rationale)
-            old = db.execute("SELECT choice, strength, reasons, rationale FROM votes WHERE assignment = ? AND undone "
-                             "IS NULL", (assignment,)).fetchone()
+            old = db.execute(
+                "SELECT choice, strength, reasons, rationale FROM votes WHERE assignment = ? AND undone IS NULL",
+                (assignment,),
+            ).fetchone()
             if old is not None:
                 if tuple(old) != new:
                     raise Conflict("you have voted on this item already, in another tab perhaps")
                 return
-            informed = db.execute("SELECT count(*) FROM assignments WHERE annotator = ? AND item = ? AND revealed IS "
-                                  "NOT NULL", (shown["annotator"], shown["item"])).fetchone()[0] > 0
-            db.execute("INSERT INTO votes (assignment, choice, strength, reasons, rationale, seconds, informed, "
-                       "created) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                       (assignment, *new, seconds, informed, time.time()))
+            informed = (
+                db.execute(
+                    "SELECT count(*) FROM assignments WHERE annotator = ? AND item = ? AND revealed IS NOT NULL",
+                    (shown["annotator"], shown["item"]),
+                ).fetchone()[0]
+                > 0
+            )
+            db.execute(
+                "INSERT INTO votes (assignment, choice, strength, reasons, rationale, seconds, informed, "
+                "created) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (assignment, *new, seconds, informed, time.time()),
+            )
 
     def _shown(self, db: sqlite3.Connection, name: str, assignment: int) -> sqlite3.Row:
-        row = db.execute("SELECT s.* FROM shown s JOIN annotators p ON p.id = s.annotator WHERE s.id = ? AND "
-                         "p.name = ?", (assignment, name)).fetchone()
+        row = db.execute(
+            "SELECT s.* FROM shown s JOIN annotators p ON p.id = s.annotator WHERE s.id = ? AND p.name = ?",
+            (assignment, name),
+        ).fetchone()
         if row is None:
             raise Conflict("this item was not shown to you")
         return row
@@ -268,9 +314,12 @@ class Store:
     def undo(self, name: str) -> dict | None:
         """Take back this person's last vote and show its item again, with the vote as a draft; None without a vote."""
         with self._transaction() as db:
-            row = db.execute("SELECT v.*, s.swapped FROM votes v JOIN assignments s ON s.id = v.assignment JOIN "
-                             "annotators p ON p.id = s.annotator WHERE p.name = ? AND v.undone IS NULL "
-                             "ORDER BY v.id DESC", (name,)).fetchone()
+            row = db.execute(
+                "SELECT v.*, s.swapped FROM votes v JOIN assignments s ON s.id = v.assignment JOIN "
+                "annotators p ON p.id = s.annotator WHERE p.name = ? AND v.undone IS NULL "
+                "ORDER BY v.id DESC",
+                (name,),
+            ).fetchone()
             if row is None:
                 return None
             now = time.time()
@@ -279,8 +328,13 @@ class Store:
             answer = row["choice"]
             if answer in ("a", "b"):
                 answer = SIDES[(answer == "b") != bool(row["swapped"])]
-            draft = {"answer": answer, "strength": row["strength"] or 1, "reasons": json.loads(row["reasons"]),
-                     "rationale": row["rationale"], "seconds": row["seconds"]}
+            draft = {
+                "answer": answer,
+                "strength": row["strength"] or 1,
+                "reasons": json.loads(row["reasons"]),
+                "rationale": row["rationale"],
+                "seconds": row["seconds"],
+            }
             return {**self._payload(db, row["assignment"]), "draft": draft}
 
     def reveal(self, name: str, assignment: int) -> tuple[sqlite3.Row, bool]:
@@ -292,8 +346,9 @@ class Store:
             shown = self._shown(db, name, assignment)
             if shown["vote"] is None:
                 raise Conflict("test results are shown after the vote")
-            db.execute("UPDATE assignments SET revealed = coalesce(revealed, ?) WHERE id = ?",
-                       (time.time(), assignment))
+            db.execute(
+                "UPDATE assignments SET revealed = coalesce(revealed, ?) WHERE id = ?", (time.time(), assignment)
+            )
             item = db.execute("SELECT * FROM items WHERE id = ?", (shown["item"],)).fetchone()
             return item, bool(shown["swapped"])
 
@@ -301,27 +356,52 @@ class Store:
 
     def votes(self) -> list[Vote]:
         """Every live vote, oldest first."""
-        rows = self._all("SELECT p.name, s.item, s.swapped, s.repeat, v.* FROM votes v JOIN assignments s ON s.id = "
-                         "v.assignment JOIN annotators p ON p.id = s.annotator WHERE v.undone IS NULL ORDER BY v.id")
-        return [Vote(r["name"], r["item"], r["choice"], r["strength"], tuple(json.loads(r["reasons"])), r["rationale"],
-                     r["seconds"], bool(r["swapped"]), bool(r["repeat"]), bool(r["informed"]), r["created"])
-                for r in rows]
+        rows = self._all(
+            "SELECT p.name, s.item, s.swapped, s.repeat, v.* FROM votes v JOIN assignments s ON s.id = "
+            "v.assignment JOIN annotators p ON p.id = s.annotator WHERE v.undone IS NULL ORDER BY v.id"
+        )
+        return [
+            Vote(
+                r["name"],
+                r["item"],
+                r["choice"],
+                r["strength"],
+                tuple(json.loads(r["reasons"])),
+                r["rationale"],
+                r["seconds"],
+                bool(r["swapped"]),
+                bool(r["repeat"]),
+                bool(r["informed"]),
+                r["created"],
+            )
+            for r in rows
+        ]
 
     def tallies(self) -> list[tuple[int, str, int]]:
         """(item, choice, number of votes), skips and repeats left out."""
-        return [tuple(row) for row in self._all("SELECT item, choice, count(*) FROM shown WHERE choice != 'skip' AND "
-                                                "NOT repeat GROUP BY item, choice")]
+        return [
+            tuple(row)
+            for row in self._all(
+                "SELECT item, choice, count(*) FROM shown WHERE choice != 'skip' AND NOT repeat GROUP BY item, choice"
+            )
+        ]
 
     def progress(self, name: str) -> dict:
         """This person's items done and still to do, and their seconds per item."""
         with self._lock:
             row = self._db.execute("SELECT id FROM annotators WHERE name = ?", (name,)).fetchone()
             who = row[0] if row else -1
-            seconds = [r[0] for r in self._db.execute(
-                "SELECT v.seconds FROM votes v JOIN assignments s ON s.id = v.assignment WHERE s.annotator = ? AND "
-                "v.undone IS NULL AND v.choice != 'skip'", (who,))]
-            done, pending = self._db.execute("SELECT count(vote), count(*) - count(vote) FROM shown WHERE "
-                                             "annotator = ?", (who,)).fetchone()
+            seconds = [
+                r[0]
+                for r in self._db.execute(
+                    "SELECT v.seconds FROM votes v JOIN assignments s ON s.id = v.assignment WHERE s.annotator = ? AND "
+                    "v.undone IS NULL AND v.choice != 'skip'",
+                    (who,),
+                )
+            ]
+            done, pending = self._db.execute(
+                "SELECT count(vote), count(*) - count(vote) FROM shown WHERE annotator = ?", (who,)
+            ).fetchone()
             free = self._db.execute(f"SELECT count(*) FROM ({_FREE})", self._free(who)).fetchone()[0]
         return {"done": done, "left": pending + free, "seconds": float(np.median(seconds)) if seconds else None}
 

@@ -27,17 +27,26 @@ class Model(Protocol):
     def gather(self, array: np.ndarray) -> np.ndarray:
         """The array of every process, stacked: (processes, ...). All have one shape."""
 
-    def generate(self, prompts: Sequence[Sequence[int]], *, uniforms: np.ndarray | None, max_tokens: int,
-                 temperature: float, stop_ids: Sequence[int], pad_id: int,
-                 on_token: Callable[[int], None] | None = None) -> list[list[int]]:
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        uniforms: np.ndarray | None,
+        max_tokens: int,
+        temperature: float,
+        stop_ids: Sequence[int],
+        pad_id: int,
+        on_token: Callable[[int], None] | None = None,
+    ) -> list[list[int]]:
         """Sample a continuation of each prompt, its stop token included.
 
         uniforms (B, max_tokens) in [0, 1) decide each token by the inverse CDF, so that backends given the same
         numbers sample the same text; None is greedy. `on_token` streams the first row.
         """
 
-    def evaluate(self, batch: Batch, want: Sequence[str], *, temperature: float = 1.0,
-                 adapters: bool = True) -> dict[str, np.ndarray]:
+    def evaluate(
+        self, batch: Batch, want: Sequence[str], *, temperature: float = 1.0, adapters: bool = True
+    ) -> dict[str, np.ndarray]:
         """One forward without gradient.
 
         batch: tokens, segments (B, T), start () the first column to predict, mask (B, T - start): needed for
@@ -48,8 +57,15 @@ class Model(Protocol):
         `adapters=False` is the trunk as it was before LoRA: the reference.
         """
 
-    def step(self, objective: Objective, batches: Sequence[Batch], *, want: Sequence[str], learning_rate: float,
-             temperature: float = 1.0) -> dict[str, float]:
+    def step(
+        self,
+        objective: Objective,
+        batches: Sequence[Batch],
+        *,
+        want: Sequence[str],
+        learning_rate: float,
+        temperature: float = 1.0,
+    ) -> dict[str, float]:
         """Gradients of `objective` summed over micro-batches and processes, clipped, one AdamW step. A non-finite
         gradient leaves the weights alone and is reported as skipped = 1."""
 
@@ -71,8 +87,15 @@ class Head(Protocol):
     def scores(self, features: np.ndarray) -> np.ndarray:
         """(B, d) -> (B,)"""
 
-    def step(self, loss: str, margin: float, chosen: np.ndarray, rejected: np.ndarray, learning_rate: float,
-             weights: np.ndarray | None = None) -> dict[str, float]:
+    def step(
+        self,
+        loss: str,
+        margin: float,
+        chosen: np.ndarray,
+        rejected: np.ndarray,
+        learning_rate: float,
+        weights: np.ndarray | None = None,
+    ) -> dict[str, float]:
         """One AdamW step on features (B, d); weights (B,), 1 on average, say how much each pair
         counts."""
 

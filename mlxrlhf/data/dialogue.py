@@ -38,8 +38,15 @@ def render(messages: Sequence[dict], tokenizer: AnyTokenizer) -> tuple[list[int]
     for message in messages:
         role, content = message["role"], message.get("content") or ""
         if role == "tool":
-            add([tokenizer.special(names.TOOL_RESPONSE), *tokenizer.encode(content),
-                 tokenizer.special(names.TOOL_RESPONSE_END), *end], False)
+            add(
+                [
+                    tokenizer.special(names.TOOL_RESPONSE),
+                    *tokenizer.encode(content),
+                    tokenizer.special(names.TOOL_RESPONSE_END),
+                    *end,
+                ],
+                False,
+            )
         elif role == "assistant":
             add([tokenizer.special(names.ASSISTANT)], False)
             add([*_assistant(content, message.get("tool_calls") or (), tokenizer), *end], True)
@@ -86,6 +93,7 @@ def _assistant(content: str, tool_calls: Sequence[dict], tokenizer: Tokenizer) -
 
 # --- published chat templates ---------------------------------------------------------------------------------------
 
+
 def _render_template(messages: Sequence[dict], tokenizer: PublishedTokenizer) -> tuple[list[int], list[int]]:
     """Ids and mask by a model's own template: what it writes for an assistant's turn, up to the end token, counts."""
     ids: list[int] = []
@@ -94,21 +102,30 @@ def _render_template(messages: Sequence[dict], tokenizer: PublishedTokenizer) ->
         if message["role"] != "assistant":
             continue
         prompt, before = _template_ids(messages[:i], tokenizer, generation=True)
-        _, after = _template_ids(messages[:i + 1], tokenizer, generation=False)
-        if prompt[:len(ids)] != ids or not after.startswith(before):
-            raise UserError(f"the chat template of {tokenizer.folder} rewrites earlier turns, so their tokens cannot "
-                            "be told apart; train on dialogues with one answer each")
-        said = after[len(before):]
-        answer = said[:said.rindex(tokenizer.end)] if tokenizer.end in said else said
-        answer_ids = [*(tokenizer.encode(answer) if tokenizer.spells_special(message.get("content") or "")
-                        else tokenizer.encode_template(answer)), tokenizer.end_id]
+        _, after = _template_ids(messages[: i + 1], tokenizer, generation=False)
+        if prompt[: len(ids)] != ids or not after.startswith(before):
+            raise UserError(
+                f"the chat template of {tokenizer.folder} rewrites earlier turns, so their tokens cannot "
+                "be told apart; train on dialogues with one answer each"
+            )
+        said = after[len(before) :]
+        answer = said[: said.rindex(tokenizer.end)] if tokenizer.end in said else said
+        answer_ids = [
+            *(
+                tokenizer.encode(answer)
+                if tokenizer.spells_special(message.get("content") or "")
+                else tokenizer.encode_template(answer)
+            ),
+            tokenizer.end_id,
+        ]
         mask += [0] * (len(prompt) - len(ids)) + [1] * len(answer_ids)
         ids = [*prompt, *answer_ids]
     return ids, mask
 
 
-def _template_ids(messages: Sequence[dict], tokenizer: PublishedTokenizer, *, generation: bool,
-                  tools: Sequence[dict] = ()) -> tuple[list[int], str]:
+def _template_ids(
+    messages: Sequence[dict], tokenizer: PublishedTokenizer, *, generation: bool, tools: Sequence[dict] = ()
+) -> tuple[list[int], str]:
     """Ids and text of a dialogue. A turn that spells a special token is encoded apart, as the plain text it is."""
     text = tokenizer.apply_template(messages, generation=generation, tools=tools)
     spelled = [m["content"] for m in messages if tokenizer.spells_special(m.get("content") or "")]
@@ -122,6 +139,7 @@ def _template_ids(messages: Sequence[dict], tokenizer: PublishedTokenizer, *, ge
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
+
 
 def read_jsonl(path: Path) -> list[tuple[str, dict]]:
     """(place, row) for every line of a JSONL file; place is "file:line" for messages.
@@ -171,8 +189,12 @@ def _dialogue(row: dict, place: str) -> dict:
     if "prompt" in row and "completion" in row:
         if not all(isinstance(row[k], str) and row[k] for k in ("prompt", "completion")):
             raise UserError(f"{place}: prompt and completion must both be text that is not empty")
-        return {"messages": [{"role": "user", "content": row["prompt"]},
-                             {"role": "assistant", "content": row["completion"]}]}
+        return {
+            "messages": [
+                {"role": "user", "content": row["prompt"]},
+                {"role": "assistant", "content": row["completion"]},
+            ]
+        }
     if isinstance(row.get("text"), str) and row["text"]:
         return {"text": row["text"]}
     raise UserError(f"{place} has the keys {', '.join(row) or '(none)'}; give prompt and completion, messages, or text")
@@ -198,8 +220,10 @@ def with_tools(messages: Sequence[dict], tools: Sequence[dict], *, explained: bo
     """
     listing = json.dumps(list(tools), ensure_ascii=False)
     if explained:
-        listing = (f"You may call these tools:\n{listing}\nTo call one, answer {names.TOOL_CALL}"
-                   f'{{"name": ..., "arguments": {{...}}}}{names.TOOL_CALL_END} and wait for its result.')
+        listing = (
+            f"You may call these tools:\n{listing}\nTo call one, answer {names.TOOL_CALL}"
+            f'{{"name": ..., "arguments": {{...}}}}{names.TOOL_CALL_END} and wait for its result.'
+        )
     if messages and messages[0]["role"] == "system":
         return [{"role": "system", "content": messages[0]["content"] + "\n" + listing}, *messages[1:]]
     return [{"role": "system", "content": listing}, *messages]

@@ -17,15 +17,25 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from mlxrlhf.checkpoint import atomic_folder
 from mlxrlhf.errors import UserError
+from mlxrlhf.files import atomic_folder
 
 PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
 TOOL_CALL, TOOL_CALL_END = "<tool_call>", "</tool_call>"
 TOOL_RESPONSE, TOOL_RESPONSE_END = "<tool_response>", "</tool_response>"
 #: ids 1 to 10, in this order; 0 is the unknown piece, which byte fallback never uses
-SPECIALS = (PAD, END, SYSTEM, USER, ASSISTANT, "<|preference|>", TOOL_CALL, TOOL_CALL_END, TOOL_RESPONSE,
-            TOOL_RESPONSE_END)
+SPECIALS = (
+    PAD,
+    END,
+    SYSTEM,
+    USER,
+    ASSISTANT,
+    "<|preference|>",
+    TOOL_CALL,
+    TOOL_CALL_END,
+    TOOL_RESPONSE,
+    TOOL_RESPONSE_END,
+)
 #: the module of mlx_lm.tool_parsers that reads <tool_call>{json}</tool_call>; mlx-lm's server takes its name from
 #: tokenizer_config.json, where a name it does not have would stop the server
 TOOL_PARSER = "json_tools"
@@ -63,22 +73,47 @@ def train(texts: Iterable[str], vocab_size: int, folder: Path) -> None:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sentences(texts), model_writer=model, model_type="bpe", vocab_size=vocab_size,
-            byte_fallback=True, add_dummy_prefix=False, normalization_rule_name="identity",
-            remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, split_digits=True,
-            character_coverage=0.9995, max_sentence_length=1 << 16, user_defined_symbols=list(SPECIALS),
-            unk_id=0, bos_id=-1, eos_id=-1, pad_id=-1, num_threads=2, minloglevel=2)
+            sentence_iterator=_sentences(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            add_dummy_prefix=False,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            split_digits=True,
+            character_coverage=0.9995,
+            max_sentence_length=1 << 16,
+            user_defined_symbols=list(SPECIALS),
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            num_threads=2,
+            minloglevel=2,
+        )
     except (RuntimeError, StopIteration) as error:
-        raise UserError(f"the text is too little for a vocabulary of {vocab_size:,}; add sources or choose a smaller "
-                        f"size ({str(error).splitlines()[0]})") from None
+        raise UserError(
+            f"the text is too little for a vocabulary of {vocab_size:,}; add sources or choose a smaller "
+            f"size ({str(error).splitlines()[0]})"
+        ) from None
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     with atomic_folder(folder) as temporary:
         (temporary / "tokenizer.model").write_bytes(model.getvalue())
-        (temporary / "tokenizer.json").write_text(json.dumps(_fast_tokenizer(processor), ensure_ascii=False),
-                                                  encoding="utf-8")
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "eos_token": END, "bos_token": None,
-                  "unk_token": "<unk>", "clean_up_tokenization_spaces": False, "model_max_length": 2048,
-                  "tool_parser_type": TOOL_PARSER}
+        (temporary / "tokenizer.json").write_text(
+            json.dumps(_fast_tokenizer(processor), ensure_ascii=False), encoding="utf-8"
+        )
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "pad_token": PAD,
+            "eos_token": END,
+            "bos_token": None,
+            "unk_token": "<unk>",
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": 2048,
+            "tool_parser_type": TOOL_PARSER,
+        }
         (temporary / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
         (temporary / "chat_template.jinja").write_text(CHAT_TEMPLATE)
 
@@ -101,8 +136,11 @@ def _fast_tokenizer(processor) -> dict:
     """tokenizer.json for a SentencePiece BPE model: the same vocabulary, its merges in the order of their scores."""
     count = processor.get_piece_size()
     vocab = {processor.id_to_piece(i): i for i in range(count)}
-    ordinary = [(i, processor.id_to_piece(i)) for i in range(count)
-                if not (processor.is_control(i) or processor.is_unknown(i) or processor.is_byte(i))]
+    ordinary = [
+        (i, processor.id_to_piece(i))
+        for i in range(count)
+        if not (processor.is_control(i) or processor.is_unknown(i) or processor.is_byte(i))
+    ]
     scores = {piece: processor.get_score(i) for i, piece in ordinary if piece not in SPECIALS}
     merges = []
     for piece, score in scores.items():
@@ -113,15 +151,32 @@ def _fast_tokenizer(processor) -> dict:
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     # Tool markers are not "special": a server must find them in the decoded text.
     added = [{"id": vocab[s], "content": s, "special": "tool_" not in s, **flags} for s in SPECIALS]
-    decoders = [{"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}, {"type": "ByteFallback"},
-                {"type": "Fuse"}]
+    decoders = [
+        {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
     return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
-        "pre_tokenizer": None, "post_processor": None, "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": {"type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None,
-                  "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True, "ignore_merges": False,
-                  "vocab": vocab, "merges": [list(pair) for _, pair in merges]},
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": vocab,
+            "merges": [list(pair) for _, pair in merges],
+        },
     }
 
 
@@ -218,13 +273,16 @@ class PublishedTokenizer(_Decoding):
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"the tokenizer of {folder} cannot be read ({str(error).splitlines()[0]}); copy the "
-                            "model's tokenizer files into it") from None
+            raise UserError(
+                f"the tokenizer of {folder} cannot be read ({str(error).splitlines()[0]}); copy the "
+                "model's tokenizer files into it"
+            ) from None
         if self._tokenizer.eos_token_id is None:
             raise UserError(f"the tokenizer of {folder} names no end token; set eos_token in tokenizer_config.json")
         if not self._tokenizer.chat_template:
-            raise UserError(f"{folder} has no chat template; choose an instruction-tuned model, or add a "
-                            "chat_template.jinja")
+            raise UserError(
+                f"{folder} has no chat template; choose an instruction-tuned model, or add a chat_template.jinja"
+            )
         self.folder = Path(folder)
         self.vocab_size = len(self._tokenizer)
         self.end_id, self.end = self._tokenizer.eos_token_id, self._tokenizer.eos_token
@@ -241,8 +299,9 @@ class PublishedTokenizer(_Decoding):
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts, on every core."""
-        return self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True,
-                               verbose=False)["input_ids"]
+        return self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)[
+            "input_ids"
+        ]
 
     def encode_template(self, text: str) -> list[int]:
         """Ids of text that a chat template wrote: special tokens count as such."""
@@ -264,8 +323,11 @@ class PublishedTokenizer(_Decoding):
     @functools.cached_property
     def takes_tool_turns(self) -> bool:
         """Whether the chat template shows the model what is in a tool's turn."""
-        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
-                 {"role": "tool", "content": "a result"}]
+        turns = [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b"},
+            {"role": "tool", "content": "a result"},
+        ]
         try:
             return "a result" in self.apply_template(turns, generation=True)
         except UserError:
@@ -276,8 +338,11 @@ class PublishedTokenizer(_Decoding):
         from jinja2 import TemplateError
 
         try:
-            return self._tokenizer.apply_chat_template(list(messages), tools=list(tools) or None, tokenize=False,
-                                                       add_generation_prompt=generation)
+            return self._tokenizer.apply_chat_template(
+                list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=generation
+            )
         except (TemplateError, TypeError, KeyError) as error:
-            raise UserError(f"the chat template of {self.folder} refuses this dialogue ({error}); some models take no "
-                            "system turn, or no tool turns") from None
+            raise UserError(
+                f"the chat template of {self.folder} refuses this dialogue ({error}); some models take no "
+                "system turn, or no tool turns"
+            ) from None

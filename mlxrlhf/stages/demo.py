@@ -7,8 +7,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from mlxrlhf import report
-from mlxrlhf.checkpoint import atomic_text
 from mlxrlhf.config import (
     DEMO,
     DEMO_FROM_SCRATCH,
@@ -19,15 +17,22 @@ from mlxrlhf.config import (
     PretrainConfig,
     RewardConfig,
 )
-from mlxrlhf.stages import evaluate, finetune, folders, ppo, prepare, pretrain, reward
+from mlxrlhf.files import atomic_text
+from mlxrlhf.models import folders
+from mlxrlhf.report.page import demo_report, figures_rows
+from mlxrlhf.stages import evaluate, finetune, ppo, prepare, pretrain, reward
 
 #: name in DEMO, the folder it writes under weights/, what is run, its defaults
-TRAINING = (("pretrain", "language", pretrain.run, PretrainConfig()),
-            ("code", "code", finetune.run, FinetuneConfig(stage="code")),
-            ("tools", "tools", finetune.run, FinetuneConfig(stage="tools")))
-ALIGNMENT = (("reward", "reward", reward.run, RewardConfig()),
-             ("ppo", "rlhf", ppo.run, PPOConfig()),
-             ("evaluate", "", evaluate.run, EvaluateConfig()))
+TRAINING = (
+    ("pretrain", "language", pretrain.run, PretrainConfig()),
+    ("code", "code", finetune.run, FinetuneConfig(stage="code")),
+    ("tools", "tools", finetune.run, FinetuneConfig(stage="tools")),
+)
+ALIGNMENT = (
+    ("reward", "reward", reward.run, RewardConfig()),
+    ("ppo", "rlhf", ppo.run, PPOConfig()),
+    ("evaluate", "", evaluate.run, EvaluateConfig()),
+)
 
 
 def run(size: str = "", backend: str = "mlx", device: str = "", say=print) -> dict:
@@ -56,17 +61,21 @@ def run(size: str = "", backend: str = "mlx", device: str = "", say=print) -> di
     label = size or "shipped"
     samples = json.loads((folders.weights(label, "rlhf") / "evaluation" / "samples.json").read_text())
     runs = [(name, folders.weights(label, stage) / "run") for name, stage, *_ in steps if stage]
-    page = report.demo_report(folder, runs, summary, samples)
-    compared = report.figures_rows(summary["evaluate"]["before"], summary["evaluate"]["after"])
+    page = demo_report(folder, runs, summary, samples)
+    compared = figures_rows(summary["evaluate"]["before"], summary["evaluate"]["after"])
     for measure, before, after in [("", "before", "after"), *compared]:
         say(f"{measure:22}{before:>10}{after:>10}")
     p = summary["ppo"]
-    say(f"PPO reward: {p['reward_first10']:.2f} ± {p['reward_first10_std']:.2f} in the first ten updates, "
-        f"{p['reward_last10']:.2f} ± {p['reward_last10_std']:.2f} in the last ten; KL {p['kl_last']:.1f} nats")
+    say(
+        f"PPO reward: {p['reward_first10']:.2f} ± {p['reward_first10_std']:.2f} in the first ten updates, "
+        f"{p['reward_last10']:.2f} ± {p['reward_last10_std']:.2f} in the last ten; KL {p['kl_last']:.1f} nats"
+    )
     for sample in samples:
         if sample["prompt"] == evaluate.SHOWN:
             say(f"\n{sample['prompt']}\n\nbefore:\n{sample['before']}\n\nafter:\n{sample['after']}\n")
             break
-    say(f"{summary['seconds'] / 60:.1f} minutes; report: {page}; chat with it: mlxrlhf chat --model "
-        f"{folders.weights(label, 'rlhf')}")
+    say(
+        f"{summary['seconds'] / 60:.1f} minutes; report: {page}; chat with it: mlxrlhf chat --model "
+        f"{folders.weights(label, 'rlhf')}"
+    )
     return summary

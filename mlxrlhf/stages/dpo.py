@@ -11,14 +11,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlxrlhf import backends, checkpoint, diagnosis, parallel, plan
+from mlxrlhf import backends, parallel, plan
 from mlxrlhf.algorithms import losses, rollout
-from mlxrlhf.config import DPOConfig, to_json
+from mlxrlhf.algorithms.schedule import cosine_with_warmup
+from mlxrlhf.config import DPOConfig
 from mlxrlhf.data.batches import pick
-from mlxrlhf.runlog import RunLog
-from mlxrlhf.stages import folders, training
-from mlxrlhf.stages import reward as reward_stage
-from mlxrlhf.stages.reward import EncodedPair
+from mlxrlhf.files import atomic_folder
+from mlxrlhf.models import folders
+from mlxrlhf.models.savepoints import SavePoints
+from mlxrlhf.preferences.encoded import EncodedPair, by_criterion, encoded_pairs, longest, pair_weights
+from mlxrlhf.report import diagnosis
+from mlxrlhf.report.runlog import RunLog
+from mlxrlhf.settings import to_json
+from mlxrlhf.stages.run import loop, resume_from
 
 
 class DPO:
@@ -28,10 +33,17 @@ class DPO:
     chosen and rejected answers from an earlier run of the same, to save computing them.
     """
 
-    def __init__(self, config: DPOConfig, policy, pairs: Sequence[EncodedPair], *, pad_id: int,
-                 reference: np.ndarray | None = None):
+    def __init__(
+        self,
+        config: DPOConfig,
+        policy,
+        pairs: Sequence[EncodedPair],
+        *,
+        pad_id: int,
+        reference: np.ndarray | None = None,
+    ):
         self.config, self.policy, self.pairs, self.pad_id = config, policy, pairs, pad_id
-        self.weights = reward_stage.pair_weights(pairs)
+        self.weights = pair_weights(pairs)
         self.objective = losses.dpo_objective(beta=config.beta, label_smoothing=config.label_smoothing)
         everything = np.arange(len(pairs))
         self.reference = self.log_probabilities(everything, adapters=False) if reference is None else reference
@@ -48,10 +60,20 @@ class DPO:
     def update(self, rows: np.ndarray, learning_rate: float) -> dict[str, float]:
         """One optimizer step on the pairs numbered `rows`."""
         total = np.float32(len(rows))
-        parts = [{**self._batch(rows[part]), "ref_logp": self.reference[:, rows[part]].reshape(-1),
-                  "weight": self.weights[rows[part]], "total": total} for part in self._micro(rows)]
-        return {**self.policy.step(self.objective, parts, want=("logp",), learning_rate=learning_rate),
-                "lr": learning_rate, "time/traces": self.policy.traces}
+        parts = [
+            {
+                **self._batch(rows[part]),
+                "ref_logp": self.reference[:, rows[part]].reshape(-1),
+                "weight": self.weights[rows[part]],
+                "total": total,
+            }
+            for part in self._micro(rows)
+        ]
+        return {
+            **self.policy.step(self.objective, parts, want=("logp",), learning_rate=learning_rate),
+            "lr": learning_rate,
+            "time/traces": self.policy.traces,
+        }
 
     def margins(self, rows: np.ndarray) -> np.ndarray:
         """beta * (log p / p_ref of the chosen answer - that of the rejected one), (len(rows),)."""
@@ -72,27 +94,36 @@ class DPO:
         pairs = [self.pairs[i] for i in rows]
         sequences = [p.chosen for p in pairs] + [p.rejected for p in pairs]
         starts = [p.start for p in pairs] * 2
-        return rollout.arrange([s[:n] for s, n in zip(sequences, starts)], [s[n:] for s, n in zip(sequences, starts)],
-                               self.pad_id)
+        return rollout.arrange(
+            [s[:n] for s, n in zip(sequences, starts)], [s[n:] for s, n in zip(sequences, starts)], self.pad_id
+        )
 
 
 # --- the stage -----------------------------------------------------------------------------------------------------
 
+
 def run(config: DPOConfig) -> dict:
     """Align the tools checkpoint and write weights/SIZE/dpo. Returns the figures of summary.json."""
     source, model_config, tokenizer = folders.open_checkpoint(config, "tools", config.checkpoint)
-    train_pairs, val_pairs, length_baseline = reward_stage.encoded_pairs(config, tokenizer, model_config.max_positions)
+    train_pairs, val_pairs, length_baseline = encoded_pairs(config, tokenizer, model_config.max_positions)
     pairs = train_pairs + val_pairs
     backend = backends.load(config.backend, config.device)
     parallel.alone(backend, "mlxrlhf dpo")
-    plan.check(config, model_config, backend, *reward_stage.longest(pairs))
+    plan.check(config, model_config, backend, *longest(pairs))
     out = folders.output(config, "dpo")
-    points = checkpoint.SavePoints(out)
-    found = training.resume_from(points, config, print)
-    policy = backend.Model(model_config, folder=source, seed=config.seed, dtype=config.dtype,
-                           lora_rank=config.lora_rank, lora_scale=config.lora_scale, max_grad_norm=config.max_grad_norm,
-                           optimizer_dtype=config.optimizer_dtype,
-                           gradient_checkpointing=config.gradient_checkpointing)
+    points = SavePoints(out)
+    found = resume_from(points, config, print)
+    policy = backend.Model(
+        model_config,
+        folder=source,
+        seed=config.seed,
+        dtype=config.dtype,
+        lora_rank=config.lora_rank,
+        lora_scale=config.lora_scale,
+        max_grad_norm=config.max_grad_norm,
+        optimizer_dtype=config.optimizer_dtype,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
     if not found:
         print(f"dpo: the reference's log-probabilities of {len(pairs):,} pairs")
     dpo = DPO(config, policy, pairs, pad_id=tokenizer.pad_id, reference=found[0]["reference"] if found else None)
@@ -110,7 +141,7 @@ def run(config: DPOConfig) -> dict:
 
     def update(step: int) -> tuple[dict, int]:
         rows = pick(len(train_pairs), size, config.seed, step)
-        rate = training.cosine_with_warmup(step, peak=config.rate, warmup=config.warmup_steps, total=total)
+        rate = cosine_with_warmup(step, peak=config.rate, warmup=config.warmup_steps, total=total)
         metrics = dpo.update(rows, rate)
         if (step + 1) % config.eval_every == 0 or step + 1 == total:
             margins = dpo.margins(held_out)
@@ -120,16 +151,24 @@ def run(config: DPOConfig) -> dict:
 
     def summarise(rows: list[dict]) -> dict:
         last = [row for row in rows if not row["skipped"]][-10:]
-        figures = {name.removeprefix("rewards/"): float(np.mean([row[name] for row in last])) if last else None
-                   for name in ("loss", "rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected")}
+        figures = {
+            name.removeprefix("rewards/"): float(np.mean([row[name] for row in last])) if last else None
+            for name in ("loss", "rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected")
+        }
         correct = (np.sign(dpo.margins(held_out)) + 1) / 2
-        return {"steps": len(rows), **figures, "val_accuracy": float(correct.mean()),
-                "val_accuracy_by_criterion": reward_stage.by_criterion(correct, val_pairs),
-                "length_baseline": length_baseline, "pairs": len(train_pairs), "val_pairs": len(val_pairs),
-                "seconds": float(np.sum([row["time/seconds"] for row in rows]))}
+        return {
+            "steps": len(rows),
+            **figures,
+            "val_accuracy": float(correct.mean()),
+            "val_accuracy_by_criterion": by_criterion(correct, val_pairs),
+            "length_baseline": length_baseline,
+            "pairs": len(train_pairs),
+            "val_pairs": len(val_pairs),
+            "seconds": float(np.sum([row["time/seconds"] for row in rows])),
+        }
 
     log = RunLog(out / "run", "dpo", total, to_json(config), start=start, memory=backend.peak_memory)
-    figures = training.loop(config, log, start, total, update, keep, summarise, diagnosis.preference_pairs)
-    with checkpoint.atomic_folder(out) as folder:
+    figures = loop(config, log, start, total, update, keep, summarise, diagnosis.preference_pairs)
+    with atomic_folder(out) as folder:
         folders.save_checkpoint(policy, folder, tokenizer)
     return figures

@@ -8,14 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import backends, checkpoint, plan
+from mlxrlhf import backends, plan
 from mlxrlhf.algorithms import advantages, evidence, rollout
-from mlxrlhf.config import EvaluateConfig, to_json
-from mlxrlhf.data import humaneval, quality, tasks
+from mlxrlhf.algorithms.rollout import TOGETHER
+from mlxrlhf.config import EvaluateConfig
 from mlxrlhf.data.dialogue import decode_answer, render_prompt
-from mlxrlhf.runlog import RunLog
-from mlxrlhf.stages import folders, ppo, sampling
-from mlxrlhf.stages import reward as reward_stage
+from mlxrlhf.files import atomic_text
+from mlxrlhf.models import folders
+from mlxrlhf.report.runlog import RunLog
+from mlxrlhf.rewards.model import scorer
+from mlxrlhf.settings import to_json
+from mlxrlhf.stages import sampling
+from mlxrlhf.tasks import humaneval, quality
+from mlxrlhf.tasks.answers import extract_code
+from mlxrlhf.tasks.judge import passes
+from mlxrlhf.tasks.task import load_tasks
 
 GROUPS = ("new phrasings", "new tasks")
 #: what people should see first: the guide's own question
@@ -31,7 +38,7 @@ def run(config: EvaluateConfig) -> dict:
     # What may be missing is asked for before anything is sampled.
     judge = None
     if config.suite != "humaneval":
-        judge = reward_stage.scorer(folders.reward_model(config), backend, tokenizer, dtype=config.dtype)
+        judge = scorer(folders.reward_model(config), backend, tokenizer, dtype=config.dtype)
     problems = humaneval.load() if config.suite != "tasks" else ()
     base = backend.Model(model_config, folder=before_folder, dtype=config.dtype)
     aligned = backend.Model(model_config, folder=after_folder, dtype=config.dtype)
@@ -44,61 +51,89 @@ def run(config: EvaluateConfig) -> dict:
     out = Path(config.out) if config.out else after_folder / "evaluation"
     with RunLog(out, "evaluate", 1, to_json(config), quiet=True) as log:
         log.summary(figures)
-    checkpoint.atomic_text(out / "samples.json", json.dumps(samples, indent=1, ensure_ascii=False))
+    atomic_text(out / "samples.json", json.dumps(samples, indent=1, ensure_ascii=False))
     return figures
 
 
-def humaneval_figures(model, problems: Sequence[humaneval.Problem], config, tokenizer,
-                      context: int) -> dict[str, float]:
+def humaneval_figures(
+    model, problems: Sequence[humaneval.Problem], config, tokenizer, context: int
+) -> dict[str, float]:
     """pass@1 on HumanEval: the share of `samples` sampled answers that pass, averaged over the problems.
 
     unseen leaves out the problems that our own task bank also asks for, in words of its own.
     """
     overlap = humaneval.Overlap(problems)
-    ours = {overlap.find(f"{phrasing}\n{task.solution}") for task in tasks.load_tasks() for phrasing in task.phrasings}
+    ours = {overlap.find(f"{phrasing}\n{task.solution}") for task in load_tasks() for phrasing in task.phrasings}
     asked = [problem for problem in problems for _ in range(config.samples)]
     encoded = [render_prompt([{"role": "user", "content": humaneval.request(p)}], tokenizer) for p in asked]
-    ppo.check_context(encoded, config.max_tokens, context)
-    found = sampling.responses(model, encoded, config, tokenizer, np.random.default_rng(config.seed),
-                               "evaluate: HumanEval")
+    sampling.check_context(encoded, config.max_tokens, context)
+    found = sampling.responses(
+        model, encoded, config, tokenizer, np.random.default_rng(config.seed), "evaluate: HumanEval"
+    )
     cut = sum(r[-1] != tokenizer.end_id for r in found)
     answers = [decode_answer(r, tokenizer) for r in found]
     passed = np.array(humaneval.passes(asked, answers, unsafe=config.unsafe_exec), float)
     unseen = [i for i, problem in enumerate(asked) if problem.task_id not in ours]
-    return {"humaneval_pass@1": float(passed.mean()), "humaneval_unseen": float(passed[unseen].mean()),
-            "humaneval_cut_off": cut / len(asked)}
+    return {
+        "humaneval_pass@1": float(passed.mean()),
+        "humaneval_unseen": float(passed[unseen].mean()),
+        "humaneval_cut_off": cut / len(asked),
+    }
 
 
 def _tasks(config: EvaluateConfig, base, aligned, judge, tokenizer, model_config) -> tuple[dict, list[dict]]:
     """Figures and answers of both models on held-out requests."""
-    prompts = ppo.load_prompts(config, GROUPS)
+    prompts = folders.load_prompts(config, GROUPS)
     if config.prompts:
         order = np.random.default_rng(config.seed).permutation(len(prompts))
-        prompts = [prompts[i] for i in sorted(order[:config.prompts])]
+        prompts = [prompts[i] for i in sorted(order[: config.prompts])]
     prompts = [p for p in prompts for _ in range(config.samples)]
-    encoded = ppo.encode_prompts(prompts, tokenizer)
-    ppo.check_context(encoded, config.max_tokens, model_config.max_positions)
-    sides = {name: _side(name, config, model, base, judge, prompts, encoded, tokenizer, keep)
-             for name, model, keep in (("before", base, 1), ("after", aligned, config.best_of))}
+    encoded = sampling.encode_prompts(prompts, tokenizer)
+    sampling.check_context(encoded, config.max_tokens, model_config.max_positions)
+    sides = {
+        name: _side(name, config, model, base, judge, prompts, encoded, tokenizer, keep)
+        for name, model, keep in (("before", base, 1), ("after", aligned, config.best_of))
+    }
     figures = {name: _figures(side, sides["before"], range(len(prompts))) for name, side in sides.items()}
-    figures["groups"] = {group: {name: _figures(side, sides["before"],
-                                                [i for i, p in enumerate(prompts) if p["group"] == group])
-                                 for name, side in sides.items()}
-                         for group in GROUPS if any(p["group"] == group for p in prompts)}
-    samples = [{"prompt": p["prompt"], "group": p["group"], "before": sides["before"]["texts"][i],
-                "after": sides["after"]["texts"][i], "score_before": float(sides["before"]["scores"][i]),
-                "score_after": float(sides["after"]["scores"][i])} for i, p in enumerate(prompts)]
+    figures["groups"] = {
+        group: {
+            name: _figures(side, sides["before"], [i for i, p in enumerate(prompts) if p["group"] == group])
+            for name, side in sides.items()
+        }
+        for group in GROUPS
+        if any(p["group"] == group for p in prompts)
+    }
+    samples = [
+        {
+            "prompt": p["prompt"],
+            "group": p["group"],
+            "before": sides["before"]["texts"][i],
+            "after": sides["after"]["texts"][i],
+            "score_before": float(sides["before"]["scores"][i]),
+            "score_after": float(sides["after"]["scores"][i]),
+        }
+        for i, p in enumerate(prompts)
+    ]
     return figures, samples
 
 
-def _side(name: str, config: EvaluateConfig, model, base, judge, prompts: Sequence[dict],
-          encoded: Sequence[Sequence[int]], tokenizer, keep: int) -> dict:
+def _side(
+    name: str,
+    config: EvaluateConfig,
+    model,
+    base,
+    judge,
+    prompts: Sequence[dict],
+    encoded: Sequence[Sequence[int]],
+    tokenizer,
+    keep: int,
+) -> dict:
     """One model's answers and all that is measured on them; of `keep` answers to a prompt, the judge's favourite."""
     asked = [ids for ids in encoded for _ in range(keep)]
     found = sampling.responses(model, asked, config, tokenizer, np.random.default_rng(config.seed), f"evaluate: {name}")
     scores, kl = [], []
-    for at in range(0, len(asked), sampling.TOGETHER):
-        some, answers = asked[at:at + sampling.TOGETHER], found[at:at + sampling.TOGETHER]
+    for at in range(0, len(asked), TOGETHER):
+        some, answers = asked[at : at + TOGETHER], found[at : at + TOGETHER]
         batch = rollout.arrange(some, answers, tokenizer.pad_id)
         # The divergence is that of the distributions sampled from; greedy answers are judged at temperature 1.
         judged = base.evaluate(batch, ("logp", "features"), temperature=config.temp or 1.0)
@@ -107,12 +142,17 @@ def _side(name: str, config: EvaluateConfig, model, base, judge, prompts: Sequen
         scores += judge(some, answers, judged["features"]).tolist()
     best = np.arange(0, len(asked), keep) + np.reshape(scores, (-1, keep)).argmax(axis=1)
     texts = [decode_answer(found[i], tokenizer) for i in best]
-    codes = [tasks.extract_code(text) for text in texts]
-    bank = {task.name: task for task in tasks.load_tasks()}
-    return {"texts": texts, "scores": np.array(scores)[best], "lengths": [len(found[i]) for i in best],
-            # Choosing the best of n moves away by at most log n - (n - 1) / n (Beirami et al. 2024).
-            "kl": np.array(kl)[best] + np.log(keep) - (keep - 1) / keep, "quality": quality.measure(codes),
-            "passed": tasks.passes([(bank[p["task"]], c) for p, c in zip(prompts, codes)], unsafe=config.unsafe_exec)}
+    codes = [extract_code(text) for text in texts]
+    bank = {task.name: task for task in load_tasks()}
+    return {
+        "texts": texts,
+        "scores": np.array(scores)[best],
+        "lengths": [len(found[i]) for i in best],
+        # Choosing the best of n moves away by at most log n - (n - 1) / n (Beirami et al. 2024).
+        "kl": np.array(kl)[best] + np.log(keep) - (keep - 1) / keep,
+        "quality": quality.measure(codes),
+        "passed": passes([(bank[p["task"]], c) for p, c in zip(prompts, codes)], unsafe=config.unsafe_exec),
+    }
 
 
 def _verified(side: dict, i: int) -> tuple[int, ...]:
@@ -131,10 +171,16 @@ def _figures(side: dict, baseline: dict, rows: Sequence[int]) -> dict[str, float
     def share(values) -> float:
         return float(np.mean(list(values)))
 
-    return {"answers": len(rows), "win_rate": share(wins),
-            "verified_win_rate": share((own > other) + (own == other) / 2 for own, other in ranks),
-            "score": float(scores.mean()),
-            "parses": share(q.parses for q in measured), "passes_tests": share(side["passed"][i] for i in rows),
-            "docstring": share(q.docstring for q in measured), "type_hints": share(q.type_hints for q in measured),
-            "no_insecure_pattern": share(q.parses and not q.insecure for q in measured),
-            "kl": float(side["kl"][rows].mean()), "length": share(side["lengths"][i] for i in rows)}
+    return {
+        "answers": len(rows),
+        "win_rate": share(wins),
+        "verified_win_rate": share((own > other) + (own == other) / 2 for own, other in ranks),
+        "score": float(scores.mean()),
+        "parses": share(q.parses for q in measured),
+        "passes_tests": share(side["passed"][i] for i in rows),
+        "docstring": share(q.docstring for q in measured),
+        "type_hints": share(q.type_hints for q in measured),
+        "no_insecure_pattern": share(q.parses and not q.insecure for q in measured),
+        "kl": float(side["kl"][rows].mean()),
+        "length": share(side["lengths"][i] for i in rows),
+    }

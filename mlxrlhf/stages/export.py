@@ -13,13 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import backends, checkpoint, gguf_export
+from mlxrlhf import backends
 from mlxrlhf.config import ExportConfig, FuseConfig
 from mlxrlhf.data import corpora
 from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
-from mlxrlhf.stages import folders, fuse
+from mlxrlhf.files import atomic_folder
+from mlxrlhf.models import checkpoint, folders
+from mlxrlhf.models.gguf_files import write_gguf
+from mlxrlhf.stages import fuse
 
 #: tokens that are measured on at once
 WINDOW = 512
@@ -43,7 +46,7 @@ def run(config: ExportConfig, say: Callable[[str], None] = print) -> dict:
     with tempfile.TemporaryDirectory(prefix=".export-", dir=_room(out)) as room:
         whole = Path(room) / source.resolve().name
         if config.to == "gguf":
-            gguf_export.write(_plain(config, source, whole) if config.adapter else source, out, config.gguf_type)
+            write_gguf(_plain(config, source, whole) if config.adapter else source, out, config.gguf_type)
         elif config.to == "hf":
             _plain(config, source, out, "float32" if config.dtype == "auto" else config.dtype)
         elif config.adapter or not checkpoint.mlx_lm_reads_rope(source, shape):
@@ -66,14 +69,22 @@ def _room(out: Path) -> Path:
 def _plain(config: ExportConfig, source: Path, out: Path, dtype: str = "float32") -> Path:
     """A whole checkpoint in `dtype`, adapters merged and left behind."""
     if config.adapter:
-        fuse.run(FuseConfig(model=str(source), adapter=config.adapter, out=str(out), backend=config.backend,
-                            device=config.device, dtype=dtype))
+        fuse.run(
+            FuseConfig(
+                model=str(source),
+                adapter=config.adapter,
+                out=str(out),
+                backend=config.backend,
+                device=config.device,
+                dtype=dtype,
+            )
+        )
         shutil.rmtree(out / "adapters")
         return out
     backend = backends.load(config.backend, config.device)
     tokenizer = open_tokenizer(source)
     model = backend.Model(checkpoint.read_config(source), folder=source, dtype=dtype)
-    with checkpoint.atomic_folder(out) as folder:
+    with atomic_folder(out) as folder:
         folders.save_checkpoint(model, folder, tokenizer)
     return out
 
@@ -84,9 +95,14 @@ def _quantise(config: ExportConfig, whole: Path, out: Path, say: Callable[[str],
 
     bits = int(config.to.removeprefix("mlx-").removesuffix("bit"))
     name, rows = held_out(config, open_tokenizer(whole)) if config.eval_tokens else ("", None)
-    with checkpoint.atomic_folder(out) as folder:
-        quantize.convert(whole, folder, bits=bits, group_size=config.group_size,
-                         dtype="bfloat16" if config.dtype == "auto" else config.dtype)
+    with atomic_folder(out) as folder:
+        quantize.convert(
+            whole,
+            folder,
+            bits=bits,
+            group_size=config.group_size,
+            dtype="bfloat16" if config.dtype == "auto" else config.dtype,
+        )
         checkpoint.copy_tokenizer(whole, folder)
     if rows is None:
         return {}
@@ -110,8 +126,10 @@ def held_out(config: ExportConfig, tokenizer: AnyTokenizer) -> tuple[str, np.nda
             if len(parts[0]) >= count * window:
                 break
     # Equal shares of prose and code where there are both.
-    rows = [np.asarray(part[:len(part) // window * window], np.int32).reshape(-1, window)[:-(-count // len(parts))]
-            for part in parts]
+    rows = [
+        np.asarray(part[: len(part) // window * window], np.int32).reshape(-1, window)[: -(-count // len(parts))]
+        for part in parts
+    ]
     rows = np.concatenate(rows)[:count]
     if not len(rows):
         raise UserError(f"{name} has fewer than {window} tokens to measure on; give a longer --text, or --eval-tokens")
@@ -123,8 +141,11 @@ def _prepared(config: ExportConfig, tokenizer: AnyTokenizer) -> list[np.ndarray]
     folder = folders.data(config)
     if not (folder / "tokenizer").is_dir() or open_tokenizer(folder / "tokenizer").fingerprint != tokenizer.fingerprint:
         return []
-    return [np.load(folder / f"{stem}_val.npy", mmap_mode="r") for stem in ("language", "code")
-            if (folder / f"{stem}_val.npy").is_file()]
+    return [
+        np.load(folder / f"{stem}_val.npy", mmap_mode="r")
+        for stem in ("language", "code")
+        if (folder / f"{stem}_val.npy").is_file()
+    ]
 
 
 def _read(path: Path) -> str:

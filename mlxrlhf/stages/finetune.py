@@ -9,7 +9,7 @@ from mlxrlhf.data import corpora
 from mlxrlhf.data.batches import Mixture, Rows, Stream, packed_rows
 from mlxrlhf.data.dialogue import AnyTokenizer, encode_examples, load_dialogues
 from mlxrlhf.errors import UserError
-from mlxrlhf.stages import folders
+from mlxrlhf.models import folders
 from mlxrlhf.stages.pretrain import fit
 
 
@@ -47,8 +47,10 @@ def _mixture(folder: Path, side: str, tokenizer: AnyTokenizer, config: FinetuneC
 def _pack(rows: list[dict], tokenizer: AnyTokenizer, config: FinetuneConfig, name: str) -> Rows:
     packed, left_out = packed_rows(encode_examples(rows, tokenizer), config.sequence_length, tokenizer.pad_id)
     if left_out:
-        print(f"{name}: {left_out:,} of {len(rows):,} examples are longer than --sequence-length "
-              f"{config.sequence_length} and were left out")
+        print(
+            f"{name}: {left_out:,} of {len(rows):,} examples are longer than --sequence-length "
+            f"{config.sequence_length} and were left out"
+        )
     if not len(packed):
         raise UserError(f"{name}: no example fits into --sequence-length {config.sequence_length}; raise it")
     return packed

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlxrlhf import backends, checkpoint, published
+from mlxrlhf import backends
 from mlxrlhf.config import FuseConfig
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
-from mlxrlhf.stages import folders
+from mlxrlhf.files import atomic_folder
+from mlxrlhf.models import folders, published
+from mlxrlhf.models.adapters import load_model
 
 
 def run(config: FuseConfig) -> Path:
@@ -17,8 +19,8 @@ def run(config: FuseConfig) -> Path:
         raise UserError("fuse needs --model (what the adapters were trained on), --adapter (their folder) and --out")
     base = published.fetch(config.model)
     tokenizer = open_tokenizer(base)
-    model = folders.load_model(backends.load(config.backend, config.device), base, config.adapter, dtype=config.dtype)
+    model = load_model(backends.load(config.backend, config.device), base, config.adapter, dtype=config.dtype)
     out = Path(config.out)
-    with checkpoint.atomic_folder(out) as folder:
+    with atomic_folder(out) as folder:
         folders.save_checkpoint(model, folder, tokenizer)
     return out

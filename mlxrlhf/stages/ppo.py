@@ -16,23 +16,30 @@ advantage of a response is its score among the responses to its prompt.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import backends, checkpoint, diagnosis, parallel, plan, rewards
-from mlxrlhf.agent import sandbox
+from mlxrlhf import backends, parallel, plan
 from mlxrlhf.algorithms import advantages, losses, rollout
-from mlxrlhf.config import GRPOConfig, PPOConfig, to_json
+from mlxrlhf.config import GRPOConfig, PPOConfig
 from mlxrlhf.data.batches import pick
-from mlxrlhf.data.dialogue import render_prompt
 from mlxrlhf.errors import UserError
-from mlxrlhf.runlog import RunLog
-from mlxrlhf.stages import folders, training
-from mlxrlhf.stages import reward as reward_stage
+from mlxrlhf.files import atomic_folder
+from mlxrlhf.models import folders
+from mlxrlhf.models.folders import load_prompts
+from mlxrlhf.models.savepoints import SavePoints
+from mlxrlhf.report import diagnosis
+from mlxrlhf.report.runlog import RunLog
+from mlxrlhf.rewards.components import Component, Rewards, parse_reward
+from mlxrlhf.rewards.model import critic_start, read_description, scorer
+from mlxrlhf.sandbox import runner
+from mlxrlhf.settings import to_json
+from mlxrlhf.stages.run import loop, resume_from
+from mlxrlhf.stages.sampling import check_context, encode_prompts
+from mlxrlhf.tasks import requests
 
 #: root mean square of (ratio - 1) allowed on the first minibatch, where old and new policy are the same; in bfloat16
 #: rounding alone makes up to 0.01 where the two forwards had other rows beside them and so other kernels
@@ -47,29 +54,45 @@ class PPO:
     is what the caller knows of a prompt.
     """
 
-    def __init__(self, config: PPOConfig | GRPOConfig, policy, reference, score: Callable[..., dict[str, np.ndarray]],
-                 *, end_ids: Sequence[int], pad_id: int):
+    def __init__(
+        self,
+        config: PPOConfig | GRPOConfig,
+        policy,
+        reference,
+        score: Callable[..., dict[str, np.ndarray]],
+        *,
+        end_ids: Sequence[int],
+        pad_id: int,
+    ):
         self.config, self.policy, self.reference, self.score = config, policy, reference, score
         self.end_ids, self.pad_id = list(end_ids), pad_id
         self.controller = advantages.KLController(config.kl_coef, config.kl_target)
         self.critic = isinstance(config, PPOConfig)
         self.full_kl = self.critic and config.kl_in_loss
         if self.critic:
-            self.objective = losses.ppo_objective(clip=config.clip, value_clip=config.value_clip,
-                                                  vf_coef=config.vf_coef, entropy_coef=config.entropy_coef,
-                                                  kl_in_loss=config.kl_in_loss)
+            self.objective = losses.ppo_objective(
+                clip=config.clip,
+                value_clip=config.value_clip,
+                vf_coef=config.vf_coef,
+                entropy_coef=config.entropy_coef,
+                kl_in_loss=config.kl_in_loss,
+            )
         else:
             self.objective = losses.grpo_objective(clip=config.clip, entropy_coef=config.entropy_coef)
-        self.want = ("logp",) + ("value",) * self.critic + ("entropy",) * bool(config.entropy_coef) \
-            + ("kl",) * self.full_kl
+        self.want = (
+            ("logp",) + ("value",) * self.critic + ("entropy",) * bool(config.entropy_coef) + ("kl",) * self.full_kl
+        )
         self._runaways = 0
 
-    def collect(self, prompts: Sequence[Sequence[int]], rng: np.random.Generator,
-                rows: Sequence | None = None) -> tuple[dict, dict]:
+    def collect(
+        self, prompts: Sequence[Sequence[int]], rng: np.random.Generator, rows: Sequence | None = None
+    ) -> tuple[dict, dict]:
         """Steps 1 to 5. Returns the training batch and the metrics of the rollout."""
         c, beta = self.config, self.controller.beta
-        prompts, rows = ([x for x in some for _ in range(c.responses_per_prompt)]
-                         for some in (prompts, prompts if rows is None else rows))
+        prompts, rows = (
+            [x for x in some for _ in range(c.responses_per_prompt)]
+            for some in (prompts, prompts if rows is None else rows)
+        )
         responses = self._sample(prompts, rng.random((len(prompts), c.max_tokens)))
         batch = rollout.arrange(prompts, responses, self.pad_id)
         mask = batch["mask"]
@@ -88,11 +111,14 @@ class PPO:
         metrics = {
             **{f"objective/{name}": float(values.mean()) for name, values in measures.items()},
             "objective/scores_std": float(scores.std()),
-            "objective/kl": kl_sum, "objective/entropy": float((old["entropy"] * mask).sum() / mask.sum()),
+            "objective/kl": kl_sum,
+            "objective/entropy": float((old["entropy"] * mask).sum() / mask.sum()),
             "objective/non_score_reward": -beta * kl_sum,
             "objective/rlhf_reward": float(penalised.mean()) - beta * kl_sum,
-            "response/length": float(mask.sum(axis=1).mean()), "response/truncated": float(1 - finished.mean()),
-            "kl_coef": beta, "time/scoring": scoring,
+            "response/length": float(mask.sum(axis=1).mean()),
+            "response/truncated": float(1 - finished.mean()),
+            "kl_coef": beta,
+            "time/scoring": scoring,
         }
         batch["old_logp"] = old["logp"]
         estimate = self._gae if self.critic else self._among_group
@@ -111,8 +137,9 @@ class PPO:
             batch["reference_hidden"] = frozen["hidden"]
         return {"value/explained_variance": advantages.explained_variance(values, returns, mask)}
 
-    def _among_group(self, batch: dict, scores: np.ndarray, kl: np.ndarray, old: dict,
-                     frozen: dict) -> dict[str, float]:
+    def _among_group(
+        self, batch: dict, scores: np.ndarray, kl: np.ndarray, old: dict, frozen: dict
+    ) -> dict[str, float]:
         """GRPO's step 5, put into the batch: the baseline is the mean of the responses to the same prompt."""
         c = self.config
         advantage = advantages.group_advantages(scores, c.responses_per_prompt, scale=c.scale_rewards == "group")
@@ -120,8 +147,13 @@ class PPO:
         spread = np.ptp(scores.reshape(-1, c.responses_per_prompt), axis=1)
         return {"frac_reward_zero_std": float((spread < 1e-8).mean())}
 
-    def update(self, prompts: Sequence[Sequence[int]], rng: np.random.Generator, learning_rate: float,
-               rows: Sequence | None = None) -> dict[str, float]:
+    def update(
+        self,
+        prompts: Sequence[Sequence[int]],
+        rng: np.random.Generator,
+        learning_rate: float,
+        rows: Sequence | None = None,
+    ) -> dict[str, float]:
         """One whole update. Raises UserError in plain words when an invariant breaks."""
         c = self.config
         batch, metrics = self.collect(prompts, rng, rows)
@@ -144,10 +176,15 @@ class PPO:
                 if not self.critic:
                     batch["weight"][chosen] = advantages.token_weights(mask[chosen], c.loss_type, c.max_tokens)
                 own = chosen[parallel.share(len(chosen), self.policy)]
-                parts = [rollout.cut({**batch, **shared}, own[part])
-                         for part in rollout.by_length(mask[own], c.micro_batch_size)]
-                steps.append(self.policy.step(self.objective, parts, want=self.want, learning_rate=learning_rate,
-                                              temperature=c.temp))
+                parts = [
+                    rollout.cut({**batch, **shared}, own[part])
+                    for part in rollout.by_length(mask[own], c.micro_batch_size)
+                ]
+                steps.append(
+                    self.policy.step(
+                        self.objective, parts, want=self.want, learning_rate=learning_rate, temperature=c.temp
+                    )
+                )
                 if len(steps) == 1:
                     self._check_first(steps[0])
         for name in steps[0]:
@@ -168,7 +205,7 @@ class PPO:
                     out.setdefault(name, np.zeros((len(mask), value.shape[1]), np.float32))[rows] = value
                 else:
                     whole = out.setdefault(name, np.zeros((*mask.shape, *value.shape[2:]), np.float32))
-                    whole[rows, :value.shape[1]] = value
+                    whole[rows, : value.shape[1]] = value
         return {name: self._whole(value) for name, value in out.items()}
 
     def _whole(self, array: np.ndarray) -> np.ndarray:
@@ -178,12 +215,18 @@ class PPO:
     def _sample(self, prompts: Sequence[Sequence[int]], uniforms: np.ndarray) -> list[list[int]]:
         """A response to each prompt, each process sampling its share."""
         c, own = self.config, parallel.share(len(prompts), self.policy)
-        found = self.policy.generate([prompts[i] for i in own], uniforms=uniforms[own], temperature=c.temp,
-                                     max_tokens=c.max_tokens, stop_ids=self.end_ids, pad_id=self.pad_id)
+        found = self.policy.generate(
+            [prompts[i] for i in own],
+            uniforms=uniforms[own],
+            temperature=c.temp,
+            max_tokens=c.max_tokens,
+            stop_ids=self.end_ids,
+            pad_id=self.pad_id,
+        )
         tokens = np.zeros((len(prompts), c.max_tokens + 1), np.int32)  # the first column holds the length
         for i, response in zip(own, found):
-            tokens[i, 0], tokens[i, 1:len(response) + 1] = len(response), response
-        return [row[1:row[0] + 1].tolist() for row in self._whole(tokens)]
+            tokens[i, 0], tokens[i, 1 : len(response) + 1] = len(response), response
+        return [row[1 : row[0] + 1].tolist() for row in self._whole(tokens)]
 
     def _score(self, rows: Sequence, responses: list[list[int]], features: np.ndarray) -> dict[str, np.ndarray]:
         """What `score` gives for every response, each process scoring its share: tests that are run may not repeat."""
@@ -197,8 +240,10 @@ class PPO:
     def _check_first(self, metrics: dict[str, float]) -> None:
         error = np.sqrt(metrics["val/ratio_error"])
         if not error < RATIO_TOLERANCE[self.config.dtype]:
-            raise UserError(f"the policy ratio is off by {error:.2g} on the first minibatch, where it must be 1: the "
-                            "rollout and the training forward disagree (masks, temperature or precision)")
+            raise UserError(
+                f"the policy ratio is off by {error:.2g} on the first minibatch, where it must be 1: the "
+                "rollout and the training forward disagree (masks, temperature or precision)"
+            )
 
     def _check_rollout(self, metrics: dict[str, float]) -> None:
         if not all(np.isfinite(v) for v in metrics.values()):
@@ -206,14 +251,19 @@ class PPO:
             raise UserError(f"{broken} is not finite: the policy has diverged; resume with a lower --learning-rate")
         self._runaways = self._runaways + 1 if metrics["objective/kl"] > self.config.kl_limit else 0
         if self._runaways >= 3:
-            raise UserError(f"KL stayed above --kl-limit {self.config.kl_limit:g} nats per response for three updates: "
-                            "the policy runs away from its reference; lower --learning-rate or raise --kl-coef")
+            raise UserError(
+                f"KL stayed above --kl-limit {self.config.kl_limit:g} nats per response for three updates: "
+                "the policy runs away from its reference; lower --learning-rate or raise --kl-coef"
+            )
         if metrics["objective/entropy"] < 1e-3:
-            raise UserError("entropy has collapsed to zero: every response is the same; lower --learning-rate, raise "
-                            "--kl-coef or set --entropy-coef 0.01")
+            raise UserError(
+                "entropy has collapsed to zero: every response is the same; lower --learning-rate, raise "
+                "--kl-coef or set --entropy-coef 0.01"
+            )
 
 
 # --- the stage -----------------------------------------------------------------------------------------------------
+
 
 def run(config: PPOConfig) -> dict:
     """Align the tools checkpoint and write weights/SIZE/rlhf. Returns the figures of summary.json."""
@@ -222,32 +272,42 @@ def run(config: PPOConfig) -> dict:
 
 def align(config: PPOConfig | GRPOConfig, stage: str) -> dict:
     """Optimise the tools checkpoint for --reward and write weights/SIZE/STAGE. Returns the figures of summary.json."""
-    components = rewards.parse(config.reward)
+    components = parse_reward(config.reward)
     if config.kl_target and not config.kl_coef:
-        raise UserError(f"--kl-target {config.kl_target:g} raises --kl-coef step by step, which cannot start at 0; "
-                        "give one such as 0.05")
+        raise UserError(
+            f"--kl-target {config.kl_target:g} raises --kl-coef step by step, which cannot start at 0; "
+            "give one such as 0.05"
+        )
     source, model_config, tokenizer = folders.open_checkpoint(config, "tools", config.checkpoint)
-    prompts = rewards.load_prompts(Path(config.prompts)) if config.prompts else load_prompts(config, ("train",))
-    prompts = rewards.with_tests(prompts)
+    prompts = requests.load_prompts(Path(config.prompts)) if config.prompts else load_prompts(config, ("train",))
+    prompts = requests.with_tests(prompts)
     encoded = encode_prompts(prompts, tokenizer)
     check_context(encoded, config.max_tokens, model_config.max_positions)
     backend = backends.load(config.backend, config.device)
     plan.check(config, model_config, backend, prompt=max(map(len, encoded)))
-    score, accuracy = scorer(config, components, prompts, backend, tokenizer)
+    score, accuracy = rewards_for(config, components, prompts, backend, tokenizer)
     out = folders.output(config, stage)
-    points = checkpoint.SavePoints(out)
-    found = training.resume_from(points, config, print)
+    points = SavePoints(out)
+    found = resume_from(points, config, print)
     critic = isinstance(config, PPOConfig)
     settings = dict(folder=source, seed=config.seed, dtype=config.dtype)
     judged = {c.name: c.weight for c in components}.get("model")
     value_start = None
     if critic and judged:
-        value_start = reward_stage.critic_start(folders.reward_model(config), tokenizer, judged)
-    policy = backend.Model(model_config, lora_rank=config.lora_rank, lora_scale=config.lora_scale,
-                           max_grad_norm=config.max_grad_norm, value_head=critic, value_start=value_start,
-                           head_learning_rate=config.value_learning_rate if critic else None,
-                           keep_reference_head=critic and config.kl_in_loss, optimizer_dtype=config.optimizer_dtype,
-                           gradient_checkpointing=config.gradient_checkpointing, **settings)
+        value_start = critic_start(folders.reward_model(config), tokenizer, judged)
+    policy = backend.Model(
+        model_config,
+        lora_rank=config.lora_rank,
+        lora_scale=config.lora_scale,
+        max_grad_norm=config.max_grad_norm,
+        value_head=critic,
+        value_start=value_start,
+        head_learning_rate=config.value_learning_rate if critic else None,
+        keep_reference_head=critic and config.kl_in_loss,
+        optimizer_dtype=config.optimizer_dtype,
+        gradient_checkpointing=config.gradient_checkpointing,
+        **settings,
+    )
     # With adapters the reference is the same trunk with them off: one trunk, four roles.
     reference = policy if config.lora_rank else backend.Model(model_config, **settings)
     ppo = PPO(config, policy, reference, score, end_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)
@@ -264,23 +324,34 @@ def align(config: PPOConfig | GRPOConfig, stage: str) -> dict:
     def update(step: int) -> tuple[dict, int]:
         rows = pick(len(encoded), config.batch_size, config.seed, step)
         rate = config.rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
-        metrics = ppo.update([encoded[i] for i in rows], np.random.default_rng([config.seed, step]), rate,
-                             [prompts[i] for i in rows])
+        metrics = ppo.update(
+            [encoded[i] for i in rows], np.random.default_rng([config.seed, step]), rate, [prompts[i] for i in rows]
+        )
         return metrics, int(metrics["response/length"] * config.batch_size * config.responses_per_prompt)
 
-    log = RunLog(out / "run", "ppo" if critic else "grpo", total, to_json(config), start=start,
-                 memory=backend.peak_memory)
-    figures = training.loop(config, log, start, total, update, keep, summarise,
-                            lambda rows: diagnosis.rollouts(rows, reward_accuracy=accuracy),
-                            agree=lambda flag: parallel.any_of(policy, flag))
+    log = RunLog(
+        out / "run", "ppo" if critic else "grpo", total, to_json(config), start=start, memory=backend.peak_memory
+    )
+    figures = loop(
+        config,
+        log,
+        start,
+        total,
+        update,
+        keep,
+        summarise,
+        lambda rows: diagnosis.rollouts(rows, reward_accuracy=accuracy),
+        agree=lambda flag: parallel.any_of(policy, flag),
+    )
     if parallel.first():
-        with checkpoint.atomic_folder(out) as folder:
+        with atomic_folder(out) as folder:
             folders.save_checkpoint(policy, folder, tokenizer)
     return figures
 
 
-def scorer(config: PPOConfig | GRPOConfig, components: Sequence[rewards.Component], prompts: Sequence[dict], backend,
-           tokenizer) -> tuple[rewards.Rewards, float | None]:
+def rewards_for(
+    config: PPOConfig | GRPOConfig, components: Sequence[Component], prompts: Sequence[dict], backend, tokenizer
+) -> tuple[Rewards, float | None]:
     """What --reward asks for, and the reward model's held-out accuracy where there is one.
 
     Raises UserError when a prompt lacks what a component needs.
@@ -288,41 +359,24 @@ def scorer(config: PPOConfig | GRPOConfig, components: Sequence[rewards.Componen
     model, accuracy, names = None, None, [c.name for c in components]
     if "model" in names:
         folder = folders.reward_model(config)
-        judge = reward_stage.scorer(folder, backend, tokenizer, dtype=config.dtype)
-        accuracy = reward_stage.read_description(folder, tokenizer).get("val_accuracy")
+        judge = scorer(folder, backend, tokenizer, dtype=config.dtype)
+        accuracy = read_description(folder, tokenizer).get("val_accuracy")
 
         def model(rows, responses, features):
             return judge(encode_prompts(rows, tokenizer), responses, features)
+
     if "tests" in names:
         for number, row in enumerate(prompts, start=1):
             if not row["tests"]:
-                raise UserError(f"--reward tests: prompt {number} ({row['prompt'][:60]!r}) has no tests; give it a "
-                                '"task" of the bank, or "tests": ["assert ..."], in the --prompts file')
+                raise UserError(
+                    f"--reward tests: prompt {number} ({row['prompt'][:60]!r}) has no tests; give it a "
+                    '"task" of the bank, or "tests": ["assert ..."], in the --prompts file'
+                )
     pass_rate = not config.no_pass_rate and any(row["tests"] for row in prompts)
-    if pass_rate and "tests" not in names and not config.unsafe_exec and sandbox.level() == "none":
+    if pass_rate and "tests" not in names and not config.unsafe_exec and runner.level() == "none":
         print("objective/pass_rate is left out: this machine has no sandbox, and --unsafe-exec is not given")
         pass_rate = False
-    return rewards.Rewards(components, tokenizer, model=model, pass_rate=pass_rate, unsafe=config.unsafe_exec), accuracy
-
-
-def encode_prompts(rows: Sequence[dict], tokenizer) -> list[list[int]]:
-    """Ids of each request, up to where the answer starts."""
-    return [render_prompt([{"role": "user", "content": row["prompt"]}], tokenizer) for row in rows]
-
-
-def load_prompts(config, groups: Sequence[str]) -> list[dict]:
-    """Requests {task, prompt, group} of the prepared data."""
-    path = folders.need(folders.data(config) / "prompts.json", f"mlxrlhf prepare all {folders.flag(config)}")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return [{**row, "group": group} for group in groups for row in content[group]]
-
-
-def check_context(prompts: Sequence[Sequence[int]], max_tokens: int, context: int) -> None:
-    """Raises UserError when the longest prompt and its response do not fit into the model's context."""
-    longest = max(map(len, prompts))
-    if longest + max_tokens > context:
-        raise UserError(f"a prompt of {longest:,} tokens and --max-tokens {max_tokens:,} exceed the model's context of "
-                        f"{context:,}; shorten the prompt or lower --max-tokens")
+    return Rewards(components, tokenizer, model=model, pass_rate=pass_rate, unsafe=config.unsafe_exec), accuracy
 
 
 def summarise(rows: Sequence[dict]) -> dict:
@@ -332,14 +386,25 @@ def summarise(rows: Sequence[dict]) -> dict:
     def mean(some: Sequence[dict], key: str) -> float:
         return float(np.mean([row[key] for row in some if row.get(key) is not None]))
 
-    parts = [key for key in first[0] if key in last[-1]
-             and (key == "objective/pass_rate" or key.startswith("objective/reward/"))]
-    compared = {f"{key.removeprefix('objective/')}_{name}": mean(some, key) for key in parts
-                for name, some in (("first10", first), ("last10", last))}
-    return {"updates": len(rows), "reward_first10": mean(first, "objective/scores"),
-            "reward_last10": mean(last, "objective/scores"),
-            "reward_last10_std": float(np.std([row["objective/scores"] for row in last])),
-            "reward_first10_std": float(np.std([row["objective/scores"] for row in first])),
-            **compared, "kl_last": mean(last, "objective/kl"), "length_first10": mean(first, "response/length"),
-            "length_last10": mean(last, "response/length"),
-            "seconds": float(np.sum([row["time/seconds"] for row in rows]))}
+    parts = [
+        key
+        for key in first[0]
+        if key in last[-1] and (key == "objective/pass_rate" or key.startswith("objective/reward/"))
+    ]
+    compared = {
+        f"{key.removeprefix('objective/')}_{name}": mean(some, key)
+        for key in parts
+        for name, some in (("first10", first), ("last10", last))
+    }
+    return {
+        "updates": len(rows),
+        "reward_first10": mean(first, "objective/scores"),
+        "reward_last10": mean(last, "objective/scores"),
+        "reward_last10_std": float(np.std([row["objective/scores"] for row in last])),
+        "reward_first10_std": float(np.std([row["objective/scores"] for row in first])),
+        **compared,
+        "kl_last": mean(last, "objective/kl"),
+        "length_first10": mean(first, "response/length"),
+        "length_last10": mean(last, "response/length"),
+        "seconds": float(np.sum([row["time/seconds"] for row in rows])),
+    }

@@ -9,14 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf import published
-from mlxrlhf.checkpoint import atomic_folder, atomic_text, copy_tokenizer
+from mlxrlhf.agent.dialogues import bfcl, build_dialogues, split_dialogues
 from mlxrlhf.config import SIZES, PrepareConfig
-from mlxrlhf.data import corpora, preference_sources, preferences, tasks, tools
+from mlxrlhf.data import corpora
 from mlxrlhf.data import tokenizer as tokenizers
 from mlxrlhf.data.dialogue import AnyTokenizer, encode_answer, render_prompt
 from mlxrlhf.errors import UserError
-from mlxrlhf.stages import folders
+from mlxrlhf.files import atomic_folder, atomic_text
+from mlxrlhf.models import folders, published
+from mlxrlhf.models.checkpoint import copy_tokenizer
+from mlxrlhf.preferences import mined
+from mlxrlhf.preferences.pairs import length_baseline, pair_to_json, split_by_task
+from mlxrlhf.tasks import requests
+from mlxrlhf.tasks.task import load_tasks
 
 PARTS = ("tokenizer", "language", "code", "tools", "preferences")
 #: characters of each corpus that the tokenizer is trained on
@@ -68,18 +73,20 @@ def _load_tokenizer(folder: Path) -> AnyTokenizer:
 
 
 def _language(config: PrepareConfig, folder: Path, say) -> None:
-    corpora.write_tokens(_sources(config.language_sources), _load_tokenizer(folder), folder, "language",
-                         config.max_characters, say)
+    corpora.write_tokens(
+        _sources(config.language_sources), _load_tokenizer(folder), folder, "language", config.max_characters, say
+    )
 
 
 def _code_dialogues(config: PrepareConfig) -> tuple[list[dict], list[dict]]:
-    bank, rng = tasks.load_tasks(), np.random.default_rng(config.seed)
-    return tasks.sft_dialogues(bank, rng), tasks.sft_dialogues(bank, rng, per_phrasing=4, held_out=True)
+    bank, rng = load_tasks(), np.random.default_rng(config.seed)
+    return requests.sft_dialogues(bank, rng), requests.sft_dialogues(bank, rng, per_phrasing=4, held_out=True)
 
 
 def _code(config: PrepareConfig, folder: Path, say) -> None:
-    corpora.write_tokens(_sources(config.code_sources), _load_tokenizer(folder), folder, "code",
-                         config.max_characters, say)
+    corpora.write_tokens(
+        _sources(config.code_sources), _load_tokenizer(folder), folder, "code", config.max_characters, say
+    )
     for side, rows in zip(("train", "val"), _code_dialogues(config)):
         _write_jsonl(folder / f"code_dialogues_{side}.jsonl", rows)
         say(f"code: {len(rows):,} requests with a solution ({side})")
@@ -88,16 +95,16 @@ def _code(config: PrepareConfig, folder: Path, say) -> None:
 
 def _write_prompts(folder: Path) -> None:
     """The requests that PPO samples answers to, and those that evaluate holds out."""
-    atomic_text(folder / "prompts.json", json.dumps(tasks.prompts(tasks.load_tasks()), indent=1))
+    atomic_text(folder / "prompts.json", json.dumps(requests.prompts(load_tasks()), indent=1))
 
 
 def _tools(config: PrepareConfig, folder: Path, say) -> None:
-    dialogues = tools.build(config.dialogues, seed=config.seed, unsafe=config.unsafe_exec)
-    train, val = tools.split(dialogues, int(config.dialogues * 0.9))
+    dialogues = build_dialogues(config.dialogues, seed=config.seed, unsafe=config.unsafe_exec)
+    train, val = split_dialogues(dialogues, int(config.dialogues * 0.9))
     if config.bfcl:
-        extra = tools.bfcl(config.bfcl, say)
-        train = train + extra[:-len(extra) // 10]
-        val = val + extra[-len(extra) // 10:]
+        extra = bfcl(config.bfcl, say)
+        train = train + extra[: -len(extra) // 10]
+        val = val + extra[-len(extra) // 10 :]
     for side, rows in (("train", train), ("val", val)):
         _write_jsonl(folder / f"tools_{side}.jsonl", rows)
         say(f"tools: {len(rows):,} dialogues ({side}), their results printed by the tools themselves")
@@ -109,23 +116,31 @@ def _write_jsonl(path: Path, rows: list[dict]) -> None:
 
 def _preferences(config: PrepareConfig, folder: Path, say) -> None:
     tokenizer = _load_tokenizer(folder)
-    pairs, bank, report = preference_sources.build(_sources(config.sources), config.pairs, config.seed, say,
-                                                   max_characters=config.max_code_characters,
-                                                   unsafe=config.unsafe_exec)
-    sides = dict(zip(("train", "val"), preferences.split(pairs, bank)))
+    pairs, bank, report = mined.build(
+        _sources(config.sources),
+        config.pairs,
+        config.seed,
+        say,
+        max_characters=config.max_code_characters,
+        unsafe=config.unsafe_exec,
+    )
+    sides = dict(zip(("train", "val"), split_by_task(pairs, bank)))
     for side, chosen_pairs in sides.items():
         for kind in ("chosen", "rejected"):
-            ids = [render_prompt(p.messages, tokenizer)
-                   + encode_answer(getattr(p, kind), tokenizer) for p in chosen_pairs]
+            ids = [
+                render_prompt(p.messages, tokenizer) + encode_answer(getattr(p, kind), tokenizer) for p in chosen_pairs
+            ]
             rows = np.full((len(ids), max(map(len, ids))), tokenizer.pad_id, np.int32)
             for row, sequence in zip(rows, ids):
-                row[:len(sequence)] = sequence
+                row[: len(sequence)] = sequence
             np.save(folder / f"rlhf_{side}_{kind}.npy", rows)
-    readable = [{"split": side, **preferences.to_json(p)} for side, some in sides.items() for p in some]
+    readable = [{"split": side, **pair_to_json(p)} for side, some in sides.items() for p in some]
     atomic_text(folder / "rlhf_preferences.json", json.dumps(readable, indent=1, ensure_ascii=False))
     _write_prompts(folder)
-    say(f"preferences: {len(sides['train']):,} train and {len(sides['val']):,} held-out pairs, every label run; "
-        f"the longer answer wins {preferences.length_baseline(pairs):.0%}")
+    say(
+        f"preferences: {len(sides['train']):,} train and {len(sides['val']):,} held-out pairs, every label run; "
+        f"the longer answer wins {length_baseline(pairs):.0%}"
+    )
     criteria = Counter(pair.criterion for pair in pairs)
     say("preferences: " + ", ".join(f"{count:,} {criterion}" for criterion, count in criteria.most_common()))
     say("preferences: candidates: " + ", ".join(f"{name} {count:,}" for name, count in report.items()))

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlxrlhf.runlog import progress
+from mlxrlhf.algorithms.rollout import TOGETHER
+from mlxrlhf.data.dialogue import render_prompt
+from mlxrlhf.errors import UserError
+from mlxrlhf.report.runlog import progress
 
-#: rows of one batch, sampled or, by the reward stage, read
-TOGETHER, READ_TOGETHER = 64, 32
 
-
-def responses(model, prompts: Sequence[Sequence[int]], config, tokenizer, rng: np.random.Generator,
-              title: str = "") -> list[list[int]]:
+def responses(
+    model, prompts: Sequence[Sequence[int]], config, tokenizer, rng: np.random.Generator, title: str = ""
+) -> list[list[int]]:
     """Ids of one sampled response to each prompt, its end token included.
 
     config gives max_tokens and temp. Row i takes the same numbers from `rng` however the rows are batched.
@@ -21,9 +22,29 @@ def responses(model, prompts: Sequence[Sequence[int]], config, tokenizer, rng: n
     found = []
     with progress(title, len(prompts)) as advance:
         for at in range(0, len(prompts), TOGETHER):
-            some = prompts[at:at + TOGETHER]
-            found += model.generate(some, uniforms=rng.random((len(some), config.max_tokens)), temperature=config.temp,
-                                    max_tokens=config.max_tokens, stop_ids=[tokenizer.end_id],
-                                    pad_id=tokenizer.pad_id)
+            some = prompts[at : at + TOGETHER]
+            found += model.generate(
+                some,
+                uniforms=rng.random((len(some), config.max_tokens)),
+                temperature=config.temp,
+                max_tokens=config.max_tokens,
+                stop_ids=[tokenizer.end_id],
+                pad_id=tokenizer.pad_id,
+            )
             advance(len(some))
     return found
+
+
+def encode_prompts(rows: Sequence[dict], tokenizer) -> list[list[int]]:
+    """Ids of each request, up to where the answer starts."""
+    return [render_prompt([{"role": "user", "content": row["prompt"]}], tokenizer) for row in rows]
+
+
+def check_context(prompts: Sequence[Sequence[int]], max_tokens: int, context: int) -> None:
+    """Raises UserError when the longest prompt and its response do not fit into the model's context."""
+    longest = max(map(len, prompts))
+    if longest + max_tokens > context:
+        raise UserError(
+            f"a prompt of {longest:,} tokens and --max-tokens {max_tokens:,} exceed the model's context of "
+            f"{context:,}; shorten the prompt or lower --max-tokens"
+        )

@@ -26,7 +26,7 @@ def block(source: str, first: str, last: str) -> str:
     lines = source.splitlines()
     start = next(i for i, line in enumerate(lines) if first in line)
     end = next(i for i in range(start, len(lines)) if last in lines[i])
-    return textwrap.dedent("\n".join(lines[start:end + 1]))
+    return textwrap.dedent("\n".join(lines[start : end + 1]))
 
 
 def main(wheel: Path) -> None:
@@ -39,8 +39,10 @@ def main(wheel: Path) -> None:
             exec(ast.unparse(node), space)
     rewards_block = block(source, "# 4. compute rewards", "rewards[actual_start, actual_end] += scores")
     gae_block = block(source, "lastgaelam = 0", "returns = advantages + values")
-    value_block = block(source, "vpredclipped = torch.clamp(", "vf_clipfrac = masked_mean(") \
+    value_block = (
+        block(source, "vpredclipped = torch.clamp(", "vf_clipfrac = masked_mean(")
         + "\n    (vf_losses2 > vf_losses1).float(), ~padding_mask_p1[micro_batch_inds]\n)"
+    )
     policy_block = block(source, "logprobs_diff = new_logprobs", "pg_loss = masked_mean(")
     clipped = "pg_clipfrac = masked_mean((pg_losses2 > pg_losses).float(), ~padding_mask[micro_batch_inds])"
 
@@ -56,26 +58,57 @@ def main(wheel: Path) -> None:
     for estimator in ("k1", "k3"):
         # Every response fills its row: TRL puts the score one column behind a shorter response's end token.
         args = SimpleNamespace(kl_estimator=estimator, kl_coef=0.1, gamma=0.9, lam=0.8)
-        local = {**space, "args": args, "logprobs": logprobs, "ref_logprobs": ref_logprobs, "values": values,
-                 "scores": scores, "sequence_lengths": torch.full((3,), 5), "responses": logprobs,
-                 "sequence_lengths_p1": torch.full((3,), 6)}
+        local = {
+            **space,
+            "args": args,
+            "logprobs": logprobs,
+            "ref_logprobs": ref_logprobs,
+            "values": values,
+            "scores": scores,
+            "sequence_lengths": torch.full((3,), 5),
+            "responses": logprobs,
+            "sequence_lengths_p1": torch.full((3,), 6),
+        }
         exec(rewards_block, local)
         exec(gae_block, local)
         out[estimator] = {name: local[name] for name in ("kl", "rewards", "advantages", "returns")}
     mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]]).bool()
     x = draw(3.0) + 1
-    out["whiten"] = {"x": x, "mask": mask.double(), "shifted": space["masked_whiten"](x, mask),
-                     "kept": space["masked_whiten"](x, mask, shift_mean=False), "mean": space["masked_mean"](x, mask)}
+    out["whiten"] = {
+        "x": x,
+        "mask": mask.double(),
+        "shifted": space["masked_whiten"](x, mask),
+        "kept": space["masked_whiten"](x, mask, shift_mean=False),
+        "mean": space["masked_mean"](x, mask),
+    }
     args = SimpleNamespace(cliprange=0.2, cliprange_value=0.2)
-    inputs = {"new_logprobs": logprobs + draw(0.3), "mb_logprobs": logprobs, "mb_advantage": draw(),
-              "vpred": values + draw(0.4), "mb_values": values, "mb_return": values + draw()}
-    local = {**space, **inputs, "args": args, "padding_mask": ~mask, "padding_mask_p1": ~mask,
-             "micro_batch_inds": slice(None)}
-    for code in (value_block, policy_block + ", ~padding_mask[micro_batch_inds])" * policy_block.endswith("("),
-                 clipped):
+    inputs = {
+        "new_logprobs": logprobs + draw(0.3),
+        "mb_logprobs": logprobs,
+        "mb_advantage": draw(),
+        "vpred": values + draw(0.4),
+        "mb_values": values,
+        "mb_return": values + draw(),
+    }
+    local = {
+        **space,
+        **inputs,
+        "args": args,
+        "padding_mask": ~mask,
+        "padding_mask_p1": ~mask,
+        "micro_batch_inds": slice(None),
+    }
+    for code in (
+        value_block,
+        policy_block + ", ~padding_mask[micro_batch_inds])" * policy_block.endswith("("),
+        clipped,
+    ):
         exec(code, local)
-    out["losses"] = {**inputs, "mask": mask.double(), **{name: local[name] for name in (
-        "vf_loss", "vf_clipfrac", "pg_loss", "pg_clipfrac", "ratio")}}
+    out["losses"] = {
+        **inputs,
+        "mask": mask.double(),
+        **{name: local[name] for name in ("vf_loss", "vf_clipfrac", "pg_loss", "pg_clipfrac", "ratio")},
+    }
 
     def plain(value):
         if isinstance(value, dict):

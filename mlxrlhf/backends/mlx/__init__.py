@@ -16,5 +16,14 @@ from mlxrlhf.backends.mlx.train import (  # noqa: E402
     use_device,
 )
 
-__all__ = ["Head", "Model", "describe_device", "device_check", "gradient_check", "memory", "peak_memory", "use_device",
-           "world"]
+__all__ = [
+    "Head",
+    "Model",
+    "describe_device",
+    "device_check",
+    "gradient_check",
+    "memory",
+    "peak_memory",
+    "use_device",
+    "world",
+]

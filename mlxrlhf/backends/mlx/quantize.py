@@ -20,11 +20,13 @@ def convert(source: Path, target: Path, *, bits: int, group_size: int, dtype: st
     """Quantise a checkpoint into the existing folder `target`. Raises UserError for one that mlx-lm cannot convert."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            mlx_lm.convert(str(source), target / "mlx", quantize=True, q_bits=bits, q_group_size=group_size,
-                           dtype=dtype)
+            mlx_lm.convert(
+                str(source), target / "mlx", quantize=True, q_bits=bits, q_group_size=group_size, dtype=dtype
+            )
     except (ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"mlx-lm cannot quantise {source} ({str(error).splitlines()[0]}); try --group-size 32, or "
-                        "--to hf") from None
+        raise UserError(
+            f"mlx-lm cannot quantise {source} ({str(error).splitlines()[0]}); try --group-size 32, or --to hf"
+        ) from None
     for file in (target / "mlx").iterdir():
         file.rename(target / file.name)
     shutil.rmtree(target / "mlx")
@@ -42,8 +44,11 @@ def cost(whole: Path, quantised: Path, rows: np.ndarray) -> dict[str, float]:
         logps = [mx.take_along_axis(logps, targets, axis=-1).sum() for logps in (before, after)]
         sums += np.array([*map(float, logps), float(kl.sum())])
     means = sums / (rows.shape[0] * (rows.shape[1] - 1))
-    return {"perplexity_before": float(np.exp(-means[0])), "perplexity_after": float(np.exp(-means[1])),
-            "kl_nats_per_token": float(means[2])}
+    return {
+        "perplexity_before": float(np.exp(-means[0])),
+        "perplexity_after": float(np.exp(-means[1])),
+        "kl_nats_per_token": float(means[2]),
+    }
 
 
 def _load(folder: Path) -> nn.Module:

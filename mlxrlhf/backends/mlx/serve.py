@@ -28,13 +28,33 @@ class Provider(ModelProvider):
 
     def __init__(self, folder: Path, name: str, config: ServeConfig, prompt: Callable | None, max_positions: int):
         # What `python -m mlx_lm.server` would parse from its command line.
-        super().__init__(SimpleNamespace(
-            model=str(folder), adapter_path=config.adapter or None, draft_model=None, num_draft_tokens=3,
-            trust_remote_code=False, chat_template="", use_default_chat_template=False, chat_template_args={},
-            allowed_origins=[origin.strip() for origin in config.allowed_origins.split(",") if origin.strip()],
-            temp=config.temp, top_p=1.0, top_k=0, min_p=0.0, max_tokens=config.max_tokens, pipeline=False,
-            decode_concurrency=32, prompt_concurrency=8, prefill_step_size=2048, prompt_cache_size=10,
-            prompt_cache_bytes=None, kv_bits=None, kv_group_size=64, quantized_kv_start=0))
+        super().__init__(
+            SimpleNamespace(
+                model=str(folder),
+                adapter_path=config.adapter or None,
+                draft_model=None,
+                num_draft_tokens=3,
+                trust_remote_code=False,
+                chat_template="",
+                use_default_chat_template=False,
+                chat_template_args={},
+                allowed_origins=[origin.strip() for origin in config.allowed_origins.split(",") if origin.strip()],
+                temp=config.temp,
+                top_p=1.0,
+                top_k=0,
+                min_p=0.0,
+                max_tokens=config.max_tokens,
+                pipeline=False,
+                decode_concurrency=32,
+                prompt_concurrency=8,
+                prefill_step_size=2048,
+                prompt_cache_size=10,
+                prompt_cache_bytes=None,
+                kv_bits=None,
+                kv_group_size=64,
+                quantized_kv_start=0,
+            )
+        )
         self.name, self.names = name, {name, "default_model", str(folder), str(folder.resolve())}
         self.loaded, self.prompt, self.max_positions = threading.Event(), prompt, max_positions
         if prompt is not None:
@@ -58,8 +78,9 @@ class Provider(ModelProvider):
         def apply(messages: list[dict], *, tools: list[dict] | None = None, **settings) -> list[int]:
             ids = self.prompt(messages, tools) if self.prompt else stock(messages, tools=tools, **settings)
             if len(ids) >= self.max_positions:
-                raise UserError(f"the conversation has {len(ids):,} tokens; the model's context holds "
-                                f"{self.max_positions:,}")
+                raise UserError(
+                    f"the conversation has {len(ids):,} tokens; the model's context holds {self.max_positions:,}"
+                )
             return ids
 
         return apply
@@ -70,8 +91,12 @@ class Handler(APIHandler):
         """The model that is served; the stock method lists the hub's cache, and fails where there is none."""
         self._set_completion_headers(200)
         self.end_headers()
-        model = {"id": self.response_generator.model_provider.name, "object": "model", "created": self.created,
-                 "owned_by": "mlxrlhf"}
+        model = {
+            "id": self.response_generator.model_provider.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "mlxrlhf",
+        }
         self.wfile.write(json.dumps({"object": "list", "data": [model]}).encode())
 
 
@@ -97,14 +122,17 @@ def serve(folder: Path, name: str, config: ServeConfig, *, prompt: Callable | No
         Server.address_family, address = found[0][0], found[0][4]
         server = Server(address, handler)
     except OSError as error:
-        raise UserError(f"cannot listen on {config.host}:{config.port} ({error.strerror}); choose another --port or "
-                        "--host") from None
+        raise UserError(
+            f"cannot listen on {config.host}:{config.port} ({error.strerror}); choose another --port or --host"
+        ) from None
     try:
         # A trial: the server's own thread, where an array has to be made to be used, could only log a failure.
         mlx_lm.load(str(folder), adapter_path=config.adapter or None, lazy=True)
     except Exception as error:  # whatever a folder of another maker may lack
-        raise UserError(f"mlx-lm cannot load {folder} ({(str(error) or repr(error)).splitlines()[0]}); take a model "
-                        "that `mlx_lm.generate` runs") from None
+        raise UserError(
+            f"mlx-lm cannot load {folder} ({(str(error) or repr(error)).splitlines()[0]}); take a model "
+            "that `mlx_lm.generate` runs"
+        ) from None
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     provider = Provider(folder, name, config, prompt, max_positions)
     generator = ResponseGenerator(provider, LRUPromptCache(provider.cli_args.prompt_cache_size))

@@ -13,7 +13,6 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlxrlhf import checkpoint
 from mlxrlhf.algorithms import losses
 from mlxrlhf.algorithms.rollout import bucket
 from mlxrlhf.backends.mlx import blas, foreign, parallel
@@ -22,6 +21,7 @@ from mlxrlhf.backends.mlx.generate import generate
 from mlxrlhf.backends.mlx.model import Llama, LoRALinear, token_statistics
 from mlxrlhf.config import ModelConfig
 from mlxrlhf.errors import UserError
+from mlxrlhf.models import checkpoint
 
 _ADAM = dict(betas=[0.9, 0.95], eps=1e-5, bias_correction=True)  # MLX's default leaves the bias correction out
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
@@ -61,7 +61,7 @@ class Network(nn.Module):
             pooled = (hidden[:, start:].astype(mx.float32) * answer).sum(axis=1) / answer.sum(axis=1)
             out |= {"features": pooled} if "features" in want else {}
             out |= {"score": self.value_head(pooled)} if "score" in want else {}
-        window = hidden[:, start - 1:-1]  # the state that predicts column `start` is one to its left
+        window = hidden[:, start - 1 : -1]  # the state that predicts column `start` is one to its left
         rows, length, dims = window.shape
         if {"logp", "entropy", "kl"} & set(want):
             states, targets = window.reshape(-1, dims), batch["tokens"][:, start:].reshape(-1)
@@ -71,9 +71,14 @@ class Network(nn.Module):
                 places = mx.minimum(counted, rows * length - 1)
                 states, targets = states[places], targets[places]
                 reference = None if reference is None else reference[places]
-            statistics = token_statistics(states, self.trunk.head_weight(), targets, temperature,
-                                          entropy="entropy" in want,
-                                          reference=None if reference is None else (reference, reference_weight))
+            statistics = token_statistics(
+                states,
+                self.trunk.head_weight(),
+                targets,
+                temperature,
+                entropy="entropy" in want,
+                reference=None if reference is None else (reference, reference_weight),
+            )
             for name, value in statistics.items():
                 if counted is not None:
                     value = mx.zeros(rows * length + 1).at[counted].add(value)[:-1]
@@ -98,34 +103,56 @@ def so_far(window: mx.array) -> mx.array:
 class MLXModel:
     """`protocol.Model` on MLX."""
 
-    def __init__(self, config: ModelConfig, *, folder: Path | None = None, seed: int = 0, dtype: str = "float32",
-                 lora_rank: int = 0, lora_scale: float = 2.0, value_head: bool = False, weight_decay: float = 0.0,
-                 max_grad_norm: float = 1.0, head_learning_rate: float | None = None,
-                 gradient_checkpointing: bool = False, keep_reference_head: bool = False,
-                 optimizer_dtype: str = "float32", value_start: dict[str, np.ndarray] | None = None):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        folder: Path | None = None,
+        seed: int = 0,
+        dtype: str = "float32",
+        lora_rank: int = 0,
+        lora_scale: float = 2.0,
+        value_head: bool = False,
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 1.0,
+        head_learning_rate: float | None = None,
+        gradient_checkpointing: bool = False,
+        keep_reference_head: bool = False,
+        optimizer_dtype: str = "float32",
+        value_start: dict[str, np.ndarray] | None = None,
+    ):
         self.config, self.dtype, self.optimizer_dtype = config, dtype, optimizer_dtype
         mx.random.seed(seed)
         self.folder, self.world, self.gather = folder, parallel.world(), parallel.gather
         trunk = Foreign(folder) if config.family != "llama" else Llama(config)
         self.network = Network(trunk, config.hidden_size, value_head)
         if value_start:
-            self.network.value_head.load_weights([(k.removeprefix("weights/"), mx.array(v))
-                                                  for k, v in value_start.items()])
+            self.network.value_head.load_weights(
+                [(k.removeprefix("weights/"), mx.array(v)) for k, v in value_start.items()]
+            )
         if folder is None:
             trunk.initialise(seed)
         elif config.family == "llama":
             for file in checkpoint.weight_files(folder, config):
-                trunk.load_weights([(k, v) for k, v in mx.load(str(file)).items() if "rotary_emb" not in k
-                                    and not (k == "lm_head.weight" and config.tie_word_embeddings)], strict=False)
+                trunk.load_weights(
+                    [
+                        (k, v)
+                        for k, v in mx.load(str(file)).items()
+                        if "rotary_emb" not in k and not (k == "lm_head.weight" and config.tie_word_embeddings)
+                    ],
+                    strict=False,
+                )
         trunk.set_dtype(_DTYPES[dtype])
         trunk.gradient_checkpointing = gradient_checkpointing
         self.adapters = add_lora(trunk, lora_rank, lora_scale) if lora_rank else []
         mx.eval(self.network.parameters())
         self.reference_weight = mx.array(trunk.head_weight()) if keep_reference_head else None
         self.max_grad_norm, self.head_learning_rate = max_grad_norm, head_learning_rate
-        self._groups = {"decay": optim.AdamW(1.0, weight_decay=weight_decay, **_ADAM),
-                        "plain": optim.AdamW(1.0, weight_decay=0.0, **_ADAM),
-                        "head": optim.AdamW(1.0, weight_decay=0.0, **_ADAM)}
+        self._groups = {
+            "decay": optim.AdamW(1.0, weight_decay=weight_decay, **_ADAM),
+            "plain": optim.AdamW(1.0, weight_decay=0.0, **_ADAM),
+            "head": optim.AdamW(1.0, weight_decay=0.0, **_ADAM),
+        }
         # bfloat16 cannot absorb small steps, so what is trained has a float32 master: the bfloat16 weight is its upper
         # half, and the lower half is kept here. A float32 weight is its own master.
         self._lower = {name: mx.zeros(w.shape, mx.uint16) for name, w in self._trained() if w.dtype == mx.bfloat16}
@@ -137,8 +164,16 @@ class MLXModel:
     def generate(self, prompts, *, uniforms, max_tokens, temperature, stop_ids, pad_id, on_token=None, adapters=True):
         self._enable(adapters)
         sample = foreign.generate if isinstance(self.network.trunk, Foreign) else generate
-        return sample(self.network.trunk, prompts, uniforms=uniforms, max_tokens=max_tokens, temperature=temperature,
-                        stop_ids=stop_ids, pad_id=pad_id, on_token=on_token)
+        return sample(
+            self.network.trunk,
+            prompts,
+            uniforms=uniforms,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            stop_ids=stop_ids,
+            pad_id=pad_id,
+            on_token=on_token,
+        )
 
     def evaluate(self, batch, want, *, temperature=1.0, adapters=True):
         self._enable(adapters)
@@ -171,8 +206,13 @@ class MLXModel:
             gradients, totals = parallel.add(gradients, self.world[1]), parallel.add(totals, self.world[1])
             mx.eval(gradients, totals)
         # Reduced row by row: a naive float32 sum over a large array loses digits.
-        norm = mx.sqrt(sum(mx.square(g[rows].astype(mx.float32)).sum(axis=-1).sum()
-                           for g in gradients.values() for rows in _portions(g))).item()
+        norm = mx.sqrt(
+            sum(
+                mx.square(g[rows].astype(mx.float32)).sum(axis=-1).sum()
+                for g in gradients.values()
+                for rows in _portions(g)
+            )
+        ).item()
         metrics = {name: value.item() for name, value in totals.items()}
         metrics["grad_norm"], metrics["skipped"] = norm, 0.0
         if not all(map(math.isfinite, (norm, metrics["loss"]))):
@@ -188,6 +228,7 @@ class MLXModel:
         key = (objective, want, temperature, start)
         self._shapes.add((key, *((name, array.shape) for name, array in tree_flatten(arrays))))
         if key not in self._compiled:
+
             def loss_fn(arrays):
                 batch = {**arrays, "start": start}
                 return objective(mx, self.network(batch, want, temperature, self.reference_weight), batch)
@@ -225,8 +266,16 @@ class MLXModel:
                 del gradient
             mx.eval(self.network.trainable_parameters(), self._lower, optimizer.state)
 
-    def _move(self, optimizer, state: dict, weight: mx.array, lower: mx.array | None, gradient: mx.array, rows: slice,
-              scale: float) -> None:
+    def _move(
+        self,
+        optimizer,
+        state: dict,
+        weight: mx.array,
+        lower: mx.array | None,
+        gradient: mx.array,
+        rows: slice,
+        scale: float,
+    ) -> None:
         """AdamW on some rows of a weight, in place: the network and the optimizer hold these very arrays."""
         master = weight[rows] if lower is None else _join(weight[rows], lower[rows])
         moments = {name: moment[rows] for name, moment in state.items()}
@@ -337,8 +386,12 @@ class MLXHead:
         self.optimizer.learning_rate = learning_rate
         self.optimizer.update(self.net, gradients)
         mx.eval(self.net.parameters(), self.optimizer.state)
-        return {"loss": float(value), "accuracy": float(accuracy), "margin": float(difference),
-                "grad_norm": float(norm)}
+        return {
+            "loss": float(value),
+            "accuracy": float(accuracy),
+            "margin": float(difference),
+            "grad_norm": float(norm),
+        }
 
     def state(self):
         arrays = {f"weights/{k}": np.array(v) for k, v in tree_flatten(self.net.parameters())}
@@ -359,8 +412,11 @@ def add_lora(trunk: Llama | Foreign, rank: int, scale: float) -> list[LoRALinear
     trunk.freeze()
     layers = []
     for block in trunk.layers:
-        adapted = [(path, LoRALinear(child, rank, scale)) for path, child in block.named_modules()
-                   if isinstance(child, nn.Linear)]
+        adapted = [
+            (path, LoRALinear(child, rank, scale))
+            for path, child in block.named_modules()
+            if isinstance(child, nn.Linear)
+        ]
         for _, layer in adapted:
             layer.linear.freeze()
         block.update_modules(tree_unflatten(adapted))
@@ -378,7 +434,7 @@ def to_mlx(batch: dict) -> dict:
     if "mask" in batch and not np.all(batch["mask"]):
         positions = np.flatnonzero(batch["mask"])
         counted = np.full(bucket(len(positions), 128), np.size(batch["mask"]), np.int32)
-        counted[:len(positions)] = positions
+        counted[: len(positions)] = positions
         arrays["counted"] = mx.array(counted)
     return arrays
 
@@ -448,9 +504,13 @@ def peak_memory() -> int:
 def describe_device() -> dict[str, str]:
     """What `mlxrlhf doctor` prints of the device."""
     info = mx.device_info() if hasattr(mx, "device_info") else {}
-    return {"mlx": mx.__version__, "device": str(mx.default_device()), "machine": platform.platform(),
-            "memory": f"{info['memory_size'] / 2**30:.0f} GB" if "memory_size" in info else "unknown",
-            "blas": blas.status()}
+    return {
+        "mlx": mx.__version__,
+        "device": str(mx.default_device()),
+        "machine": platform.platform(),
+        "memory": f"{info['memory_size'] / 2**30:.0f} GB" if "memory_size" in info else "unknown",
+        "blas": blas.status(),
+    }
 
 
 def _check_model() -> tuple[MLXModel, dict]:
@@ -486,7 +546,11 @@ def gradient_check(step: float = 0.02) -> float:
     norm = math.sqrt(sum(float(mx.square(g).sum(axis=-1).sum()) for g in flat.values()))
     start, sides = model.state(), []
     for sign in (1, -1):
-        model.load_state({**start, **{f"weights/{k}": start[f"weights/{k}"] + sign * step / norm * np.array(g)
-                                      for k, g in flat.items()}})
+        model.load_state(
+            {
+                **start,
+                **{f"weights/{k}": start[f"weights/{k}"] + sign * step / norm * np.array(g) for k, g in flat.items()},
+            }
+        )
         sides.append(-model.evaluate(batch, ("logp",))["logp"].mean(dtype=np.float64))
     return abs((sides[0] - sides[1]) / (2 * step) - norm) / norm

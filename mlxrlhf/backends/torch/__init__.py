@@ -12,5 +12,14 @@ from mlxrlhf.backends.torch.train import (
     use_device,
 )
 
-__all__ = ["Head", "Model", "describe_device", "device_check", "gradient_check", "memory", "peak_memory", "use_device",
-           "world"]
+__all__ = [
+    "Head",
+    "Model",
+    "describe_device",
+    "device_check",
+    "gradient_check",
+    "memory",
+    "peak_memory",
+    "use_device",
+    "world",
+]

@@ -12,9 +12,17 @@ from mlxrlhf.backends.torch.model import KVCache, Llama, segment_mask
 
 
 @torch.inference_mode()
-def generate(model: Llama, prompts: Sequence[Sequence[int]], *, uniforms: np.ndarray | None, max_tokens: int,
-             temperature: float, stop_ids: Sequence[int], pad_id: int,
-             on_token: Callable[[int], None] | None = None) -> list[list[int]]:
+def generate(
+    model: Llama,
+    prompts: Sequence[Sequence[int]],
+    *,
+    uniforms: np.ndarray | None,
+    max_tokens: int,
+    temperature: float,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    on_token: Callable[[int], None] | None = None,
+) -> list[list[int]]:
     """See `protocol.Model.generate`."""
     device = model.head_weight().device
     prompts, copies = distinct(prompts)
@@ -22,8 +30,8 @@ def generate(model: Llama, prompts: Sequence[Sequence[int]], *, uniforms: np.nda
     tokens = np.full((len(prompts), width), pad_id, np.int64)
     seen = np.ones((len(prompts), width + max_tokens), bool)  # which cached keys are tokens
     for row, keys, prompt in zip(tokens, seen, prompts):
-        row[width - len(prompt):] = prompt
-        keys[:width - len(prompt)] = False
+        row[width - len(prompt) :] = prompt
+        keys[: width - len(prompt)] = False
     padded = not seen.all()
     mask = segment_mask(torch.from_numpy(seen[:, :width]).to(device)) if padded else "causal"
 
@@ -56,7 +64,7 @@ def generate(model: Llama, prompts: Sequence[Sequence[int]], *, uniforms: np.nda
                 cache.keep(rows)
             active, picked, real = active[~ended], picked[rows], real[rows]
             draws = None if draws is None else draws[rows]
-        key_mask = real[:, None, None, :width + position + 1] if padded else "causal"
+        key_mask = real[:, None, None, : width + position + 1] if padded else "causal"
         hidden = model(picked[:, None], mask=key_mask, offset=width + position, caches=caches)[:, -1]
     return responses
 

@@ -84,8 +84,9 @@ def held() -> int:
 def matmul_rate(dtype: str, rows: int, seconds: float = 0.2) -> float:
     """Operations per second of a linear layer, `rows` rows and a square matrix, measured now; on a GPU a larger one."""
     width = 1024 if train._device.type == "cpu" else 4096
-    x, w = (torch.randn(shape, device=train._device).to(getattr(torch, dtype))
-            for shape in ((rows, width), (width, width)))
+    x, w = (
+        torch.randn(shape, device=train._device).to(getattr(torch, dtype)) for shape in ((rows, width), (width, width))
+    )
     float((x @ w.T)[0, 0])  # reading one number waits for the device
     count, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:

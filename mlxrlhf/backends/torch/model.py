@@ -59,10 +59,10 @@ class KVCache:
             if self.keys is None:
                 self.keys, self.values = keys.new_zeros(room), values.new_zeros(room)
             else:
-                self.keys = torch.cat([self.keys[:, :, :self.length], keys.new_zeros(room)], dim=2)
-                self.values = torch.cat([self.values[:, :, :self.length], values.new_zeros(room)], dim=2)
-        self.keys[:, :, self.length:end] = keys
-        self.values[:, :, self.length:end] = values
+                self.keys = torch.cat([self.keys[:, :, : self.length], keys.new_zeros(room)], dim=2)
+                self.values = torch.cat([self.values[:, :, : self.length], values.new_zeros(room)], dim=2)
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
@@ -93,8 +93,15 @@ class Attention(nn.Module):
         if shared and length == 1:
             # The queries that share a key head become the rows of one product: up to six times faster than enable_gqa.
             q, shared = q.reshape(rows, c.num_kv_heads, -1, c.head_dim), False
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if causal else mask,
-                                           is_causal=causal and length > 1, scale=c.head_dim**-0.5, enable_gqa=shared)
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=None if causal else mask,
+            is_causal=causal and length > 1,
+            scale=c.head_dim**-0.5,
+            enable_gqa=shared,
+        )
         y = y.reshape(rows, c.num_heads, length, c.head_dim)
         return self.o_proj(y.transpose(1, 2).reshape(rows, length, -1))
 
@@ -187,8 +194,9 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
 
-    def forward(self, x: Tensor, mask: Tensor | str, rotation: tuple[Tensor, Tensor],
-                cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | str, rotation: tuple[Tensor, Tensor], cache: KVCache | None = None
+    ) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), mask, rotation, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -244,8 +252,15 @@ class Llama(nn.Module):
         cos, sin = self._table
         return cos[offset:end], sin[offset:end]
 
-    def forward(self, tokens: Tensor, segments: Tensor | None = None, *, mask: Tensor | str | None = None,
-                offset: int = 0, caches: list[KVCache] | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        segments: Tensor | None = None,
+        *,
+        mask: Tensor | str | None = None,
+        offset: int = 0,
+        caches: list[KVCache] | None = None,
+    ) -> Tensor:
         """Hidden states (B, T, d) of tokens (B, T).
 
         segments (B, T) number the documents of a packed row (0: padding): attention never crosses them. RoPE depends
@@ -275,8 +290,15 @@ def segment_mask(segments: Tensor) -> Tensor:
     return (causal & (segments[:, :, None] == segments[:, None, :]))[:, None]
 
 
-def token_statistics(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, *, entropy: bool = False,
-                     reference: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
+def token_statistics(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperature: float,
+    *,
+    entropy: bool = False,
+    reference: tuple[Tensor, Tensor] | None = None,
+) -> dict[str, Tensor]:
     """Log-probability of each target and, where asked, entropy and KL from a reference, in chunks of tokens.
 
     hidden (N, d), weight (V, d), targets (N,); reference = (hidden (N, d), weight (V, d)). Each output is (N,)
@@ -305,8 +327,8 @@ def token_statistics(hidden: Tensor, weight: Tensor, targets: Tensor, temperatur
     whole = hidden.shape[0] <= size
     parts = []
     for i in range(0, max(1, hidden.shape[0]), size):  # at least one chunk, though no token may be counted
-        ref = (reference[0][i:i + size], reference[1]) if reference is not None else ()
-        parts.append(run(hidden[i:i + size], weight, targets[i:i + size], *ref))
+        ref = (reference[0][i : i + size], reference[1]) if reference is not None else ()
+        parts.append(run(hidden[i : i + size], weight, targets[i : i + size], *ref))
     columns = [torch.cat(column) for column in zip(*parts)]
     names = ["logp"] + ["entropy"] * entropy + ["kl"] * (reference is not None)
     return dict(zip(names, columns))

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mlxrlhf import checkpoint
 from mlxrlhf.algorithms import losses
 from mlxrlhf.backends.torch import parallel
 from mlxrlhf.backends.torch.generate import generate
 from mlxrlhf.backends.torch.model import Llama, LoRALinear, token_statistics
 from mlxrlhf.config import ModelConfig
 from mlxrlhf.errors import UserError
+from mlxrlhf.models import checkpoint
 
 _ADAM = dict(lr=1.0, betas=(0.9, 0.95), eps=1e-5, fused=True)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -62,7 +62,7 @@ class Network(nn.Module):
             pooled = (hidden[:, start:].float() * answer).sum(dim=1) / answer.sum(dim=1)
             out |= {"features": pooled} if "features" in want else {}
             out |= {"score": self.value_head(pooled)} if "score" in want else {}
-        window = hidden[:, start - 1:-1]  # the state that predicts column `start` is one to its left
+        window = hidden[:, start - 1 : -1]  # the state that predicts column `start` is one to its left
         rows, length, dims = window.shape
         if {"logp", "entropy", "kl"} & set(want):
             states, targets = window.reshape(-1, dims), batch["tokens"][:, start:].reshape(-1)
@@ -71,9 +71,14 @@ class Network(nn.Module):
             if counted is not None:  # the (tokens, V) logits are most of a small model's work
                 states, targets = states[counted], targets[counted]
                 reference = None if reference is None else reference[counted]
-            statistics = token_statistics(states, self.trunk.head_weight(), targets, temperature,
-                                          entropy="entropy" in want,
-                                          reference=None if reference is None else (reference, reference_weight))
+            statistics = token_statistics(
+                states,
+                self.trunk.head_weight(),
+                targets,
+                temperature,
+                entropy="entropy" in want,
+                reference=None if reference is None else (reference, reference_weight),
+            )
             for name, value in statistics.items():
                 if counted is not None:
                     value = value.new_zeros(rows * length).index_add(0, counted, value)
@@ -99,11 +104,24 @@ def so_far(window: Tensor) -> Tensor:
 class TorchModel:
     """`protocol.Model` on PyTorch."""
 
-    def __init__(self, config: ModelConfig, *, folder: Path | None = None, seed: int = 0, dtype: str = "float32",
-                 lora_rank: int = 0, lora_scale: float = 2.0, value_head: bool = False, weight_decay: float = 0.0,
-                 max_grad_norm: float = 1.0, head_learning_rate: float | None = None,
-                 gradient_checkpointing: bool = False, keep_reference_head: bool = False,
-                 optimizer_dtype: str = "float32", value_start: dict[str, np.ndarray] | None = None):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        folder: Path | None = None,
+        seed: int = 0,
+        dtype: str = "float32",
+        lora_rank: int = 0,
+        lora_scale: float = 2.0,
+        value_head: bool = False,
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 1.0,
+        head_learning_rate: float | None = None,
+        gradient_checkpointing: bool = False,
+        keep_reference_head: bool = False,
+        optimizer_dtype: str = "float32",
+        value_start: dict[str, np.ndarray] | None = None,
+    ):
         if config.family != "llama":
             raise UserError(f"{folder} is a {config.family} model; other families than Llama run on --backend mlx")
         if optimizer_dtype != "float32":
@@ -119,8 +137,9 @@ class TorchModel:
         else:
             for file in checkpoint.weight_files(folder, config):
                 # Copied: load_file's tensors are the mapped file itself.
-                trunk.load_state_dict({k: v.to(_DTYPES[dtype], copy=True) for k, v in load_file(file).items()},
-                                      strict=False, assign=True)
+                trunk.load_state_dict(
+                    {k: v.to(_DTYPES[dtype], copy=True) for k, v in load_file(file).items()}, strict=False, assign=True
+                )
         trunk.to(_DTYPES[dtype])
         trunk.gradient_checkpointing = gradient_checkpointing
         self.adapters = add_lora(trunk, lora_rank, lora_scale) if lora_rank else []
@@ -130,20 +149,31 @@ class TorchModel:
         self._shapes: set = set()
         self._trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         # bfloat16 cannot absorb small steps, so what is trained has a float32 master that the trunk is cast from.
-        self._masters = {name: p if p.dtype == torch.float32 else nn.Parameter(p.detach().float())
-                         for name, p in self._trained.items()}
+        self._masters = {
+            name: p if p.dtype == torch.float32 else nn.Parameter(p.detach().float())
+            for name, p in self._trained.items()
+        }
         members: dict[str, dict[str, Tensor]] = {"decay": {}, "plain": {}, "head": {}}
         for name, p in self._masters.items():
             members[_group(name, p)][name] = p
-        self._groups = {group: AdamW(named, weight_decay if group == "decay" else 0.0)
-                        for group, named in members.items()}
+        self._groups = {
+            group: AdamW(named, weight_decay if group == "decay" else 0.0) for group, named in members.items()
+        }
 
     # --- forward ---------------------------------------------------------------------------------------------------
 
     def generate(self, prompts, *, uniforms, max_tokens, temperature, stop_ids, pad_id, on_token=None, adapters=True):
         self._enable(adapters)
-        return generate(self.network.trunk, prompts, uniforms=uniforms, max_tokens=max_tokens, temperature=temperature,
-                        stop_ids=stop_ids, pad_id=pad_id, on_token=on_token)
+        return generate(
+            self.network.trunk,
+            prompts,
+            uniforms=uniforms,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            stop_ids=stop_ids,
+            pad_id=pad_id,
+            on_token=on_token,
+        )
 
     @torch.inference_mode()
     def evaluate(self, batch, want, *, temperature=1.0, adapters=True):
@@ -197,8 +227,10 @@ class TorchModel:
         self._shapes.add((objective, want, temperature, *((name, np.shape(value)) for name, value in batch.items())))
         loss, metrics = objective(torch, self.network(batch, want, temperature, self.reference_weight), batch)
         gradient = torch.autograd.grad(loss, list(self._trained.values()), allow_unused=True, materialize_grads=True)
-        return ({name: g.float() for name, g in zip(self._trained, gradient)},
-                {name: value.detach() for name, value in metrics.items()})
+        return (
+            {name: g.float() for name, g in zip(self._trained, gradient)},
+            {name: value.detach() for name, value in metrics.items()},
+        )
 
     def _update(self, gradients: dict[str, Tensor], learning_rate: float) -> None:
         head_rate = learning_rate if self.head_learning_rate is None else self.head_learning_rate
@@ -272,8 +304,12 @@ class TorchHead:
         norm = nn.utils.get_total_norm(gradients.values())
         scale = torch.clamp(self.max_grad_norm / (norm + 1e-6), max=1.0)
         self.optimizer.step({k: g * scale for k, g in gradients.items()}, learning_rate)
-        return {"loss": float(value.detach()), "accuracy": float((r_chosen > r_rejected).float().mean()),
-                "margin": float((r_chosen - r_rejected).detach().mean()), "grad_norm": float(norm)}
+        return {
+            "loss": float(value.detach()),
+            "accuracy": float((r_chosen > r_rejected).float().mean()),
+            "margin": float((r_chosen - r_rejected).detach().mean()),
+            "grad_norm": float(norm),
+        }
 
     def state(self):
         arrays = {f"weights/{k}": to_numpy(v) for k, v in self.optimizer.parameters.items()}
@@ -324,8 +360,10 @@ class AdamW:
         self.torch.param_groups[0]["lr"] = float(arrays.get(f"{prefix}learning_rate", 0.0))  # every step sets its own
         for name in kept:
             p = self.parameters[name]
-            moments = {slot: torch.tensor(arrays[f"{prefix}{name}.{letter}"], device=p.device)
-                       for slot, letter in _MOMENTS.items()}
+            moments = {
+                slot: torch.tensor(arrays[f"{prefix}{name}.{letter}"], device=p.device)
+                for slot, letter in _MOMENTS.items()
+            }
             self.torch.state[p] = {"step": torch.tensor(float(arrays[f"{prefix}step"]), device=p.device), **moments}
 
     @property
@@ -388,8 +426,10 @@ def use_device(name: str = "") -> None:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = name or next(k for k, found in there.items() if found)
     if not there.get(name.partition(":")[0]):
-        raise UserError(f"--device {name} is not available to PyTorch here; choose one of "
-                        f"{', '.join(k for k, found in there.items() if found)}")
+        raise UserError(
+            f"--device {name} is not available to PyTorch here; choose one of "
+            f"{', '.join(k for k, found in there.items() if found)}"
+        )
     _device = torch.device(name)
 
 
@@ -416,11 +456,14 @@ def describe_device() -> dict[str, str]:
         memory = torch.cuda.get_device_properties(device).total_memory
     elif device.type == "mps":
         memory = torch.mps.recommended_max_memory()
-    return {"torch": torch.__version__,
-            "device": f"cuda ({torch.cuda.get_device_name()})" if device.type == "cuda" else device.type,
-            "machine": platform.platform(), "memory": "unknown" if memory is None else f"{memory / 2**30:.0f} GB",
-            "blas": "MKL" if torch.backends.mkl.is_available() else "torch's own",
-            "threads": str(torch.get_num_threads())}
+    return {
+        "torch": torch.__version__,
+        "device": f"cuda ({torch.cuda.get_device_name()})" if device.type == "cuda" else device.type,
+        "machine": platform.platform(),
+        "memory": "unknown" if memory is None else f"{memory / 2**30:.0f} GB",
+        "blas": "MKL" if torch.backends.mkl.is_available() else "torch's own",
+        "threads": str(torch.get_num_threads()),
+    }
 
 
 def _check_model() -> tuple[TorchModel, dict]:

@@ -1,0 +1,1 @@
+"""Checkpoints, save points, adapters and published models: everything a model is on disk."""

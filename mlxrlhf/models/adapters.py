@@ -1,0 +1,63 @@
+"""LoRA adapters on disk, in mlx-lm's layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from mlxrlhf.errors import UserError
+from mlxrlhf.models import checkpoint
+from mlxrlhf.models.checkpoint import save_arrays
+
+
+def write_adapters(folder: Path, weights: dict[str, np.ndarray], *, scale: float, num_layers: int) -> None:
+    """Write LoRA adapters as mlx-lm does, for `mlx_lm.generate --adapter-path`; names end in lora_a and lora_b."""
+    folder.mkdir()
+    save_arrays(folder / "adapters.safetensors", weights)
+    rank = next(v.shape[1] for k, v in weights.items() if k.endswith("lora_a"))
+    keys = sorted({".".join(name.split(".")[3:-1]) for name in weights})
+    described = {
+        "fine_tune_type": "lora",
+        "num_layers": num_layers,
+        "lora_parameters": {"rank": rank, "scale": scale, "dropout": 0.0, "keys": keys},
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(described, indent=2) + "\n")
+
+
+def load_model(backend, folder: Path, adapter: str = "", *, dtype: str = "float32"):
+    """The model of a checkpoint folder, LoRA adapters of ours or mlx-lm's put on it.
+
+    Raises UserError when they cannot be read or do not fit.
+    """
+    shape = checkpoint.read_config(folder)
+    if not adapter:
+        return backend.Model(shape, folder=folder, dtype=dtype)
+    try:
+        described = json.loads((Path(adapter) / "adapter_config.json").read_text())
+        rank, scale = int(described["lora_parameters"]["rank"]), float(described["lora_parameters"]["scale"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{adapter} holds no readable adapter_config.json ({error}); give the adapters folder that "
+            "mlxrlhf or mlx-lm wrote"
+        ) from None
+    model = backend.Model(shape, folder=folder, lora_rank=rank, lora_scale=scale, dtype=dtype)
+    state = {k: v for k, v in model.state().items() if k.startswith("weights/")}
+    # Layers without an adapter of their own keep B at zero.
+    for name, array in checkpoint.load_arrays(Path(adapter) / "adapters.safetensors").items():
+        key = f"weights/trunk.{name}"
+        if key not in state or state[key].shape != array.shape:
+            raise UserError(
+                f"{adapter}: {name} {array.shape} does not fit {folder}; give the --model it was trained on"
+            )
+        state[key] = array.astype("float32")
+    model.load_state(state)
+    return model
+
+
+def save_adapters(model, folder: Path) -> None:
+    """Write FOLDER/adapters."""
+    prefix = "weights/trunk."
+    weights = {k.removeprefix(prefix): v for k, v in model.state().items() if k.startswith(prefix) and "lora_" in k}
+    write_adapters(folder / "adapters", weights, scale=model.adapters[0].scale, num_layers=model.config.num_layers)

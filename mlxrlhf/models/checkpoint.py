@@ -1,0 +1,234 @@
+"""Checkpoints on disk: the Hugging Face Llama layout, atomic writes, and save points to resume from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from mlxrlhf.config import ModelConfig
+from mlxrlhf.errors import UserError
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+# --- atomic writes -------------------------------------------------------------------------------------------------
+
+
+# --- the Hugging Face Llama layout ---------------------------------------------------------------------------------
+
+
+def write_config(folder: Path, config: ModelConfig, *, dtype: str, pad_id: int, end_id: int) -> None:
+    """Write config.json for transformers and mlx-lm.
+
+    Both `rope_theta` and `rope_parameters` are written: transformers 5 reads the second, mlx-lm the first only.
+    """
+    rope = {"rope_theta": config.rope_theta, **(config.rope_scaling or {"rope_type": "default"})}
+    content = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "torch_dtype": dtype,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_positions,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_parameters": rope,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.mlp_bias,
+        "bos_token_id": None,
+        "eos_token_id": end_id,
+        "pad_token_id": pad_id,
+    }
+    if config.rope_scaling:
+        content["rope_scaling"] = config.rope_scaling
+    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read a config.json: all of it for the Llama family, what our stages ask of a model for any other.
+
+    Raises UserError when the folder is not a checkpoint or says too little.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a checkpoint: it has no config.json")
+    try:
+        c = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); restore it or train the checkpoint again") from None
+    family = c.get("model_type")
+    if family != "llama":
+        c = {**c, **c.get("text_config", {})}  # a model that also sees images keeps its language part there
+    needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    if missing := [name for name in needed if name not in c]:
+        raise UserError(f"{path} describes a {family!r} model and lacks {missing[0]}; only language models are read")
+    rope = c.get("rope_parameters") or {}
+    scaling = c.get("rope_scaling") or {k: v for k, v in rope.items() if k != "rope_theta"}
+    if scaling.get("rope_type", scaling.get("type", "default")) == "default":
+        scaling = None
+    heads = c["num_attention_heads"]
+    return ModelConfig(
+        vocab_size=c["vocab_size"],
+        hidden_size=c["hidden_size"],
+        num_layers=c["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=c.get("num_key_value_heads") or heads,
+        intermediate_size=c["intermediate_size"],
+        head_dim=c.get("head_dim") or c["hidden_size"] // heads,
+        max_positions=c.get("max_position_embeddings", 2048),
+        rope_theta=rope.get("rope_theta") or c.get("rope_theta") or 10_000.0,
+        rope_scaling=scaling,
+        rms_norm_eps=c.get("rms_norm_eps", 1e-5),
+        tie_word_embeddings=c.get("tie_word_embeddings", False),
+        attention_bias=c.get("attention_bias", False),
+        mlp_bias=c.get("mlp_bias", False),
+        family=family,
+    )
+
+
+def refuse_quantised(folder: Path) -> None:
+    """Raises UserError for a checkpoint whose weights are packed: only mlx-lm runs those."""
+    if "quantization" in json.loads((Path(folder) / "config.json").read_text()):
+        raise UserError(
+            f"{folder} is quantised: mlx_lm.generate and mlxrlhf serve run it; here, give the checkpoint "
+            "it was made from"
+        )
+
+
+def mlx_lm_reads_rope(folder: Path, config: ModelConfig) -> bool:
+    """Whether mlx-lm sees a checkpoint's rope settings: for the Llama family it reads the top of config.json only, and
+    takes base 10,000 without scaling where transformers 5 wrote `rope_parameters` alone."""
+    content = json.loads((Path(folder) / "config.json").read_text())
+    return config.family != "llama" or (
+        config.rope_theta == content.get("rope_theta", 10_000.0)
+        and bool(config.rope_scaling) == bool(content.get("rope_scaling"))
+    )
+
+
+def copy_config(source: Path, target: Path, *, dtype: str) -> None:
+    """The config.json of a family that is not ours, as it is but for the precision."""
+    content = json.loads((Path(source) / "config.json").read_text())
+    content["torch_dtype"] = content["dtype"] = dtype
+    (Path(target) / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def check_safetensors(folder: Path) -> None:
+    """Raises UserError for a missing, truncated or corrupt safetensors file of a folder."""
+    files = sorted(Path(folder).glob("model*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} holds no model*.safetensors; the checkpoint is incomplete")
+    for file in files:
+        _safetensors_shapes(file)
+
+
+def expected_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a checkpoint, in Hugging Face's names."""
+    shapes = {"model.embed_tokens.weight": (c.vocab_size, c.hidden_size), "model.norm.weight": (c.hidden_size,)}
+    if not c.tie_word_embeddings:
+        shapes["lm_head.weight"] = (c.vocab_size, c.hidden_size)
+    q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    for i in range(c.num_layers):
+        block = f"model.layers.{i}."
+        linears = {
+            "self_attn.q_proj": (q, c.hidden_size, c.attention_bias),
+            "self_attn.k_proj": (kv, c.hidden_size, c.attention_bias),
+            "self_attn.v_proj": (kv, c.hidden_size, c.attention_bias),
+            "self_attn.o_proj": (c.hidden_size, q, c.attention_bias),
+            "mlp.gate_proj": (c.intermediate_size, c.hidden_size, c.mlp_bias),
+            "mlp.up_proj": (c.intermediate_size, c.hidden_size, c.mlp_bias),
+            "mlp.down_proj": (c.hidden_size, c.intermediate_size, c.mlp_bias),
+        }
+        for name, (out, into, bias) in linears.items():
+            shapes[f"{block}{name}.weight"] = (out, into)
+            if bias:
+                shapes[f"{block}{name}.bias"] = (out,)
+        shapes[f"{block}input_layernorm.weight"] = (c.hidden_size,)
+        shapes[f"{block}post_attention_layernorm.weight"] = (c.hidden_size,)
+    return shapes
+
+
+def weight_files(folder: Path, config: ModelConfig) -> list[Path]:
+    """The safetensors files of a checkpoint, checked before any library opens them.
+
+    Raises UserError for a missing, truncated or corrupt file, and for tensors that do not fit config.json.
+    """
+    folder = Path(folder)
+    refuse_quantised(folder)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+    else:
+        files = [folder / "model.safetensors"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        shapes.update(_safetensors_shapes(file))
+    for name, shape in expected_shapes(config).items():
+        if name not in shapes:
+            raise UserError(f"{folder} lacks the tensor {name} that its config.json asks for; it is incomplete")
+        if shapes[name] != shape:
+            raise UserError(f"{folder}: {name} is {shapes[name]}, but its config.json asks for {shape}")
+    return files
+
+
+def _safetensors_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        with open(file, "rb") as stream:
+            size = struct.unpack("<Q", stream.read(8))[0]
+            if size > 100_000_000:
+                raise ValueError("impossible header length")
+            header = json.loads(stream.read(size))
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        if file.stat().st_size != 8 + size + end:
+            raise ValueError(f"{file.stat().st_size} bytes where its header says {8 + size + end}")
+        return {name: tuple(entry["shape"]) for name, entry in header.items()}
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist; the checkpoint is incomplete") from None
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise UserError(f"{file} is corrupt ({error}); copy it again or train the checkpoint again") from None
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer and the chat template, so that a checkpoint stands on its own."""
+    for name in TOKENIZER_FILES:
+        if (Path(source) / name).is_file():
+            shutil.copyfile(Path(source) / name, Path(target) / name)
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Write named arrays as safetensors."""
+    from safetensors.numpy import save
+
+    Path(path).write_bytes(save({k: np.asarray(v, order="C") for k, v in arrays.items()}, metadata=metadata))
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read them back. Raises UserError for a missing or corrupt file."""
+    from safetensors.numpy import load
+
+    _safetensors_shapes(Path(path))
+    return load(Path(path).read_bytes())
+
+
+# --- save points: what an interrupted run continues from -----------------------------------------------------------

@@ -1,0 +1,155 @@
+"""Where a stage finds what the stages before it wrote, and what it says when something is missing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mlxrlhf.config import SIZES, STAGES, ModelConfig
+from mlxrlhf.data.dialogue import AnyTokenizer
+from mlxrlhf.data.tokenizer import open_tokenizer
+from mlxrlhf.errors import UserError
+from mlxrlhf.models import checkpoint, published
+from mlxrlhf.models.adapters import save_adapters
+
+#: the command that writes each stage's folder
+COMMANDS = {
+    "language": "mlxrlhf pretrain",
+    "code": "mlxrlhf finetune --stage code",
+    "tools": "mlxrlhf finetune --stage tools",
+    "reward": "mlxrlhf reward",
+    "rlhf": "mlxrlhf ppo",
+}
+
+#: where `chat`, `serve` and `export` look for a model
+LATEST_FIRST = ("rlhf", "tools", "code", "language")
+
+
+def label(config) -> str:
+    """What a run's folders are called: its size, or the published model's name."""
+    return published.label(config.model) if config.model else config.size
+
+
+def flag(config) -> str:
+    """The flag that chose `label`, for messages."""
+    return f"--model {config.model}" if config.model else f"--size {config.size}"
+
+
+def weights(name: str, stage: str) -> Path:
+    """weights/NAME/STAGE; NAME is a size or a published model's label."""
+    return Path("weights") / name / stage
+
+
+def output(config, stage: str) -> Path:
+    """Where a stage writes: --out, or its folder under weights/."""
+    return Path(config.out) if config.out else weights(label(config), stage)
+
+
+def reward_model(config) -> Path:
+    """--reward-model, or the reward stage's folder."""
+    return Path(config.reward_model) if config.reward_model else weights(label(config), "reward")
+
+
+def data(config) -> Path:
+    """The prepared data of a size or a published model."""
+    return Path(config.data_dir) / label(config)
+
+
+def need(path: Path, command: str) -> Path:
+    """`path`, or a UserError naming the command that makes it."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist; run: {command}")
+    return path
+
+
+class Found(NamedTuple):
+    """A model to talk to: what the user calls it, its folder, and the folder of the adapters to put on it, or ""."""
+
+    name: str
+    folder: Path
+    adapter: str
+
+
+def find_model(model: str, *, size: str = "", adapter: str = "") -> Found:
+    """What was asked for, or the last stage there is of the smallest size, or the shipped model, said aloud."""
+    if model:
+        return Found(model, published.fetch(model), adapter)
+    for one in (size,) if size else SIZES:
+        for stage in LATEST_FIRST:
+            folder = weights(one, stage)
+            if (folder / "config.json").is_file():
+                return Found(str(folder), folder, adapter)
+    if size:
+        raise UserError(
+            f"there is no trained model under weights/{size}; run: mlxrlhf pretrain --size {size}, or "
+            "leave --size out for the shipped model"
+        )
+    folder = published.shipped()
+    millions = checkpoint.read_config(folder).parameters() / 1e6
+    print(
+        f"nothing is trained under weights/ yet: this is the shipped model, a small demonstration ({millions:.0f}M "
+        "weights, often wrong)",
+        file=sys.stderr,
+    )
+    return Found("shipped-rlhf", folder, adapter or str(folder / "adapters"))
+
+
+def open_checkpoint(config, stage: str, given: str = "") -> tuple[Path, ModelConfig, AnyTokenizer]:
+    """A checkpoint: the one given by its folder, or that of `stage`, or the published model where training starts.
+
+    Its tokenizer must fit, and a checkpoint of ours must have the shape of its size.
+    """
+    folder = Path(given) if given else weights(label(config), stage)
+    if not given and config.model and stage != "rlhf":
+        # A published model may skip stages: the latest one there is, or the model itself.
+        earlier = STAGES[: STAGES.index(stage) + 1][::-1]
+        folder = next((f for f in (weights(label(config), s) for s in earlier) if (f / "config.json").is_file()), None)
+        folder = folder or published.fetch(config.model)
+    if not (folder / "config.json").is_file():
+        remedy = "name a checkpoint folder" if given else f"run: {COMMANDS[stage]} {flag(config)}"
+        raise UserError(f"{folder} holds no checkpoint; {remedy}")
+    shape = checkpoint.read_config(folder)
+    if not config.model:
+        expected = SIZES[config.size]
+        for name in ("hidden_size", "num_layers", "num_heads"):
+            if getattr(shape, name) != getattr(expected, name):
+                raise UserError(
+                    f"{folder} has {name} {getattr(shape, name)}, but --size {config.size} has "
+                    f"{getattr(expected, name)}; give the --size it was made with, or --model {folder}"
+                )
+    tokenizer = open_tokenizer(folder)
+    # Published models may round their embedding up.
+    if tokenizer.vocab_size > shape.vocab_size or (not config.model and tokenizer.vocab_size != shape.vocab_size):
+        raise UserError(
+            f"{folder}: its tokenizer has {tokenizer.vocab_size:,} pieces and its model "
+            f"{shape.vocab_size:,}; copy the tokenizer it was trained with"
+        )
+    return folder, shape, tokenizer
+
+
+def same_tokenizer(tokenizer: AnyTokenizer, folder: Path) -> None:
+    """Prepared data must have been encoded with the checkpoint's tokenizer."""
+    other = open_tokenizer(folder / "tokenizer")
+    if other.fingerprint != tokenizer.fingerprint:
+        raise UserError(
+            f"{folder} was encoded with another tokenizer than {tokenizer.folder} has; run: "
+            "mlxrlhf prepare all, and train from pretrain on"
+        )
+
+
+def save_checkpoint(model, folder: Path, tokenizer: AnyTokenizer) -> None:
+    """Weights, config and tokenizer: a folder that stands on its own. Adapters are merged, and kept beside it too."""
+    model.save(folder, pad_id=tokenizer.pad_id, end_id=tokenizer.end_id)
+    checkpoint.copy_tokenizer(tokenizer.folder, folder)
+    if model.adapters:
+        save_adapters(model, folder)
+
+
+def load_prompts(config, groups: Sequence[str]) -> list[dict]:
+    """Requests {task, prompt, group} of the prepared data."""
+    path = need(data(config) / "prompts.json", f"mlxrlhf prepare all {flag(config)}")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return [{**row, "group": group} for group in groups for row in content[group]]

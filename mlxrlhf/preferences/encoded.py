@@ -1,0 +1,100 @@
+"""Preference pairs as token ids."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlxrlhf.data.dialogue import encode_answer, render_prompt
+from mlxrlhf.errors import UserError
+from mlxrlhf.models import folders
+from mlxrlhf.preferences.files import load_pairs
+from mlxrlhf.preferences.pairs import Pair, length_baseline, split_by_prompt
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """Token ids of prompt and answer, the end token included, and what the preference was about."""
+
+    chosen: list[int]
+    rejected: list[int]
+    criterion: str
+    start: int = 1  # where the answers begin
+    weight: float = 1.0
+
+
+def by_criterion(correct: np.ndarray, pairs: Sequence[EncodedPair]) -> dict[str, float]:
+    """Mean accuracy for each criterion."""
+    groups = defaultdict(list)
+    for value, pair in zip(correct, pairs):
+        groups[pair.criterion].append(value)
+    return {name: float(np.mean(values)) for name, values in sorted(groups.items())}
+
+
+def longest(pairs: Sequence[EncodedPair]) -> tuple[int, int]:
+    """Tokens of the longest prompt and of the longest answer."""
+    return max(p.start for p in pairs), max(max(len(p.chosen), len(p.rejected)) - p.start for p in pairs)
+
+
+def pair_weights(pairs: Sequence[EncodedPair]) -> np.ndarray:
+    """How much each pair counts, (N,) float32, 1 on average."""
+    weights = np.array([p.weight for p in pairs], np.float32)
+    return weights / weights.mean()
+
+
+def encoded_pairs(config, tokenizer, context: int) -> tuple[list[EncodedPair], list[EncodedPair], float]:
+    """Training pairs, held-out pairs, and how often the longer answer is the chosen one among the latter.
+
+    config: a RewardConfig or DPOConfig. Pairs longer than `context` tokens are left out aloud.
+    """
+    if config.data:
+        sides = split_by_prompt(load_pairs(config.data), config.seed)
+        if not sides[0]:
+            raise UserError(
+                f"{config.data} has pairs for one prompt only; one prompt is needed to train on and one to "
+                "validate with"
+            )
+    else:
+        folder = folders.data(config)
+        path = folders.need(folder / "rlhf_preferences.json", f"mlxrlhf prepare preferences {folders.flag(config)}")
+        folders.same_tokenizer(tokenizer, folder)
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        sides = tuple(
+            [Pair(**{k: v for k, v in row.items() if k != "split"}) for row in rows if row["split"] == side]
+            for side in ("train", "val")
+        )
+
+    train_pairs, val_pairs = (_that_fit([_encode(p, tokenizer) for p in side], context) for side in sides)
+    return train_pairs, val_pairs, length_baseline(sides[1])
+
+
+def _that_fit(pairs: Sequence[EncodedPair], context: int) -> list[EncodedPair]:
+    """The pairs within the model's context; says how many are not. Raises UserError when none is."""
+    lengths = [max(len(p.chosen), len(p.rejected)) for p in pairs]
+    fitting = [p for p, length in zip(pairs, lengths) if length <= context]
+    if not fitting:
+        raise UserError(
+            f"every pair has more tokens than the model's context of {context:,}, the shortest "
+            f"{min(lengths):,}; take shorter pairs or another model"
+        )
+    if len(fitting) < len(pairs):
+        print(
+            f"left out {len(pairs) - len(fitting):,} of {len(pairs):,} pairs, longer than the model's "
+            f"context of {context:,} tokens"
+        )
+    return fitting
+
+
+def _encode(pair: Pair, tokenizer) -> EncodedPair:
+    prompt = render_prompt(pair.messages, tokenizer)
+    return EncodedPair(
+        prompt + encode_answer(pair.chosen, tokenizer),
+        prompt + encode_answer(pair.rejected, tokenizer),
+        pair.criterion,
+        len(prompt),
+        pair.weight,
+    )

@@ -1,0 +1,1 @@
+"""What ppo and grpo may be paid for."""

@@ -1,0 +1,147 @@
+"""Requests: what people ask of the task bank, in many words, and the files they keep their own in."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlxrlhf.data.dialogue import read_jsonl
+from mlxrlhf.errors import UserError
+from mlxrlhf.tasks.answers import format_answer, strip_documentation
+from mlxrlhf.tasks.task import Task, load_tasks
+
+
+def load_prompts(path: Path) -> list[dict]:
+    """A user's own requests: {prompt[, task][, tests]} by line. Raises UserError naming file and line."""
+    rows, names = [], {task.name for task in load_tasks()}
+    for place, row in read_jsonl(path):
+        if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+            raise UserError(f'{place} has no "prompt" text; each line needs one')
+        if row.get("task") is not None and row["task"] not in names and "tests" not in row:
+            raise UserError(f'{place}: the task bank has no task {row["task"]!r}; leave it out, or add "tests"')
+        tests = row.get("tests", [])
+        if not isinstance(tests, list) or not all(isinstance(test, str) for test in tests):
+            raise UserError(f'{place}: "tests" must be a list of assert statements, each a text')
+        for test in tests:
+            try:
+                ast.parse(test)
+            except (SyntaxError, ValueError) as error:
+                raise UserError(f"{place}: the test {test!r} is not Python ({error})") from None
+        rows.append(row)
+    return rows
+
+
+def with_tests(rows: Sequence[dict]) -> list[dict]:
+    """The rows, each with its tests: its own, or those of its task, or none."""
+    bank = {task.name: task.tests for task in load_tasks()}
+    return [{**row, "tests": list(row.get("tests") or bank.get(row.get("task"), ()))} for row in rows]
+
+
+def sft_dialogues(tasks: Sequence[Task], rng, *, per_phrasing: int = 16, held_out: bool = False) -> list[dict]:
+    """(request -> answer) dialogues of mixed quality, as code in the wild is: alignment must have something to change.
+
+    Of the answers 40% are the solution, 35% the same without its documentation, 15% naive and 10% wrong. Only
+    training tasks are used: their training phrasings, each worded anew every time, or the other phrasings as they are
+    when `held_out` (for validation).
+    """
+    rows = []
+    for task in tasks:
+        if task.held_out:
+            continue
+        wrong = task.rejected.get("correctness") or (task.naive,)
+        answers = [strip_documentation(task.solution)] * 7 + [task.naive] * 3 + [task.solution] * 8 + list(wrong[:2])
+        for phrasing in task.held_out_phrasings if held_out else task.train_phrasings:
+            for i in rng.choice(len(answers), per_phrasing, replace=False):
+                request = phrasing if held_out else reworded(phrasing, rng)
+                if not held_out and request in task.held_out_phrasings:
+                    request = phrasing
+                rows.append(
+                    {
+                        "messages": [
+                            {"role": "user", "content": request},
+                            {"role": "assistant", "content": format_answer(answers[i])},
+                        ]
+                    }
+                )
+    return [rows[i] for i in rng.permutation(len(rows))]
+
+
+_FILLERS = frozenset(
+    "a an the that which to of in is are i me my do does how can you please write give need want "
+    "would like for this with".split()
+)
+
+
+_SYNONYMS = {
+    word: tuple(group.split())
+    for group in (
+        "write implement create make build code give",
+        "function method routine code snippet",
+        "checks tests tells verifies",
+        "check test tell verify determine",
+        "number integer value",
+        "numbers integers values",
+        "list array sequence",
+        "string text str",
+        "word term",
+        "words terms",
+        "computes calculates returns finds",
+        "compute calculate find get",
+        "largest biggest maximum greatest",
+        "smallest minimum lowest",
+        "remove delete drop",
+        "removes deletes drops",
+        "count number total",
+        "python python3 py",
+        "character letter char",
+        "characters letters chars",
+        "sort order",
+        "two both",
+        "how way",
+        "whether if",
+        "items elements entries values",
+        "dictionary dict mapping",
+        "every all each",
+    )
+    for word in group.split()
+}
+
+
+_OPENINGS = ("Please: ", "Hi! ", "Hello, ", "Quick question. ", "For my project: ", "In Python: ")
+
+
+_ENDINGS = (" Thanks!", " Thank you.", " Please.", " In Python.", " Keep it short.", " No explanation, please.")
+
+
+def reworded(phrasing: str, rng) -> str:
+    """The same request as it is, as typed into a search box, or within a greeting; some words by their synonyms."""
+    choice = rng.integers(4)
+    if choice == 0:
+        return phrasing
+    words = phrasing.split(" ")
+    for i, word in enumerate(words):
+        bare = word.strip(".,?!")
+        if bare.lower() in _SYNONYMS and rng.random() < 0.4:
+            words[i] = word.replace(bare, str(rng.choice(_SYNONYMS[bare.lower()])))
+    said = " ".join(words)
+    said = said[:1].upper() + said[1:] if phrasing[:1].isupper() else said
+    if choice == 1:
+        return " ".join(w for w in (w.strip(".,?!") for w in words) if w.lower() not in _FILLERS) or phrasing
+    if choice == 2:
+        return said.rstrip(".?!").lower()
+    if rng.integers(2):
+        return _OPENINGS[rng.integers(len(_OPENINGS))] + said
+    return said.rstrip(".") + ("" if said[-1] in "?!" else ".") + _ENDINGS[rng.integers(len(_ENDINGS))]
+
+
+def prompts(tasks: Sequence[Task]) -> dict[str, list[dict]]:
+    """Requests by group: `train` for PPO, `new phrasings` of training tasks and `new tasks` for evaluation."""
+    groups: dict[str, list[dict]] = {"train": [], "new phrasings": [], "new tasks": []}
+    for task in tasks:
+        if task.held_out:
+            groups["new tasks"] += [{"task": task.name, "prompt": p} for p in task.held_out_phrasings]
+        else:
+            groups["train"] += [{"task": task.name, "prompt": p} for p in task.train_phrasings]
+            groups["new phrasings"] += [{"task": task.name, "prompt": p} for p in task.held_out_phrasings]
+    return groups
