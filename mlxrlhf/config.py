@@ -64,15 +64,15 @@ SIZES: dict[str, ModelConfig] = {
 
 def _trained_size() -> Any:
     """The option that chooses among the models under weights/."""
-    return option("", "size of the trained model to take (default: the smallest there is)", choices=tuple(SIZES))
+    return option("", "size of the trained model to take (default: whatever was trained last)", choices=tuple(SIZES))
 
 
 def _trained_model() -> Any:
     """The option that names another model than those under weights/."""
     return option(
         "",
-        "checkpoint folder, smollm2, shipped or a hub name (default: weights/SIZE/rlhf, or the last "
-        "stage; with nothing trained, the shipped model with its adapters)",
+        "checkpoint folder, smollm2, shipped or a hub name (default: what was trained last under weights/; with "
+        "nothing trained, the shipped model with its adapters)",
     )
 
 

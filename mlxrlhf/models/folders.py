@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import sys
 from collections.abc import Sequence
@@ -23,9 +24,6 @@ COMMANDS = {
     "reward": "mlxrlhf reward",
     "rlhf": "mlxrlhf ppo",
 }
-
-#: where `chat`, `serve` and `export` look for a model
-LATEST_FIRST = ("rlhf", "tools", "code", "language")
 
 
 def label(config) -> str:
@@ -74,14 +72,15 @@ class Found(NamedTuple):
 
 
 def find_model(model: str, *, size: str = "", adapter: str = "") -> Found:
-    """What was asked for, or the last stage there is of the smallest size, or the shipped model, said aloud."""
+    """The model that was asked for; else the one that was trained last, of `size` if given; else the shipped one.
+
+    What was taken without being asked for is said on stderr.
+    """
     if model:
         return Found(model, published.fetch(model), adapter)
-    for one in (size,) if size else SIZES:
-        for stage in LATEST_FIRST:
-            folder = weights(one, stage)
-            if (folder / "config.json").is_file():
-                return Found(str(folder), folder, adapter)
+    if folder := last_trained(size):
+        print(f"taking {folder}, which was trained last; --model FOLDER takes another", file=sys.stderr)
+        return Found(str(folder), folder, adapter)
     if size:
         raise UserError(
             f"there is no trained model under weights/{size}; run: mlxrlhf pretrain --size {size}, or "
@@ -97,6 +96,25 @@ def find_model(model: str, *, size: str = "", adapter: str = "") -> Found:
     return Found("shipped-rlhf", folder, adapter or str(folder / "adapters"))
 
 
+def last_trained(name: str = "") -> Path | None:
+    """The checkpoint under weights/NAME/ that was written last, of any name where none is given.
+
+    A name is a size or a published model's label: what the demo and runs with --model wrote counts too. Of two written
+    at the same time (a copied folder, a checkout) the later stage is taken.
+    """
+
+    def age(folder: Path) -> tuple[int, int]:
+        stage = folder.name
+        return (folder / "config.json").stat().st_mtime_ns, STAGES.index(stage) if stage in STAGES else len(STAGES)
+
+    folders = [
+        folder
+        for folder in Path("weights").glob(f"{glob.escape(name) or '*'}/*")
+        if (folder / "config.json").is_file() and not any(part.startswith(".") for part in folder.parts)
+    ]
+    return max(folders, key=age, default=None)
+
+
 def open_checkpoint(config, stage: str, given: str = "") -> tuple[Path, ModelConfig, AnyTokenizer]:
     """A checkpoint: the one given by its folder, or that of `stage`, or the published model where training starts.
 
@@ -106,8 +124,8 @@ def open_checkpoint(config, stage: str, given: str = "") -> tuple[Path, ModelCon
     if not given and config.model and stage != "rlhf":
         # A published model may skip stages: the latest one there is, or the model itself.
         earlier = STAGES[: STAGES.index(stage) + 1][::-1]
-        folder = next((f for f in (weights(label(config), s) for s in earlier) if (f / "config.json").is_file()), None)
-        folder = folder or published.fetch(config.model)
+        there = [f for f in (weights(label(config), s) for s in earlier) if (f / "config.json").is_file()]
+        folder = there[0] if there else published.fetch(config.model)
     if not (folder / "config.json").is_file():
         remedy = "name a checkpoint folder" if given else f"run: {COMMANDS[stage]} {flag(config)}"
         raise UserError(f"{folder} holds no checkpoint; {remedy}")
