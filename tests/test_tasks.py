@@ -1,15 +1,17 @@
 """Every answer of the task bank is run: what is called right passes, what is called wrong fails."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from mlxrlhf.errors import UserError
 from mlxrlhf.preferences.files import load_pairs
 from mlxrlhf.preferences.pairs import Pair, build_pairs, from_samples, length_baseline, split_by_task
-from mlxrlhf.tasks import quality, requests
+from mlxrlhf.tasks import bank, quality, requests
 from mlxrlhf.tasks.answers import extract_code, format_answer
 from mlxrlhf.tasks.judge import operations, passes
-from mlxrlhf.tasks.task import CRITERIA, Task, load_tasks
+from mlxrlhf.tasks.task import CRITERIA, Task, load_tasks, read_task
 
 BANK = load_tasks()
 
@@ -121,3 +123,52 @@ def test_bad_pairs_are_named_by_file_and_line(tmp_path):
     )
     path.write_text(messages)
     assert load_pairs(path) == [Pair("p", "a", "b")]
+
+
+FILE = """# %% phrasings
+# One way.
+# Another way.
+
+# %% solution
+def f(x: int) -> int:
+    return x
+
+
+# %% naive
+def f(x): return x
+
+# %% rejected: style
+def f( x ):return  x
+
+# %% tests
+assert f(1) == 1
+assert f('a # %%') == 'a # %%'
+"""
+
+
+def test_a_file_of_the_bank_is_read_letter_by_letter():
+    task = read_task("f", FILE)
+    assert task.phrasings == ("One way.", "Another way.")
+    assert task.solution == "def f(x: int) -> int:\n    return x" and task.naive == "def f(x): return x"
+    assert task.tests == ("assert f(1) == 1", "assert f('a # %%') == 'a # %%'")
+    assert task.rejected == {"style": ("def f( x ):return  x",)} and task.sizes == () and not task.held_out
+    assert read_task("f", FILE + "# %% held out\n").held_out
+
+
+@pytest.mark.parametrize(
+    "old,new,message",
+    [
+        ("# %% rejected: style", "# %% rejected: taste", "f.py has a cell that means nothing: taste"),
+        ("# %% naive", "# %% nave", "f.py has a cell that means nothing: nave"),
+        ("# %% naive", "# %% solution", "f.py has two cells called solution"),
+        ("# %% tests", "# %% sizes", "f.py has no cell called tests"),
+    ],
+)
+def test_a_file_of_the_bank_with_a_mistake_is_named(old, new, message):
+    with pytest.raises(ValueError, match=message):
+        read_task("f", FILE.replace(old, new))
+
+
+def test_every_file_of_the_bank_is_named_once():
+    files = {path.stem for path in Path(bank.__file__).parent.glob("*.py")} - {"__init__"}
+    assert files == set(bank.NAMES) and len(bank.NAMES) == len(files)

@@ -1,17 +1,25 @@
 """Python tasks of our own writing: requests, tests, a chosen solution and rejected ones by criterion.
 
-The tasks themselves are in `bank/`, one module per field. Nothing here is asserted: `python -m pytest
+The tasks themselves are in `bank/`, one file each. Nothing here is asserted: `python -m pytest
 tests/test_tasks.py` runs every solution and every rejected answer.
 """
 
 from __future__ import annotations
 
-import importlib
+import ast
+import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlxrlhf.tasks import bank
 
 CRITERIA = ("correctness", "efficiency", "readability", "style", "security")
-MODULES = ("numbers", "arithmetic", "text", "collections")
+_BANK = Path(bank.__file__).parent
+_REJECTED = "rejected: "
+_NEEDED = {"phrasings", "solution", "naive", "tests"}
+_CELLS = _NEEDED | {"sizes", "held out"}
 #: the last phrasings of every task are never trained on, in any stage
 HELD_OUT_PHRASINGS = 2
 
@@ -48,33 +56,43 @@ class Task:
         return self.phrasings[-HELD_OUT_PHRASINGS:]
 
 
+@functools.cache
 def load_tasks() -> tuple[Task, ...]:
-    """Every task of the bank, in the order written; source texts are stripped of surrounding blank lines."""
-    tasks = []
-    for module in MODULES:
-        for task in importlib.import_module(f"mlxrlhf.tasks.bank.{module}").TASKS:
-            rejected = {
-                criterion: tuple(code.strip("\n") for code in codes) for criterion, codes in task.rejected.items()
-            }
-            tasks.append(
-                Task(
-                    task.name,
-                    task.phrasings,
-                    task.solution.strip("\n"),
-                    task.naive.strip("\n"),
-                    task.tests,
-                    rejected,
-                    task.sizes,
-                    task.held_out,
-                )
-            )
-    return tuple(tasks)
+    """Every task of the bank, in the order of `bank.NAMES`."""
+    return tuple(read_task(name, (_BANK / f"{name}.py").read_text(encoding="utf-8")) for name in bank.NAMES)
 
 
-# --- answers -------------------------------------------------------------------------------------------------------
+def read_task(name: str, text: str) -> Task:
+    """The task that a file's text describes; `bank/__init__.py` says what the cells are.
+
+    Raises ValueError naming the task where a cell is unknown, missing or there twice.
+    """
+    cells: dict[str, list[str]] = {}
+    for cell in re.split(r"^# %% ", text, flags=re.MULTILINE)[1:]:
+        title, _, body = cell.partition("\n")
+        cells.setdefault(title.strip(), []).append(body.strip("\n"))
+    rejected = {
+        title.removeprefix(_REJECTED): tuple(cells.pop(title)) for title in list(cells) if title.startswith(_REJECTED)
+    }
+    if unknown := (cells.keys() - _CELLS) | (rejected.keys() - set(CRITERIA)):
+        raise ValueError(f"bank/{name}.py has a cell that means nothing: {sorted(unknown)[0]}")
+    if twice := [title for title, bodies in cells.items() if len(bodies) > 1]:
+        raise ValueError(f"bank/{name}.py has two cells called {twice[0]}")
+    if missing := _NEEDED - cells.keys():
+        raise ValueError(f"bank/{name}.py has no cell called {sorted(missing)[0]}")
+    tests, sizes = cells["tests"][0], cells.get("sizes", [""])[0]
+    return Task(
+        name,
+        phrasings=tuple(line.removeprefix("# ") for line in cells["phrasings"][0].splitlines()),
+        solution=cells["solution"][0],
+        naive=cells["naive"][0],
+        tests=_statements(tests),
+        rejected=rejected,
+        sizes=_statements(sizes),
+        held_out="held out" in cells,
+    )
 
 
-# --- running -------------------------------------------------------------------------------------------------------
-
-
-# --- what the code stage learns from -------------------------------------------------------------------------------
+def _statements(code: str) -> tuple[str, ...]:
+    """The source of each statement."""
+    return tuple(ast.get_source_segment(code, node) or "" for node in ast.parse(code).body)
