@@ -1,6 +1,52 @@
-"""What every test starts from."""
+"""What every test starts from: folders that are made once for all processes of a run, and who runs first."""
 
+import fcntl
+import os
 import signal
+
+import project as projects
+import pytest
 
 # A shell starts its background jobs with SIGINT ignored, and children inherit that: no test of Ctrl-C could pass.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of the shared project come first, so that they lie in one process's half while the other has its own."""
+    items.sort(key=lambda item: "project_once" not in item.fixturenames)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """once(name, build) is a folder that build(folder) has filled, once for all processes of this run.
+
+    Whoever comes second waits. A build that failed fails for everybody, and is not tried again.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+    def make(name, build):
+        folder, state = shared / name, shared / f"{name}.state"
+        with open(shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not state.exists():
+                state.write_text("failed")
+                folder.mkdir()
+                build(folder)
+                state.write_text("made")
+        assert state.read_text() == "made", f"{name} could not be made; the first test that wanted it says why"
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def project_once(once):
+    return once("project", projects.build)
+
+
+@pytest.fixture
+def project(project_once, monkeypatch):
+    """A folder in which every stage has run once, as the working folder. Tests write beside it, not into it."""
+    monkeypatch.chdir(project_once)
+    return project_once
