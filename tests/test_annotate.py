@@ -476,7 +476,7 @@ def test_a_weight_must_be_a_number_above_zero(tmp_path):
     path = tmp_path / "pairs.jsonl"
     for weight in ("0", "-1", "true", '"much"', "NaN", "Infinity"):
         path.write_text(f'{{"prompt": "p", "chosen": "a", "rejected": "b", "weight": {weight}}}')
-        with pytest.raises(UserError, match="pairs.jsonl:1: weight is"):
+        with pytest.raises(UserError, match="pairs.jsonl:1(: weight is| is not valid JSON)"):
             load_pairs(path)
 
 

@@ -22,7 +22,8 @@ from mlxrlhf.agent.tools import format_call
 from mlxrlhf.config import SIZES, ChatConfig
 from mlxrlhf.data import corpora
 from mlxrlhf.data import tokenizer as tokenizers
-from mlxrlhf.data.dialogue import encode_answer, load_dialogues, render_prompt
+from mlxrlhf.data.dialogue import encode_answer, render_prompt
+from mlxrlhf.data.rows import load_dialogues
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint
@@ -537,7 +538,7 @@ def test_save_and_load_come_back_exactly_and_finetune_reads_them(talk, tmp_path,
         assert chat.messages == saved
     assert load_dialogues(tmp_path / "talk.jsonl") == [{"messages": saved}] * 2
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="is no conversation"):
+    with pytest.raises(UserError, match="is a text file"):
         commands.run(chat, f"/save {tmp_path / 'notes.txt'}")
     with pytest.raises(UserError, match="No such file"):
         commands.run(chat, f"/save {tmp_path / 'nowhere' / 'talk.json'}")

@@ -45,7 +45,7 @@ def test_library_rooms_import_no_array_library():
         ("learning-rate: 1e-4\nbatch_size: 0\n", [], "--batch-size is 0"),
         ("batch-size: 0\n", ["--batch-size", "2"], "run: mlxrlhf prepare all --size nano"),
         ("size: micro\n", [], "run: mlxrlhf prepare all --size micro"),
-        ("batch-sise: 2\n", [], "settings.yaml: batch-sise is no flag of this command"),
+        ("batch-sise: 2\n", [], "settings.yaml:1: batch-sise is no flag of this command"),
         ("batch-size: 2.5\n", [], "must be a value of type int"),
         ("resume: 1\n", [], "must be a value of type bool"),
         ("a: [\n", [], "is not valid YAML"),

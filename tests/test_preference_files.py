@@ -116,6 +116,8 @@ def test_what_says_nothing_is_left_out_and_counted(tmp_path):
             "score_rejected": 4.0,
         },
         {"chosen": [user("p"), assistant("a"), user("q"), assistant("r")], "rejected": [user("p"), assistant("b")]},
+        {"prompt": "p", "chosen": "a", "rejected": "a"},
+        {"prompt": "p", "chosen": "a", "rejected": " "},
     ]
     path = tmp_path / "mixed.jsonl"
     pairs, said = load(path, rows)
@@ -123,8 +125,8 @@ def test_what_says_nothing_is_left_out_and_counted(tmp_path):
     for words in (
         "5 HelpSteer3 rows",
         f"2 tied (the first: {path}:2)",
-        f"1 with two equal answers (the first: {path}:4)",
-        f"1 with an empty answer (the first: {path}:5)",
+        f"2 with two equal answers (the first: {path}:4)",
+        f"2 with an empty answer (the first: {path}:5)",
         f"2 scored alike (the first: {path}:6)",
         "1 with fewer than two scored completions",
         f"1 that part before the last turn (the first: {path}:9)",
@@ -138,7 +140,6 @@ def test_what_says_nothing_is_left_out_and_counted(tmp_path):
     "row, message",
     [
         ({"prompt": "p", "chosen": "a"}, ':2 has no "rejected"'),
-        ({"prompt": "p", "chosen": "a", "rejected": "a"}, ":2: chosen and rejected are the same"),
         ({"chosen": "a", "rejected": "b"}, ":2: prompt must be text or messages"),
         ({"prompt": 3, "chosen": "a", "rejected": "b"}, ":2: prompt must be text"),
         ({"prompt": "p", "chosen": "a", "rejected": [assistant("b")]}, ":2: chosen and rejected must both be text"),
@@ -154,7 +155,27 @@ def test_what_says_nothing_is_left_out_and_counted(tmp_path):
         ({"instruction": "p", "completions": [{"text": "a"}]}, ':2: completion 1 has no text "response"'),
         (
             {"context": "p", "response1": "a", "response2": "b", "overall_preference": "first"},
-            "must be a number from -3",
+            ":2: overall_preference is 'first'; it must be a number",
+        ),
+        (
+            {"context": "p", "response1": "a", "response2": "b", "overall_preference": 99},
+            ":2: overall_preference is 99; it must be from -3",
+        ),
+        (
+            {"prompt": "p", "chosen": "a", "rejected": "b", "weight": 10**300},
+            ":2: weight is a whole number too large for 64 bits",
+        ),
+        (
+            {"prompt": "p", "chosen": [assistant("a")], "rejected": [assistant("b")], "score_chosen": "high"},
+            ":2: score_chosen is 'high'; it must be a number",
+        ),
+        (
+            {
+                "prompt": "p",
+                "chosen": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{}"}]}],
+                "rejected": [assistant("b")],
+            },
+            ":2: the last turn of chosen holds tool calls",
         ),
         ({"question": "p"}, ":2 has the keys question; each row needs prompt, chosen and rejected"),
     ],
@@ -178,7 +199,7 @@ def test_every_container_gives_the_same_pairs(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "d.parquet")
     expected = [Pair("p", f"a{i}", "b") for i in range(3)]
     assert all(load_pairs(path) == expected for path in sorted(tmp_path.iterdir()))
-    parquet.write_table(pyarrow.table({"prompt": ["p"], "chosen": ["a"], "rejected": [""]}), tmp_path / "e.parquet")
+    parquet.write_table(pyarrow.table({"prompt": ["p"], "chosen": ["a"], "rejected": [None]}), tmp_path / "e.parquet")
     with pytest.raises(UserError, match='e.parquet, row 1 has no "rejected"'):
         load_pairs(tmp_path / "e.parquet")
 

@@ -20,7 +20,7 @@ from mlxrlhf import backends
 from mlxrlhf.agent import serve
 from mlxrlhf.algorithms import losses
 from mlxrlhf.config import ExportConfig, ModelConfig, ServeConfig
-from mlxrlhf.data import corpora, dialogue
+from mlxrlhf.data import corpora, dialogue, rows
 from mlxrlhf.data import tokenizer as tokenizers
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import folders
@@ -62,7 +62,7 @@ def served_folder(tmp_path_factory):
             for row in ({"messages": [*ASKED, CALL, RESULT, ANSWER], "tools": TOOLS}, {"messages": PLAIN})
         )
     )
-    examples = dialogue.encode_examples(dialogue.load_dialogues(root / "rows.jsonl"), tokenizer)
+    examples = dialogue.encode_examples(rows.load_dialogues(root / "rows.jsonl"), tokenizer)
     model = backends.load("mlx").Model(ModelConfig(800, 96, 2, 3, 1, 192, head_dim=32), seed=0)
     batches = [
         {

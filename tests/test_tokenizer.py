@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlxrlhf.data import corpora, dialogue
+from mlxrlhf.data import corpora, dialogue, rows
 from mlxrlhf.data import tokenizer as tokenizers
 from mlxrlhf.errors import UserError
 
@@ -80,7 +80,7 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path):
     cases = (
         ("", "is empty"),
         ('{"prompt": "a"', ":1 is not valid JSON"),
-        ("[1]", ":1 holds a list"),
+        ("[1]", "row 1 holds a int"),
         ('{"text": "x"}\n{"prompt": "a"}', ":2 has the keys prompt"),
         ('{"messages": [{"role": "bot", "content": "x"}]}', "role 'bot'"),
         ('{"messages": [{"role": "user", "content": "x"}]}', "no assistant turn"),
@@ -88,7 +88,7 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path):
     for content, message in cases:
         path.write_text(content)
         with pytest.raises(UserError, match=message):
-            dialogue.load_dialogues(path)
+            rows.load_dialogues(path)
 
 
 def test_documents_are_split_by_content_and_left_out_ones_are_said(folder, tmp_path):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 from mlxrlhf.agent import terminal
 from mlxrlhf.agent.chat import Chat, Voice
-from mlxrlhf.data.dialogue import check_messages, read_jsonl
+from mlxrlhf.data import files, rows
 from mlxrlhf.errors import UserError
 from mlxrlhf.files import atomic_text
 from mlxrlhf.models import folders, published
@@ -101,19 +102,11 @@ def _load(chat: Chat, argument: str) -> None:
 
 
 def _read(path: Path) -> list[dict]:
-    """The messages of a saved conversation; of a .jsonl the last one's."""
-    if path.suffix == ".jsonl":
-        place, row = read_jsonl(path)[-1]
-    else:
-        try:
-            place, row = str(path), json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}); give a file that /save wrote") from None
-        except ValueError:
-            raise UserError(f"{path} is no conversation; give a file that /save wrote") from None
-    if not isinstance(row, dict) or "messages" not in row:
+    """The messages of a saved conversation; of several the last one's."""
+    place, row = deque(files.rows(path), maxlen=1)[0]
+    if "messages" not in row:
         raise UserError(f'{place} has no "messages"; give a file that /save wrote')
-    return check_messages(row["messages"], place)
+    return rows.messages_of(row["messages"], f"{place}: messages")
 
 
 def append(path: Path, row: dict) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from mlxrlhf import backends
 from mlxrlhf.config import ServeConfig
 from mlxrlhf.data import tokenizer as names
-from mlxrlhf.data.dialogue import ROLES, AnyTokenizer, render_prompt, with_tools
+from mlxrlhf.data.dialogue import AnyTokenizer, render_prompt, with_tools
+from mlxrlhf.data.rows import ROLES
 from mlxrlhf.data.tokenizer import PublishedTokenizer, open_tokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint, folders

@@ -11,12 +11,13 @@ import numpy as np
 from mlxrlhf import backends
 from mlxrlhf.annotate.store import Item, Store
 from mlxrlhf.config import AnnotateConfig
-from mlxrlhf.data.dialogue import decode_answer, read_jsonl, render_prompt
+from mlxrlhf.data import files
+from mlxrlhf.data.dialogue import decode_answer, render_prompt
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import folders, published
 from mlxrlhf.models.adapters import load_model
-from mlxrlhf.preferences import files
+from mlxrlhf.preferences.files import load_pairs
 from mlxrlhf.stages import sampling
 from mlxrlhf.tasks.task import Task
 
@@ -44,27 +45,15 @@ def from_file(source: str, bank: Sequence[Task]) -> list[Item]:
             p.criterion,
             *tests_of(p.prompt, p.task, *own.get(json.dumps(p.prompt), (None, ""))),
         )
-        for p in files.load_pairs(source)
+        for p in load_pairs(source)
     ]
 
 
 def read_prompts(path: Path, bank: Sequence[Task]) -> list[tuple[str, str, tuple[str, ...]]]:
-    """(prompt, task, tests) of each different prompt of a JSONL file, or of a text file of one prompt per line."""
+    """(prompt, task, tests) of each different prompt of a source of prompts; a text file has one on each line."""
     tests_of = _Tests(bank)
-    if path.suffix == ".jsonl":
-        rows = read_jsonl(path)
-    else:
-        try:
-            lines = path.read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{path} cannot be read ({error}); give a text file of one prompt per line, or JSONL of {{prompt}}"
-            ) from None
-        rows = [(f"{path}:{i}", {"prompt": line.strip()}) for i, line in enumerate(lines, start=1) if line.strip()]
-    if not rows:
-        raise UserError(f"{path} is empty; put one prompt on each line")
     found = {}
-    for place, row in rows:
+    for place, row in files.rows(path, text="prompt"):
         prompt = row.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():
             raise UserError(f'{place} has no "prompt"; each line needs one, as text')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class Rows:
         """The chosen rows."""
         return Rows(self.tokens[rows], self.segments[rows], self.mask[rows])
 
-    def batch(self) -> dict[str, np.ndarray]:
+    def batch(self) -> dict[str, Any]:
         """All rows as the backend takes them; column t is predicted from the columns before it."""
         mask = self.mask[:, 1:].astype(np.float32)
         batch = {
@@ -108,13 +109,13 @@ def packed_rows(examples: Sequence[tuple[Sequence[int], Sequence[int]]], length:
             left_out += 1
             continue
         # Only the latest shelves are searched: a full search is quadratic and packs hardly better.
-        shelf = next((s for s in range(max(0, len(room) - 64), len(room)) if room[s] >= len(ids)), None)
-        if shelf is None:
+        found = next((s for s in range(max(0, len(room) - 64), len(room)) if room[s] >= len(ids)), None)
+        if found is None:
             shelves.append([])
             room.append(length)
-            shelf = len(room) - 1
-        shelves[shelf].append(i)
-        room[shelf] -= len(ids)
+            found = len(room) - 1
+        shelves[found].append(i)
+        room[found] -= len(ids)
     tokens = np.full((len(shelves), length), pad_id, np.int32)
     segments, mask = np.zeros_like(tokens), np.zeros_like(tokens)
     for row, shelf in enumerate(shelves):

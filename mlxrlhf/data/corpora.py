@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf.data.dialogue import read_jsonl
+from mlxrlhf.data import files as row_files
 from mlxrlhf.data.tokenizer import Tokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.wheels import fetch_wheel
@@ -230,7 +230,7 @@ def files(path: Path) -> Iterator[Document]:
         raise UserError(f"--sources {path} holds no {', '.join(TEXT_SUFFIXES)} or .jsonl file")
     for file in found:
         if file.suffix == ".jsonl":
-            for place, row in read_jsonl(file):
+            for place, row in row_files.rows(file):
                 if not isinstance(row.get("text"), str):
                     raise UserError(f'{place} has no "text"; plain corpora are JSONL of {{"text": ...}}')
                 yield place, row["text"]

@@ -1,4 +1,4 @@
-"""Dialogues to token ids and training masks, and the files users keep them in.
+"""Dialogues to token ids and training masks.
 
     <|user|>What is 2 + 2?<|end|><|assistant|>4<|end|>
 
@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from mlxrlhf.data import tokenizer as names
 from mlxrlhf.data.tokenizer import PublishedTokenizer, Tokenizer
 from mlxrlhf.errors import UserError
 
-ROLES = ("system", "user", "assistant", "tool")
 _CALLS = re.compile(f"{names.TOOL_CALL}(.*?){names.TOOL_CALL_END}", re.DOTALL)
 
 
@@ -138,79 +136,7 @@ def _template_ids(
     return ids, text
 
 
-# --- files ---------------------------------------------------------------------------------------------------------
-
-
-def read_jsonl(path: Path) -> list[tuple[str, dict]]:
-    """(place, row) for every line of a JSONL file; place is "file:line" for messages.
-
-    Raises UserError for a missing or empty file and for a line that is not a JSON object.
-    """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # a string may hold U+2028, which splitlines() counts
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give an existing JSONL file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); convert it") from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        place = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{place} is not valid JSON ({error}); put one object on each line") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{place} holds a {type(row).__name__}; put one JSON object on each line")
-        rows.append((place, row))
-    if not rows:
-        raise UserError(f"{path} is empty; put one JSON object on each line")
-    return rows
-
-
-def load_dialogues(path: Path) -> list[dict]:
-    """Rows of a user's JSONL as {"messages": [...]} or {"text": ...}.
-
-    Accepts {prompt, completion}, {messages[, tools]} and {text}. Raises UserError naming file and line.
-    """
-    return [_dialogue(row, place) for place, row in read_jsonl(path)]
-
-
-def _dialogue(row: dict, place: str) -> dict:
-    if "messages" in row:
-        messages = check_messages(row["messages"], place)
-        if not any(m["role"] == "assistant" for m in messages):
-            raise UserError(f"{place} has no assistant turn, so there is nothing to learn from; add one")
-        if row.get("tools"):
-            messages = with_tools(messages, row["tools"])
-        return {"messages": messages}
-    if "prompt" in row and "completion" in row:
-        if not all(isinstance(row[k], str) and row[k] for k in ("prompt", "completion")):
-            raise UserError(f"{place}: prompt and completion must both be text that is not empty")
-        return {
-            "messages": [
-                {"role": "user", "content": row["prompt"]},
-                {"role": "assistant", "content": row["completion"]},
-            ]
-        }
-    if isinstance(row.get("text"), str) and row["text"]:
-        return {"text": row["text"]}
-    raise UserError(f"{place} has the keys {', '.join(row) or '(none)'}; give prompt and completion, messages, or text")
-
-
-def check_messages(messages, place: str) -> list[dict]:
-    """The turns of a file's row, unchanged. Raises UserError for what is no dialogue."""
-    if not isinstance(messages, list) or not messages:
-        raise UserError(f"{place}: messages must be a list of turns, each with role and content")
-    for i, message in enumerate(messages):
-        role = message.get("role") if isinstance(message, dict) else None
-        if role not in ROLES:
-            raise UserError(f"{place}: message {i + 1} has role {role!r}; use one of {', '.join(ROLES)}")
-        if not isinstance(message.get("content") or "", str):
-            raise UserError(f"{place}: the content of message {i + 1} must be text")
-    return messages
+# --- tools and examples --------------------------------------------------------------------------------------------
 
 
 def with_tools(messages: Sequence[dict], tools: Sequence[dict], *, explained: bool = False) -> list[dict]:
@@ -237,5 +163,6 @@ def encode_examples(rows: Sequence[dict], tokenizer: AnyTokenizer) -> list[tuple
             ids = [*tokenizer.encode(row["text"]), tokenizer.end_id]
             examples.append((ids, [1] * len(ids)))
         else:
-            examples.append(render(row["messages"], tokenizer))
+            messages = with_tools(row["messages"], row["tools"]) if row.get("tools") else row["messages"]
+            examples.append(render(messages, tokenizer))
     return examples

@@ -7,7 +7,8 @@ from pathlib import Path
 from mlxrlhf.config import FinetuneConfig
 from mlxrlhf.data import corpora
 from mlxrlhf.data.batches import Mixture, Rows, Stream, packed_rows
-from mlxrlhf.data.dialogue import AnyTokenizer, encode_examples, load_dialogues
+from mlxrlhf.data.dialogue import AnyTokenizer, encode_examples
+from mlxrlhf.data.rows import load_dialogues
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import folders
 from mlxrlhf.stages.pretrain import fit

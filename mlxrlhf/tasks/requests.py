@@ -6,7 +6,7 @@ import ast
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlxrlhf.data.dialogue import read_jsonl
+from mlxrlhf.data import files
 from mlxrlhf.errors import UserError
 from mlxrlhf.tasks.answers import format_answer, strip_documentation
 from mlxrlhf.tasks.task import Task, load_tasks
@@ -15,7 +15,7 @@ from mlxrlhf.tasks.task import Task, load_tasks
 def load_prompts(path: Path) -> list[dict]:
     """A user's own requests: {prompt[, task][, tests]} by line. Raises UserError naming file and line."""
     rows, names = [], {task.name for task in load_tasks()}
-    for place, row in read_jsonl(path):
+    for place, row in files.rows(path):
         if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
             raise UserError(f'{place} has no "prompt" text; each line needs one')
         if row.get("task") is not None and row["task"] not in names and "tests" not in row:
@@ -35,7 +35,7 @@ def load_prompts(path: Path) -> list[dict]:
 def with_tests(rows: Sequence[dict]) -> list[dict]:
     """The rows, each with its tests: its own, or those of its task, or none."""
     bank = {task.name: task.tests for task in load_tasks()}
-    return [{**row, "tests": list(row.get("tests") or bank.get(row.get("task"), ()))} for row in rows]
+    return [{**row, "tests": list(row.get("tests") or bank.get(row.get("task", ""), ()))} for row in rows]
 
 
 def sft_dialogues(tasks: Sequence[Task], rng, *, per_phrasing: int = 16, held_out: bool = False) -> list[dict]:
