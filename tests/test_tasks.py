@@ -1,5 +1,6 @@
 """Every answer of the task bank is run: what is called right passes, what is called wrong fails."""
 
+import ast
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,41 @@ def test_quality_by_hand():
     assert b.parses and not b.docstring and not b.type_hints and b.lint > 0
     assert b.insecure == ("bare except", "eval", "os.system")
     assert not c.parses and not c.docstring
+
+
+def test_complexity_is_mccabes():
+    # 1, the for, the if, two operands more, the comprehension and its condition; the inner function has 2 of its own.
+    code = """def f(x):
+    for i in x:
+        if i and x or i:
+            return [y for y in x if y]
+    def g(z):
+        return 1 if z else 2
+"""
+    outer = ast.parse(code).body[0]
+    assert quality.complexity(outer) == 7 and quality.complexity(outer.body[1]) == 2
+    assert quality.measure([code], lint=False)[0].complexity == 1 + 6 + 1
+
+
+DEEP = [
+    "x = " + "f(" * 332 + "1" + ")" * 332,
+    "x = " + "-" * 20_000 + "1",
+    "x = f" + ".a" * 20_000,
+    "x = '\ud800'",
+    "x = \0",
+]
+
+
+def test_code_that_no_parser_can_take_is_measured_and_harms_no_other(recwarn):
+    fine = "def f(x: int) -> int:\n    return x"
+    measured = quality.measure([*DEEP, r"x = '\d'", fine])
+    assert [q.parses for q in measured] == [False] * len(DEEP) + [True, True]
+    assert measured[-1].type_hints and measured[-1].lint == 0 and not recwarn.list
+
+
+def test_an_answer_cannot_silence_its_findings():
+    silent = ["import os  # noqa", "# ruff: noqa\nimport os", "# flake8: noqa\nimport os"]
+    assert [q.lint for q in quality.measure(["import os", *silent])] == [1, 1, 1, 1]
 
 
 def test_answers_round_trip():

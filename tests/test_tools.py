@@ -10,6 +10,7 @@ from mlxrlhf.agent.dialogues import KINDS, build_dialogues, from_bfcl, split_dia
 from mlxrlhf.agent.tools import ParseError, call, call_many, format_call, parse_calls
 from mlxrlhf.errors import UserError
 from mlxrlhf.sandbox import runner
+from mlxrlhf.tasks import quality
 
 jailed = pytest.mark.skipif(runner.level() == "none", reason="no operating-system jail here")
 
@@ -73,14 +74,22 @@ def test_tools_say_what_was_worked_by_hand(name, arguments, expected):
         "cursor.execute(f'select {x}')",
         "yaml.load(text)",
         "requests.get(url, verify=False)",
+        "from os import system; system('ls')",
+        "import os as o; o.system('ls')",
+        "numbers = list(map(eval, parts))",
+        "from hashlib import md5; md5(b'')",
+        "try: pass\nexcept: pass",
     ],
 )
-def test_insecure_patterns(line):
-    assert call("analyze_code", {"code": line}).endswith("on line 1")
+def test_what_is_insecure_is_decided_once(line):
+    report = call("analyze_code", {"code": line})
+    what = re.search(r"^insecure: (.+) on line \d$", report, re.MULTILINE)
+    assert what and quality.measure([line], lint=False)[0].insecure == (what[1],)
 
 
 def test_harmless_code_is_not_insecure():
     code = "import subprocess\nsubprocess.run(['ls'])\nmodel.eval()\ntoken = read()\nyaml.load(text, Loader=Safe)"
+    assert quality.measure([code], lint=False)[0].insecure == ()
     assert call("analyze_code", {"code": code}).endswith("insecure: none")
     assert call("analyze_code", {"code": "-" * 19000 + "1"}).startswith("error: ")
 

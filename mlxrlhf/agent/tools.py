@@ -14,12 +14,13 @@ import ast
 import json
 import math
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlxrlhf.agent.documentation import quoted, search_docs
 from mlxrlhf.sandbox import runner
+from mlxrlhf.tasks import quality
+from mlxrlhf.tasks.answers import parse
 
 LIMITS = runner.Limits(wall_seconds=4, cpu_seconds=5)  # the wall first: it says that the time was up
 OUTPUT_CHARACTERS = 600
@@ -74,33 +75,39 @@ def format_call(name: str, arguments: Mapping) -> str:
 _SPACE = re.compile(r"\s*")
 
 
+def _past_space(text: str, position: int) -> int:
+    space = _SPACE.match(text, position)
+    return space.end() if space else position
+
+
 def parse_calls(text: str, available: Mapping[str, Tool] | None = None) -> list[dict | ParseError]:
     """The calls of an assistant's text in order: {"name", "arguments"}, or an error for each that cannot be made.
 
     available: the tools on offer (default: the six).
     """
     opening, closing = "<tool_call>", "</tool_call>"
-    decoder, found, at = json.JSONDecoder(), [], 0
-    while (start := text.find(opening, at)) >= 0:
-        at = _SPACE.match(text, start + len(opening)).end()
+    calls: list[dict | ParseError] = []
+    decoder, position = json.JSONDecoder(), 0
+    while (start := text.find(opening, position)) >= 0:
+        position = _past_space(text, start + len(opening))
         try:
-            value, end = decoder.raw_decode(text, at)  # its own end: a string may contain the closing tag
+            value, end = decoder.raw_decode(text, position)  # its own end: a string may contain the closing tag
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else "too deep or too large"
-            found.append(ParseError(f"error: the tool call is not valid JSON: {reason}"))
-            end = text.find(closing, at)
-            at = end if end >= 0 else at
+            calls.append(ParseError(f"error: the tool call is not valid JSON: {reason}"))
+            end = text.find(closing, position)
+            position = end if end >= 0 else position
             continue
-        at = _SPACE.match(text, end).end()
-        if not text.startswith(closing, at):
-            found.append(ParseError(f"error: the tool call does not end with {closing}"))
+        position = _past_space(text, end)
+        if not text.startswith(closing, position):
+            calls.append(ParseError(f"error: the tool call does not end with {closing}"))
         elif not isinstance(value, dict) or set(value) != {"name", "arguments"}:
-            found.append(ParseError('error: a tool call has the keys "name" and "arguments"'))
+            calls.append(ParseError('error: a tool call has the keys "name" and "arguments"'))
         elif problem := _problem(value["name"], value["arguments"], available):
-            found.append(ParseError(problem))
+            calls.append(ParseError(problem))
         else:
-            found.append(value)
-    return found
+            calls.append(value)
+    return calls
 
 
 def call(name: str, arguments: Mapping, unsafe: bool = False, available: Mapping[str, Tool] | None = None) -> str:
@@ -112,25 +119,30 @@ def call_many(
     calls: Sequence[tuple[str, Mapping]], unsafe: bool = False, available: Mapping[str, Tool] | None = None
 ) -> list[str]:
     """The same for many calls at once, in order; equal calls are made once."""
-    outcomes: dict[object, str | Program] = {}
+    outcomes: dict[object, str] = {}
+    programs: dict[object, Program] = {}
     keys: list[object] = []
     for index, (name, arguments) in enumerate(calls):
         if problem := _problem(name, arguments, available):
             keys.append(index)
             outcomes[index] = problem
             continue
-        keys.append((name, json.dumps(dict(arguments), sort_keys=True)))
-        if keys[-1] not in outcomes:
-            outcomes[keys[-1]] = (available or TOOLS)[name].function(**arguments)
-    for shell, run in ((False, runner.run_many), (True, runner.run_many_bash)):
-        programs = {
-            key: outcome for key, outcome in outcomes.items() if isinstance(outcome, Program) and outcome.shell == shell
-        }
-        if not programs:
+        key = (name, json.dumps(dict(arguments), sort_keys=True))
+        keys.append(key)
+        if key in outcomes or key in programs:
             continue
-        results = run([program.source for program in programs.values()], limits=LIMITS, unsafe=unsafe)
-        for (key, program), result in zip(programs.items(), results):
-            outcomes[key] = program.read(result)
+        outcome = (available or TOOLS)[name].function(**arguments)
+        if isinstance(outcome, Program):
+            programs[key] = outcome
+        else:
+            outcomes[key] = outcome
+    for shell, run in ((False, runner.run_many), (True, runner.run_many_bash)):
+        chosen = {key: program for key, program in programs.items() if program.shell == shell}
+        if not chosen:
+            continue
+        results = run([program.source for program in chosen.values()], limits=LIMITS, unsafe=unsafe)
+        for ran, result in zip(chosen, results):
+            outcomes[ran] = chosen[ran].read(result)
     return [_shortened(outcomes[key]) for key in keys]
 
 
@@ -157,7 +169,7 @@ def _problem(name, arguments, available: Mapping[str, Tool] | None = None) -> st
     return None
 
 
-_KINDS = {
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "string": (str, "a string"),
     "integer": (int, "an integer"),
     "number": ((int, float), "a number"),
@@ -177,10 +189,11 @@ def _misfit(value, schema: Mapping) -> tuple[str, str] | None:
     if value is None and schema.get("nullable"):
         return None
     if "anyOf" in schema:
-        misfits = [_misfit(value, one) for one in schema["anyOf"]]
-        return None if None in misfits else ("", " or ".join(expected for _, expected in misfits))
-    kinds = schema.get("type", ())
-    kinds = [kinds] if isinstance(kinds, str) else kinds
+        misfits = [misfit for one in schema["anyOf"] if (misfit := _misfit(value, one))]
+        fits = len(misfits) < len(schema["anyOf"])
+        return None if fits else ("", " or ".join(expected for _, expected in misfits))
+    allowed = schema.get("type", ())
+    kinds: Sequence[str] = [allowed] if isinstance(allowed, str) else allowed
     if kinds and not any(
         isinstance(value, _KINDS[k][0]) and (k == "boolean" or not isinstance(value, bool)) for k in kinds
     ):
@@ -356,115 +369,32 @@ def _python_error(result: runner.Result) -> tuple[str, int | None]:
 
 # --- reading code --------------------------------------------------------------------------------------------------
 
-_INSECURE_CALLS = {
-    "eval",
-    "exec",
-    "os.system",
-    "os.popen",
-    "pickle.load",
-    "pickle.loads",
-    "marshal.loads",
-    "tempfile.mktemp",
-    "hashlib.md5",
-    "hashlib.sha1",
-    "ssl._create_unverified_context",
-}
-_SECRET = re.compile(r"password|passwd|secret|token|api_?key", re.IGNORECASE)
-_BRANCHES = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.IfExp, ast.comprehension, ast.match_case)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def analyze_code(code: str) -> str:
-    """The syntax error with its line, or functions with their complexity, missing docstrings, insecure patterns.
-
-    Complexity is McCabe's: 1, and 1 for each branch, loop, handler and further operand of and/or.
-    """
+    """The syntax error with its line, or functions with their complexity, missing docstrings, insecure patterns."""
     if len(code) > ANALYSED_CHARACTERS:
         return f"error: the code is longer than {ANALYSED_CHARACTERS} characters"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(code)
-        nodes = list(ast.walk(tree))
-        functions = [node for node in nodes if isinstance(node, _FUNCTIONS)]
-        imported = _imported(nodes)
-        insecure = sorted({(node.lineno, what) for node in nodes if (what := _insecure(node, imported))})
-    except SyntaxError as error:
-        return f"syntax error on line {error.lineno}: {error.msg}"
-    except (ValueError, RecursionError, MemoryError):
+    tree = parse(code)
+    if isinstance(tree, SyntaxError):
+        return f"syntax error on line {tree.lineno}: {tree.msg}"
+    if tree is None:
         return "error: the code cannot be parsed"
+    nodes = list(ast.walk(tree))
+    functions = [node for node in nodes if isinstance(node, _FUNCTIONS)]
     bare = [
         node.name for node in nodes if isinstance(node, (*_FUNCTIONS, ast.ClassDef)) and not ast.get_docstring(node)
     ]
+    complexities = [f"{function.name} (complexity {quality.complexity(function)})" for function in functions]
+    insecure = [f"{what} on line {line}" for line, what in quality.insecure(tree)]
     return "\n".join(
         [
-            "functions: "
-            + (", ".join(f"{node.name} (complexity {_complexity(node)})" for node in functions) or "none"),
+            "functions: " + (", ".join(complexities) or "none"),
             "missing docstring: " + (", ".join(bare) or "none"),
-            "insecure: " + (", ".join(f"{what} on line {line}" for line, what in insecure) or "none"),
+            "insecure: " + (", ".join(insecure) or "none"),
         ]
     )
-
-
-def _complexity(function: ast.AST) -> int:
-    total, waiting = 1, list(ast.iter_child_nodes(function))
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, _FUNCTIONS):
-            continue  # counted by itself
-        total += isinstance(node, _BRANCHES) + (len(node.values) - 1 if isinstance(node, ast.BoolOp) else 0)
-        total += len(node.ifs) if isinstance(node, ast.comprehension) else 0
-        waiting += ast.iter_child_nodes(node)
-    return total
-
-
-def _imported(nodes: list[ast.AST]) -> dict[str, str]:
-    """Local name -> full dotted name."""
-    names = {}
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            names |= {alias.asname: alias.name for alias in node.names if alias.asname}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-    return names
-
-
-def _insecure(node: ast.AST, imported: dict[str, str]) -> str | None:
-    if isinstance(node, ast.Assign):
-        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str) and node.value.value
-        names = [target.id for target in node.targets if isinstance(target, ast.Name)]
-        return "hard-coded secret" if text and any(_SECRET.search(name) for name in names) else None
-    if not isinstance(node, ast.Call):
-        return None
-    first, dot, rest = _dotted(node.func).partition(".")
-    name = imported.get(first, first) + dot + rest
-    options = {option.arg: option.value for option in node.keywords}
-
-    def given(option: str, value) -> bool:
-        return isinstance(options.get(option), ast.Constant) and options[option].value is value
-
-    if name in _INSECURE_CALLS:
-        return name
-    if name.startswith("subprocess.") and given("shell", True):
-        return "shell=True"
-    if given("verify", False):
-        return "verify=False"
-    if name == "yaml.load" and "Loader" not in options and len(node.args) < 2:
-        return "yaml.load"
-    if name.endswith(".execute") and node.args and isinstance(node.args[0], (ast.JoinedStr, ast.BinOp)):
-        return "SQL built from text"
-    return None
-
-
-def _dotted(node: ast.AST) -> str:
-    parts = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    return ".".join([node.id if isinstance(node, ast.Name) else "", *reversed(parts)])
-
-
-# --- documentation -------------------------------------------------------------------------------------------------
 
 
 # --- the tools -----------------------------------------------------------------------------------------------------

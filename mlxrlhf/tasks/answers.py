@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 
 _FENCE = re.compile(r"```[ \t]*(?:python[\d.]*|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL | re.IGNORECASE)
 
@@ -17,6 +18,21 @@ def extract_code(answer: str) -> str:
     """The code of an answer: its first fenced block (open-ended when truncated), or the whole text without one."""
     found = _FENCE.search(answer)
     return (found.group(1) if found else answer).strip("\n")
+
+
+def parse(code: str) -> ast.Module | SyntaxError | None:
+    """The syntax tree of code that nobody has read, or its syntax error; None for what no parser can take.
+
+    Nothing else is raised: Python gives up on deep nesting in several ways, and on bytes that are no text in another.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # for "\d" in a plain string: it is not our code
+            return ast.parse(code)
+    except SyntaxError as error:
+        return error
+    except (ValueError, RecursionError, MemoryError):
+        return None
 
 
 def strip_documentation(code: str) -> str:

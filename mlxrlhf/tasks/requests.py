@@ -35,7 +35,7 @@ def load_prompts(path: Path) -> list[dict]:
 def with_tests(rows: Sequence[dict]) -> list[dict]:
     """The rows, each with its tests: its own, or those of its task, or none."""
     bank = {task.name: task.tests for task in load_tasks()}
-    return [{**row, "tests": list(row.get("tests") or bank.get(row.get("task", ""), ()))} for row in rows]
+    return [{**row, "tests": list(row.get("tests") or bank.get(row.get("task") or "", ()))} for row in rows]
 
 
 def sft_dialogues(tasks: Sequence[Task], rng, *, per_phrasing: int = 16, held_out: bool = False) -> list[dict]:
