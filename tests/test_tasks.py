@@ -11,7 +11,7 @@ from mlxrlhf.preferences.files import load_pairs
 from mlxrlhf.preferences.pairs import Pair, build_pairs, from_samples, length_baseline, split_by_task
 from mlxrlhf.tasks import bank, quality, requests
 from mlxrlhf.tasks.answers import extract_code, format_answer
-from mlxrlhf.tasks.judge import operations, passes
+from mlxrlhf.tasks.judge import code_for, operations, passes
 from mlxrlhf.tasks.task import CRITERIA, Task, load_tasks, read_task
 
 BANK = load_tasks()
@@ -140,6 +140,49 @@ def test_answers_round_trip():
     assert extract_code("Sure:\n```python\nx = 1\n```\nDone.") == "x = 1"
     assert extract_code("```python\nx = 1\ny =") == "x = 1\ny ="  # truncated
     assert extract_code("```Python\nx = 1\n```") == extract_code("```python3\nx = 1\n```") == "x = 1"
+    assert extract_code("    return 1\n") == "    return 1"  # the rest of a function
+
+
+DEF = "def f(x):\n    return x"
+
+
+@pytest.mark.parametrize(
+    "answer,code",
+    [
+        ("```bash\npip install x\n```\n```python\n{DEF}\n```", DEF),
+        ("```python\n{DEF}\n```\nUse it:\n```python\nprint(f(1))\n```", DEF),
+        ("```python\ndef f(x): 0\n```\nBetter:\n```py\n{DEF}\n```\nOr a helper:\n```py\ndef g(x): 1\n```", DEF),
+        ("```\n{DEF}\n```\n```python\nprint(f(1))\n```", DEF),  # what defines it counts, tagged or not
+        ("```python\nprint(f(1))\n```\n```\nTrue\n```", "print(f(1))"),
+        ("```python\ndef g(x): 1\n```\n```python\nprint(g(1))\n```", "def g(x): 1"),  # by another name
+        ("```python\ndef g(x): 1\n```\n```\n1\n```", "def g(x): 1"),
+        ("~~~ python\n{DEF}\n~~~", DEF),
+        ("```python title='f.py'\n{DEF}\n```", DEF),
+        ("```{.python .numberLines}\n{DEF}\n```", DEF),
+        ("````python\n{DEF}\n```\nx\n````", DEF + "\n```\nx"),
+        ("1. First\n\n   ```python\n   def f(x):\n       return x\n   ```\n2. Second", DEF),
+        ("- Step\n    ```python\n    def f(x):\n        return x\n    ```", DEF),
+        ("> ```python\n> def f(x):\n>     return x\n> ```", DEF),
+        ("<answer>\n```python\n{DEF}\n```\n</answer>", DEF),
+        ("````markdown\nSure:\n```python\n{DEF}\n```\n````", DEF),
+        ("```python\r\ndef f(x):\r\n    return x\r\n```\r\n", DEF),
+        ("Text ```python x``` text\n```python\n{DEF}\n```", DEF),
+        ("```bash\nls\n```", "```bash\nls\n```"),
+        ("<think>\n```python\ndef f(x): 0\n```\n</think>\n\n```python\n{DEF}\n```", DEF),
+        ("```python\ndef f(x): 0\n```\n</think>\n\n```python\n{DEF}\n```", DEF),  # the prompt began it
+        ("<think>\n```python\n{DEF}\n```\nWait,", ""),  # cut off while it reasoned
+        ("```python\n{DEF}\n\ntags = '<think></think>'\n```", DEF + "\n\ntags = '<think></think>'"),
+        ("```python\nclass f:\n    x = 1\n```\n```python\nf == 2\nf.x\n```", "class f:\n    x = 1"),
+        ("```python\nf = lambda x: x\n```\n```python\ndef other(): 0\n```", "f = lambda x: x"),
+    ],
+)
+def test_the_block_that_defines_what_is_asked_for_is_the_code_of_an_answer(answer, code):
+    assert extract_code(answer.replace("{DEF}", DEF), ["f"]) == code
+
+
+def test_the_grader_asks_for_the_names_that_the_tests_use():
+    answer = "```python\ndef put(x): 0\ndef get(): 0\n```\n```python\ndef put(x): 1\n```"
+    assert code_for(["x = [1]", "put(x)", "assert len(x) == get()"], answer) == "def put(x): 0\ndef get(): 0"
 
 
 def test_bad_pairs_are_named_by_file_and_line(tmp_path):

@@ -22,8 +22,7 @@ from mlxrlhf.models import checkpoint, published
 from mlxrlhf.models.adapters import load_model
 from mlxrlhf.stages import sampling
 from mlxrlhf.tasks import quality
-from mlxrlhf.tasks.answers import extract_code
-from mlxrlhf.tasks.judge import named_for, operations, passes
+from mlxrlhf.tasks.judge import code_for, named_for, operations, passes
 from mlxrlhf.tasks.task import Task, load_tasks
 
 #: growth of the work from the smaller size to the larger, between that of the root (3.2) and that of all (10)
@@ -32,7 +31,7 @@ ROOT = 5
 
 def figures(task: Task, answers: list[str]) -> dict[str, float]:
     """Shares of the answers: right, with work that grows as the root, documented, hinted, and all of these."""
-    codes = [extract_code(answer) for answer in answers]
+    codes = [code_for(task.tests, answer) for answer in answers]
     passed = np.array(passes([(task, code) for code in codes]))
     # A loop without end is not timed: only what passes its tests.
     named = [named_for(task.tests, code) for code in codes]

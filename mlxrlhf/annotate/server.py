@@ -37,8 +37,7 @@ from mlxrlhf.annotate.items import task_of
 from mlxrlhf.annotate.store import ANSWERS, REASONS, SIDES, STRENGTHS, Conflict, Store
 from mlxrlhf.config import AnnotateConfig
 from mlxrlhf.errors import UserError
-from mlxrlhf.tasks.answers import extract_code
-from mlxrlhf.tasks.judge import passes
+from mlxrlhf.tasks.judge import code_for, passes
 
 PAGE = Path(__file__).with_name("page.html")
 MAX_BODY = 64 << 10  # bytes of a request
@@ -264,7 +263,9 @@ def application(store: Store, config: AnnotateConfig) -> Starlette:
         passed = [item["passed_a"], item["passed_b"]]
         if None in passed:
             with running:
-                passed = passes([(task, extract_code(item[side])) for side in ("a", "b")], unsafe=config.unsafe_exec)
+                passed = passes(
+                    [(task, code_for(task.tests, item[side])) for side in ("a", "b")], unsafe=config.unsafe_exec
+                )
             store.save_tests(item["id"], *passed)
         left, right = passed[::-1] if swapped else passed
         return {"left": bool(left), "right": bool(right), "tests": list(task.tests)}

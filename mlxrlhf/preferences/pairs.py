@@ -11,8 +11,8 @@ import numpy as np
 
 from mlxrlhf.preferences import degrade
 from mlxrlhf.tasks import quality
-from mlxrlhf.tasks.answers import extract_code, format_answer
-from mlxrlhf.tasks.judge import operations, passes
+from mlxrlhf.tasks.answers import format_answer
+from mlxrlhf.tasks.judge import code_for, operations, passes
 from mlxrlhf.tasks.task import Task
 
 #: share of each criterion among the pairs, as far as there are candidates
@@ -211,7 +211,7 @@ def from_samples(
     solutions = list({task.name: task for task, _ in requests}.values())
     owners = [*solutions, *(task for task, _ in requests)]
     texts = [format_answer(task.solution) for task in solutions] + list(answers)
-    codes = [extract_code(text) for text in texts]
+    codes = [code_for(task.tests, text) for task, text in zip(owners, texts)]
     passed = passes(list(zip(owners, codes)), unsafe=unsafe)
     ranked: dict[str, list[tuple[tuple, str]]] = {}
     for task, text, works, q in zip(owners, texts, passed, quality.measure(codes, lint=False)):

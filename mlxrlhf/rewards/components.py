@@ -26,8 +26,7 @@ from mlxrlhf.data.dialogue import AnyTokenizer, decode_answer
 from mlxrlhf.errors import UserError
 from mlxrlhf.rewards.function import UserFunction
 from mlxrlhf.rewards.lint import lint
-from mlxrlhf.tasks.answers import extract_code
-from mlxrlhf.tasks.judge import share_passed
+from mlxrlhf.tasks.judge import code_for, share_passed
 
 MEASURES = ("model", "tests", "lint")
 #: CPU seconds of one answer's tests: a solution takes milliseconds, so only an endless loop notices
@@ -105,7 +104,7 @@ class Rewards:
         """rows: prompt and tests of each response. Returns scores (B,), the weighted sum; reward/NAME (B,) for each
         component; and pass_rate, 1 or 0 for each response that has tests."""
         texts = [decode_answer(r, self.tokenizer) for r in responses]
-        codes = [extract_code(text) for text in texts]
+        codes = [code_for(row["tests"], text) for row, text in zip(rows, texts)]
         tested = [i for i, row in enumerate(rows) if row["tests"]] if self.run_tests else []
         shares = np.zeros(len(rows), np.float32)
         if tested:

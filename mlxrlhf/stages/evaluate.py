@@ -20,8 +20,7 @@ from mlxrlhf.rewards.model import scorer
 from mlxrlhf.settings import to_json
 from mlxrlhf.stages import sampling
 from mlxrlhf.tasks import humaneval, quality
-from mlxrlhf.tasks.answers import extract_code
-from mlxrlhf.tasks.judge import passes
+from mlxrlhf.tasks.judge import code_for, passes
 from mlxrlhf.tasks.task import load_tasks
 
 GROUPS = ("new phrasings", "new tasks")
@@ -142,8 +141,8 @@ def _side(
         scores += judge(some, answers, judged["features"]).tolist()
     best = np.arange(0, len(asked), keep) + np.reshape(scores, (-1, keep)).argmax(axis=1)
     texts = [decode_answer(found[i], tokenizer) for i in best]
-    codes = [extract_code(text) for text in texts]
     bank = {task.name: task for task in load_tasks()}
+    codes = [code_for(bank[prompt["task"]].tests, text) for prompt, text in zip(prompts, texts)]
     return {
         "texts": texts,
         "scores": np.array(scores)[best],

@@ -5,8 +5,17 @@ from __future__ import annotations
 import ast
 import re
 import warnings
+from collections.abc import Collection
 
-_FENCE = re.compile(r"```[ \t]*(?:python[\d.]*|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL | re.IGNORECASE)
+from markdown_it import MarkdownIt
+
+#: Fences as Markdown has them, in lists and quotes too; what else an indentation or a tag may mean hides no code.
+_MARKDOWN = MarkdownIt("commonmark").disable(["inline", "code", "html_block"])
+_PYTHON = re.compile(r"\W*(python|py|ipython)[\d.]*\b", re.IGNORECASE)
+_NESTED = re.compile(r"\W*(markdown|md)\b", re.IGNORECASE)
+_REASONING = re.compile(r"^[ \t]*<(think|thinking|reasoning)>.*?(</\1>|\Z)", re.DOTALL | re.MULTILINE)
+#: the end of reasoning that the prompt began
+_REASONING_ENDS = re.compile(r"\A.*?^[ \t]*</(think|thinking|reasoning)>", re.DOTALL | re.MULTILINE)
 
 
 def format_answer(code: str) -> str:
@@ -14,10 +23,51 @@ def format_answer(code: str) -> str:
     return f"```python\n{code.strip()}\n```"
 
 
-def extract_code(answer: str) -> str:
-    """The code of an answer: its first fenced block (open-ended when truncated), or the whole text without one."""
-    found = _FENCE.search(answer)
-    return (found.group(1) if found else answer).strip("\n")
+def without_reasoning(answer: str) -> str:
+    """The answer without its <think> blocks; one that was cut off reaches to the end."""
+    return _REASONING_ENDS.sub("", _REASONING.sub("", answer), count=1)
+
+
+def extract_code(answer: str, names: Collection[str] = ()) -> str:
+    """The code of an answer that was asked to define `names` (none: anything).
+
+    Of its fenced blocks in Python, or without a language, the one that defines most of the names, the last such. Where
+    none does: the last Python block that defines a function or class, the last Python block, the same of the blocks
+    without a language, and the whole text. Blocks in other languages and reasoning are not looked at.
+    """
+    answer = without_reasoning(answer)
+    blocks = _blocks(answer)
+    counts = [sum(_defines(code, name) for name in names) for _, code in blocks]
+    if any(counts):
+        return [code for (_, code), count in zip(blocks, counts) if count == max(counts)][-1]
+    python = [code for tagged, code in blocks if tagged]
+    if candidates := python or [code for _, code in blocks]:
+        return ([code for code in candidates if _DEFINITION.search(code)] or candidates)[-1]
+    return answer.strip("\n")
+
+
+def _blocks(answer: str) -> list[tuple[bool, str]]:
+    """The fenced blocks in Python (True) and those without a language (False), in order and without their fences."""
+    blocks: list[tuple[bool, str]] = []
+    for token in _MARKDOWN.parse(answer):
+        if token.type != "fence":
+            continue
+        if _NESTED.match(token.info):  # the whole answer was put into one fence
+            blocks += _blocks(token.content)
+        elif _PYTHON.match(token.info) or not token.info.strip():
+            blocks.append((bool(token.info.strip()), token.content.strip("\n")))
+    return blocks
+
+
+_DEFINITION = re.compile(r"^(async[ \t]+def|def|class)[ \t]", re.MULTILINE)
+
+
+def _defines(code: str, name: str) -> bool:
+    """Whether code binds the name at its top level; by its text, as the code may be cut off."""
+    definition = (
+        rf"^(?:(?:async[ \t]+def|def|class)[ \t]+{re.escape(name)}\b|{re.escape(name)}[ \t]*(?::[^=\n]+)?=(?!=))"
+    )
+    return re.search(definition, code, re.MULTILINE) is not None
 
 
 def parse(code: str) -> ast.Module | SyntaxError | None:

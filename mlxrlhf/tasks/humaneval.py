@@ -58,7 +58,7 @@ def program(problem: Problem, answer: str) -> str:
     An answer that defines the function stands on its own, beside the prompt's imports and helpers; any other is read
     as the continuation of the prompt.
     """
-    code = extract_code(answer)
+    code = extract_code(answer, [problem.entry_point])
     definition = re.compile(rf"^def {re.escape(problem.entry_point)}\b", re.MULTILINE)
     if definition.search(code):
         solution = problem.prompt[: definition.search(problem.prompt).start()] + "\n" + code

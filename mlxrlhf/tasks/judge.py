@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 
 from mlxrlhf.sandbox import runner
+from mlxrlhf.tasks.answers import extract_code, parse
 from mlxrlhf.tasks.task import Task
 
 
@@ -66,20 +67,30 @@ def share_passed(
     return [shares[tuple(tests), code] for tests, code in pairs]
 
 
+def code_for(tests: Sequence[str], answer: str) -> str:
+    """The code of an answer to run its tests on: the fenced block that defines what they call."""
+    return extract_code(answer, names_asked(tests))
+
+
+def names_asked(tests: Sequence[str]) -> set[str]:
+    """The names that tests use and neither bind themselves nor find among Python's own: what an answer must define."""
+    names = [node for test in tests for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)]
+    bound = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+    return {node.id for node in names} - bound - set(dir(builtins))
+
+
 def named_for(tests: Sequence[str], code: str) -> str:
     """The code, with its last top-level function or class also bound to the name that its tests call and it lacks.
 
     Unchanged where no name is missing or several are, where it defines nothing, and where it does not parse.
     """
-    try:
-        body = ast.parse(code).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = parse(code)
+    if not isinstance(tree, ast.Module):
         return code
-    defined = [node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name != "main"]
-    bound = set(defined) | {name for node in body for name in _bound(node)}
-    used = [node for test in tests for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)]
-    needed = {node.id for node in used if isinstance(node.ctx, ast.Load)}
-    missing = needed - {node.id for node in used if isinstance(node.ctx, ast.Store)} - bound - set(dir(builtins))
+    defined = [
+        node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name != "main"
+    ]
+    missing = names_asked(tests) - set(defined) - {name for node in tree.body for name in _bound(node)}
     return f"{code}\n{missing.pop()} = {defined[-1]}" if len(missing) == 1 and defined else code
 
 
