@@ -106,6 +106,7 @@ class RunConfig(BackendConfig):
     data_dir: str = option("data", "folder of prepared data; SIZE is appended")
     seed: int = option(0, "seed of every random choice", minimum=0)
     resume: bool = option(False, "continue from the last save of the same command")
+    restart: bool = option(False, "begin again where the folder holds the saves of an unfinished run")
     save_every: int = option(100, "steps between saves", minimum=1)
     allow_swap: bool = option(False, "start even where the plan asks for more memory than there is")
 

@@ -1,11 +1,14 @@
-"""Checkpoints on disk: the Hugging Face Llama layout, atomic writes, and save points to resume from."""
+"""Checkpoints on disk: the Hugging Face Llama layout."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +26,6 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-
-
-# --- atomic writes -------------------------------------------------------------------------------------------------
 
 
 # --- the Hugging Face Llama layout ---------------------------------------------------------------------------------
@@ -218,9 +218,57 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Write named arrays as safetensors."""
-    from safetensors.numpy import save
+    write_safetensors(Path(path), arrays, metadata)
 
-    Path(path).write_bytes(save({k: np.asarray(v, order="C") for k, v in arrays.items()}, metadata=metadata))
+
+#: NumPy's types in the words of safetensors, in the order in which it stores them; ml_dtypes adds bfloat16 to NumPy
+SAFETENSORS_TYPES = {
+    "uint64": "U64",
+    "int64": "I64",
+    "float64": "F64",
+    "float32": "F32",
+    "uint32": "U32",
+    "int32": "I32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "uint16": "U16",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> str:
+    """Write named arrays as safetensors, one after the other, and return the sha256 of the file.
+
+    The file is the one that safetensors' own save writes. That raises an exception of its own, this OSError.
+    """
+    ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    # Wide types first, so that every array is aligned.
+    order = list(SAFETENSORS_TYPES)
+    names = sorted(ordered, key=lambda name: (order.index(ordered[name].dtype.name), name))
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for name in names:
+        array = ordered[name]
+        start, end = end, end + array.nbytes
+        kind = SAFETENSORS_TYPES[array.dtype.name]
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with open(path, "wb") as stream:
+
+        def put(part: bytes | memoryview) -> None:
+            stream.write(part)
+            digest.update(part)
+
+        put(struct.pack("<Q", len(text)))
+        put(text)
+        for name in names:
+            put(ordered[name].reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -229,6 +277,3 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
 
     _safetensors_shapes(Path(path))
     return load(Path(path).read_bytes())
-
-
-# --- save points: what an interrupted run continues from -----------------------------------------------------------

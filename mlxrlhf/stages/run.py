@@ -56,7 +56,7 @@ def resume_from(points: SavePoints, config, say: Callable[[str], None]):
     if found is None:
         say("nothing to resume: starting from the beginning")
         return None
-    kept = {"resume", "save_every", "out", "allow_swap"}
+    kept = {"resume", "restart", "save_every", "out", "allow_swap"}
     saved, now = found[1]["config"], to_json(config)
     for name in sorted(set(saved) - kept):
         if saved[name] != now.get(name):
