@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from mlxrlhf import backends, plan
-from mlxrlhf.algorithms import losses
+from mlxrlhf.algorithms import losses, rollout
 from mlxrlhf.config import (
     SIZES,
     DPOConfig,
@@ -164,9 +164,9 @@ def run(backend, config: RunConfig, c: ModelConfig) -> float:
 
         base = backend.Model(c, lora_rank=config.unfreeze_rank, value_head=config.unfreeze_rank > 0, **memory)
         began = time.monotonic()
-        prompts, answers = sample(base, plan.TOGETHER)
+        prompts, answers = sample(base, rollout.SAMPLE_ROWS)
         sequences = [p + a for p, a in zip(prompts, answers)]
-        read = sequences[: plan.READ_TOGETHER]  # one batch of them
+        read = sequences[: rollout.READ_ROWS]  # one batch of them
         found = features(base, read, [PROMPT] * len(read), 0)
         head = backend.Head(c.hidden_size)
         head.step(config.loss, config.margin, found[0::2], found[1::2], 1e-3)
@@ -185,8 +185,6 @@ def run(backend, config: RunConfig, c: ModelConfig) -> float:
             began = time.monotonic()
             learner.update(np.arange(config.batch_size), 1e-6)
     elif isinstance(config, EvaluateConfig):
-        from mlxrlhf.algorithms import rollout
-
         models = [backend.Model(c, **memory) for _ in range(2)]
         began = time.monotonic()
         for model in models:

@@ -41,15 +41,16 @@ def doctor(
     Example: mlxrlhf doctor
     """
     from mlxrlhf import backends
+    from mlxrlhf.backends import doctor as checks
     from mlxrlhf.sandbox import runner
 
     library = backends.load(backend, device)
     for name, value in library.describe_device().items():
         typer.echo(f"{name:10} {value}")
     typer.echo(f"{'sandbox':10} {runner.describe()}")
-    difference = library.device_check()
+    difference = checks.device_check(library)
     typer.echo(f"{'check':10} loss and gradients differ from the CPU's by at most {difference:.1e} (allowed: 1e-3)")
-    slope = library.gradient_check()
+    slope = checks.gradient_check(library)
     typer.echo(f"{'':10} the gradient differs from the loss's measured slope by {slope:.1e} (allowed: 1e-2)")
     if not (difference < 1e-3 and slope < 1e-2):
         raise UserError("this device computes wrong gradients; update macOS and MLX before you train")

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlxrlhf import parallel
-from mlxrlhf.algorithms.rollout import READ_TOGETHER, TOGETHER, bucket
+from mlxrlhf.algorithms.rollout import READ_ROWS, SAMPLE_ROWS, bucket
+from mlxrlhf.backends.protocol import Backend
 from mlxrlhf.config import (
     SIZES,
-    AlignConfig,
     DPOConfig,
     EvaluateConfig,
     ModelConfig,
@@ -74,7 +75,7 @@ class Job:
     copies: int = 0  # frozen trunks beside the first: a reference, the model before alignment
     reference_head: bool = False  # a frozen output layer beside the trained one
     train: Batch | None = None  # one forward and backward
-    sums: bool = False  # its gradient needs every token's log-probability before it can start
+    waits: bool = False  # its gradient needs every token's log-probability before it can start
     forwards: int = 1  # of those in an optimizer step
     steps: float = 1  # optimizer steps in a step of the command
     evaluate: Batch | None = None  # one forward without gradient
@@ -86,66 +87,86 @@ class Job:
     @classmethod
     def of(cls, config: RunConfig, model: ModelConfig, prompt: int = PROMPT_TOKENS, answer: int = ANSWER_TOKENS) -> Job:
         """The job of a command's settings; prompt and answer: tokens of the longest in its data."""
-        same = {
-            name: getattr(config, name)
-            for name in ("dtype", "lora_rank", "gradient_checkpointing", "optimizer_dtype")
-            if hasattr(config, name)
-        }
         if isinstance(config, TrainConfig):
-            batch = Batch(config.batch_size, config.sequence_length, config.sequence_length - 1)
-            return cls(model, **same, train=batch, forwards=config.gradient_accumulation_steps, evaluate=batch)
+            return _train_job(config, model)
         if isinstance(config, PolicyConfig):
-            total, critic = config.batch_size * config.responses_per_prompt, isinstance(config, PPOConfig)
-            mini = min(config.mini_batch_size, total)
-            length = bucket(prompt) + bucket(config.max_tokens)
-            micro = Batch(min(config.micro_batch_size, mini), length, bucket(config.max_tokens))
-            return cls(
-                model,
-                **same,
-                value_head=critic,
-                copies=int(not config.lora_rank),
-                reference_head=critic and config.kl_in_loss,
-                train=micro,
-                forwards=-(-mini // micro.rows),
-                steps=config.ppo_epochs * -(-total // mini),
-                evaluate=micro,
-                evaluations=2 * -(-total // micro.rows),
-                entropy=True,
-                decode=Batch(total, prompt + config.max_tokens, config.max_tokens),
-            )
+            return _policy_job(config, model, prompt)
         if isinstance(config, DPOConfig):
-            pairs = min(config.micro_batch_size, config.batch_size)
-            micro = Batch(2 * pairs, bucket(prompt) + bucket(answer), bucket(answer))
-            return cls(model, **same, train=micro, sums=True, evaluate=micro, forwards=-(-config.batch_size // pairs))
+            return _dpo_job(config, model, prompt, answer)
         if isinstance(config, EvaluateConfig):
-            rows = min(TOGETHER, (config.prompts or TOGETHER) * config.samples)
-            read = Batch(rows, bucket(prompt) + bucket(config.max_tokens), bucket(config.max_tokens))
-            return cls(
-                model,
-                **same,
-                copies=1,
-                evaluate=read,
-                evaluations=2,
-                step=f"{rows} answers",
-                decode=Batch(rows, prompt + config.max_tokens, config.max_tokens),
-            )
+            return _evaluate_job(config, model, prompt)
         assert isinstance(config, RewardConfig)
-        own = config.samples > 0 and not config.data
-        length = bucket(prompt + (max(answer, config.max_tokens) if own else answer))
-        pairs = min(config.micro_batch_size, config.unfreeze_batch_size)
-        return cls(
-            model,
-            **same,
-            lora_rank=config.unfreeze_rank,
-            value_head=config.unfreeze_rank > 0,
-            train=Batch(2 * pairs, length, 0) if config.unfreeze_rank else None,
-            forwards=-(-config.unfreeze_batch_size // pairs),
-            steps=READ_TOGETHER / config.unfreeze_batch_size,
-            evaluate=Batch(READ_TOGETHER, length, 0),
-            evaluations=2,
-            step=f"{READ_TOGETHER} pairs",
-            decode=Batch(TOGETHER, prompt + config.max_tokens, config.max_tokens) if own else None,
-        )
+        return _reward_job(config, model, prompt, answer)
+
+
+def _trunk(config: WeightsConfig, model: ModelConfig) -> Job:
+    """What the commands that train a language model share."""
+    return Job(model, config.dtype, config.lora_rank, config.gradient_checkpointing, config.optimizer_dtype)
+
+
+def _train_job(config: TrainConfig, model: ModelConfig) -> Job:
+    batch = Batch(config.batch_size, config.sequence_length, config.sequence_length - 1)
+    forwards = config.gradient_accumulation_steps
+    return dataclasses.replace(_trunk(config, model), train=batch, forwards=forwards, evaluate=batch)
+
+
+def _policy_job(config: PolicyConfig, model: ModelConfig, prompt: int) -> Job:
+    rows = config.batch_size * config.responses_per_prompt
+    mini = min(config.mini_batch_size, rows)
+    length = bucket(prompt) + bucket(config.max_tokens)
+    micro = Batch(min(config.micro_batch_size, mini), length, bucket(config.max_tokens))
+    return dataclasses.replace(
+        _trunk(config, model),
+        value_head=isinstance(config, PPOConfig),
+        copies=0 if config.lora_rank else 1,
+        reference_head=isinstance(config, PPOConfig) and config.kl_in_loss,
+        train=micro,
+        forwards=math.ceil(mini / micro.rows),
+        steps=config.ppo_epochs * math.ceil(rows / mini),
+        evaluate=micro,
+        evaluations=2 * math.ceil(rows / micro.rows),
+        entropy=True,
+        decode=Batch(rows, prompt + config.max_tokens, config.max_tokens),
+    )
+
+
+def _dpo_job(config: DPOConfig, model: ModelConfig, prompt: int, answer: int) -> Job:
+    pairs = min(config.micro_batch_size, config.batch_size)
+    micro = Batch(2 * pairs, bucket(prompt) + bucket(answer), bucket(answer))
+    forwards = math.ceil(config.batch_size / pairs)
+    return dataclasses.replace(_trunk(config, model), train=micro, waits=True, evaluate=micro, forwards=forwards)
+
+
+def _evaluate_job(config: EvaluateConfig, model: ModelConfig, prompt: int) -> Job:
+    rows = min(SAMPLE_ROWS, (config.prompts or SAMPLE_ROWS) * config.samples)
+    return Job(
+        model,
+        config.dtype,
+        copies=1,
+        evaluate=Batch(rows, bucket(prompt) + bucket(config.max_tokens), bucket(config.max_tokens)),
+        evaluations=2,
+        step=f"{rows} answers",
+        decode=Batch(rows, prompt + config.max_tokens, config.max_tokens),
+    )
+
+
+def _reward_job(config: RewardConfig, model: ModelConfig, prompt: int, answer: int) -> Job:
+    samples = config.samples > 0 and not config.data
+    length = bucket(prompt + (max(answer, config.max_tokens) if samples else answer))
+    pairs = min(config.micro_batch_size, config.unfreeze_batch_size)
+    return Job(
+        model,
+        config.dtype,
+        lora_rank=config.unfreeze_rank,
+        value_head=config.unfreeze_rank > 0,
+        train=Batch(2 * pairs, length, 0) if config.unfreeze_rank else None,
+        forwards=math.ceil(config.unfreeze_batch_size / pairs),
+        steps=READ_ROWS / config.unfreeze_batch_size,
+        evaluate=Batch(READ_ROWS, length, 0),
+        evaluations=2,
+        step=f"{READ_ROWS} pairs",
+        decode=Batch(SAMPLE_ROWS, prompt + config.max_tokens, config.max_tokens) if samples else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -179,8 +200,8 @@ def trained_weights(job: Job) -> int:
     return full + small_weights(job) if job.train else 0
 
 
-def predict(job: Job, backend) -> Plan:
-    """Peak memory of a job on a backend: the module that backends.load gave."""
+def predict(job: Job, backend: Backend) -> Plan:
+    """Peak memory of a job on a backend."""
     c, size, m = job.model, BYTES[job.dtype], backend.memory
     full = job.train is not None and not job.lora_rank
     embedding = c.vocab_size * c.hidden_size
@@ -196,8 +217,8 @@ def predict(job: Job, backend) -> Plan:
     }
     phases: dict[str, dict[str, float]] = {}
 
-    def logits(b: Batch, more: bool, sums: bool = False) -> int:
-        return m.logits(size, more, sums) * min(b.rows * b.predicted * c.vocab_size, m.LOGITS_CHUNK)
+    def logits(b: Batch, softmax: bool, waits: bool = False) -> int:
+        return m.logits(size, softmax, waits) * min(b.rows * b.predicted * c.vocab_size, m.LOGITS_CHUNK)
 
     def block(b: Batch) -> int:
         return b.tokens * m.block(c, b.length, size, full)
@@ -220,7 +241,7 @@ def predict(job: Job, backend) -> Plan:
         tied = size * full * embedding
         phases["at the start of the backward pass"] = {
             "activations": c.num_layers * kept + m.WORKING * block(b),
-            "logits": logits(b, True, job.sums),
+            "logits": logits(b, True, job.waits),
             "gradients": summed + tied,
         }
         phases["at the end of the backward pass"] = {
@@ -264,7 +285,7 @@ def operations(job: Job) -> tuple[float, float]:
     return passes, decoding
 
 
-def seconds(job: Job, backend) -> float:
+def seconds(job: Job, backend: Backend) -> float:
     """Time of one step of the command: its operations at the speed of matrix products of as many rows, measured now."""
     passes, decoding = operations(job)
     time = passes / backend.memory.matmul_rate(job.dtype, CEILING_ROWS)
@@ -273,7 +294,7 @@ def seconds(job: Job, backend) -> float:
     return time / EFFICIENCY
 
 
-def slow_precision(dtype: str, backend) -> str:
+def slow_precision(dtype: str, backend: Backend) -> str:
     """A warning where products in `dtype` are slower here than in float32, as on a CPU without instructions for
     bfloat16; otherwise "". Measured now."""
     if dtype == "float32":
@@ -299,12 +320,12 @@ def shape(config: RunConfig) -> ModelConfig:
     return SIZES[config.size]
 
 
-def describe(config: RunConfig, backend, prompt: int, answer: int) -> Iterator[str]:
+def describe(config: RunConfig, backend: Backend, prompt: int, answer: int) -> Iterator[str]:
     """The lines that `mlxrlhf plan` prints."""
     model = shape(config)
     job = Job.of(config, model, prompt, answer)
     plan, room = predict(job, backend), backend.memory.limit()
-    yield f"{model.parameters():,} weights in {job.dtype}, on {backend.__name__.rpartition('.')[2]}"
+    yield f"{model.parameters():,} weights in {job.dtype}, on {backend.NAME}"
     for part, size in plan.parts.items():
         yield f"  {part:20} {size / GB:8.2f} GB"
     yield f"{'peak memory':22} {plan.peak / GB:8.2f} GB   {plan.phase}"
@@ -322,7 +343,7 @@ def describe(config: RunConfig, backend, prompt: int, answer: int) -> Iterator[s
 
 
 def check(
-    config: RunConfig, model: ModelConfig, backend, prompt: int = PROMPT_TOKENS, answer: int = ANSWER_TOKENS
+    config: RunConfig, model: ModelConfig, backend: Backend, prompt: int = PROMPT_TOKENS, answer: int = ANSWER_TOKENS
 ) -> None:
     """Raises UserError, naming settings that would fit, when a command asks for more memory than the machine has.
 
@@ -340,7 +361,7 @@ def check(
         print(warning, file=sys.stderr)
 
 
-def remedy(config: RunConfig, model: ModelConfig, backend, prompt: int, answer: int) -> str:
+def remedy(config: RunConfig, model: ModelConfig, backend: Backend, prompt: int, answer: int) -> str:
     """The fewest flags with which a command fits into this machine, or ""."""
     ways = _ways(config, backend)
     for count in range(1, len(ways) + 1):
@@ -356,15 +377,15 @@ def remedy(config: RunConfig, model: ModelConfig, backend, prompt: int, answer: 
     return ""
 
 
-def _ways(config: RunConfig, backend) -> list[list[dict]]:
+def _ways(config: RunConfig, backend: Backend) -> list[list[dict]]:
     """Changes that save memory, from those that cost nothing to those that change what is trained: one list for each
     flag, the mildest change first."""
     ways: list[list[dict]] = []
     if isinstance(config, TrainConfig):  # smaller forwards, as many rows to a step
         rows = config.batch_size * config.gradient_accumulation_steps
         halves = [config.batch_size >> i for i in range(1, config.batch_size.bit_length())]
-        ways.append([{"batch_size": n, "gradient_accumulation_steps": -(-rows // n)} for n in halves])
-    elif isinstance(config, AlignConfig) or (isinstance(config, RewardConfig) and config.unfreeze_rank):
+        ways.append([{"batch_size": n, "gradient_accumulation_steps": math.ceil(rows / n)} for n in halves])
+    elif isinstance(config, (PolicyConfig, DPOConfig)) or (isinstance(config, RewardConfig) and config.unfreeze_rank):
         ways.append(
             [{"micro_batch_size": config.micro_batch_size >> i} for i in range(1, config.micro_batch_size.bit_length())]
         )
@@ -373,7 +394,7 @@ def _ways(config: RunConfig, backend) -> list[list[dict]]:
     if config.dtype == "float32":
         ways.append([{"dtype": "bfloat16"}])
     if isinstance(config, WeightsConfig) and not config.lora_rank:
-        if backend.__name__.endswith("mlx") and config.optimizer_dtype == "float32":
+        if backend.NAME == "mlx" and config.optimizer_dtype == "float32":
             ways.append([{"optimizer_dtype": "bfloat16"}])
         ways.append([{"lora_rank": 16}])
     return [way for way in ways if way]

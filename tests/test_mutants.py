@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from mlxrlhf.algorithms import advantages, losses
-from mlxrlhf.backends.torch import generate, model, train
+from mlxrlhf.backends.torch import generate, lora, network, train
 
-_rotate, _statistics, _pick = model.rotate, model.token_statistics, generate.pick
+_rotate, _statistics, _pick = network.rotate, network.token_statistics, generate.pick
 _policy, _value, _gae, _whiten, _kl = (
     losses.policy_loss,
     losses.value_loss,
@@ -48,7 +48,7 @@ def not_detached(self, batch, want, temperature, reference_weight=None):
     out = _forward(self, batch, want, temperature, reference_weight)
     if "value" in want:
         hidden = self.trunk(batch["tokens"], batch.get("segments"))
-        out["value"] = self.value_head(train.so_far(hidden[:, batch["start"] - 1 : -1]))
+        out["value"] = self.value_head(network.running_mean(hidden[:, batch["start"] - 1 : -1]))
     return out
 
 
@@ -58,7 +58,7 @@ def one_late(self, batch, want, temperature, reference_weight=None):
     return {k: v.roll(1, dims=1) if k == "logp" else v for k, v in out.items()}
 
 
-_forward = train.Network.forward
+_forward = network.Network.forward
 
 
 def no_bias_correction(self, gradients, learning_rate):
@@ -70,17 +70,17 @@ PARITY = lambda name, *arguments: lambda: getattr(test_parity, name)(*arguments)
 
 #: what is broken, where, the replacement, the test that must notice
 MUTANTS = {
-    "rope on neighbouring pairs": (model, "rotate", interleaved, PARITY("test_forward", "tied")),
-    "norm with another epsilon": (model.RMSNorm, "forward", no_eps, PARITY("test_forward", "tied")),
+    "rope on neighbouring pairs": (network, "rotate", interleaved, PARITY("test_forward", "tied")),
+    "norm with another epsilon": (network.RMSNorm, "forward", no_eps, PARITY("test_forward", "tied")),
     "packed documents see each other": (
-        model,
+        network,
         "segment_mask",
         crossing,
         PARITY("test_padding_packing_and_checkpointing_change_nothing_in_torch"),
     ),
-    "temperature left out": (train, "token_statistics", no_temperature, PARITY("test_forward", "tied")),
-    "value head pulls at the trunk": (train.Network, "forward", not_detached, PARITY("test_ppo_objective", 0, False)),
-    "log-probs off by one token": (train.Network, "forward", one_late, PARITY("test_language_modelling", "tied")),
+    "temperature left out": (network, "token_statistics", no_temperature, PARITY("test_forward", "tied")),
+    "value head pulls at the trunk": (network.Network, "forward", not_detached, PARITY("test_ppo_objective", 0, False)),
+    "log-probs off by one token": (network.Network, "forward", one_late, PARITY("test_language_modelling", "tied")),
     "optimizer steps too small": (
         train.AdamW,
         "step",
@@ -100,7 +100,7 @@ MUTANTS = {
         PARITY("test_generation"),
     ),
     "adapters never merged": (
-        model.LoRALinear,
+        lora.LoRALinear,
         "merged",
         lambda self: self.linear.weight.float(),
         PARITY("test_adapters_merge_alike"),
@@ -168,7 +168,7 @@ def test_the_contract_finds(monkeypatch, name):
     assert getattr(owner, attribute) is not replacement
     monkeypatch.setattr(owner, attribute, replacement)
     if attribute == "token_statistics":
-        monkeypatch.setattr(train, "token_statistics", replacement)
+        monkeypatch.setattr(network, "token_statistics", replacement)
     with pytest.raises((AssertionError, RuntimeError)):
         notice()
 

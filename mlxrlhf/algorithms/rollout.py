@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 
+from mlxrlhf.algorithms.batch import Batch
+
 #: share of a batch that must have ended before the rest is copied into a smaller one
 LEAVE_SHARE = 0.25
-#: rows of one batch, sampled or, by the reward stage, read
-TOGETHER, READ_TOGETHER = 64, 32
+#: rows of one batch that is sampled, and of one that the reward stage reads
+SAMPLE_ROWS, READ_ROWS = 64, 32
+#: their earlier names
+TOGETHER, READ_TOGETHER = SAMPLE_ROWS, READ_ROWS
 
 
 def bucket(length: int, step: int = 32) -> int:
     """Round a length up, so that a compiled step meets a handful of shapes."""
-    return -(-max(length, 1) // step) * step
+    return math.ceil(max(length, 1) / step) * step
 
 
 def distinct(prompts: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], np.ndarray]:
@@ -23,7 +29,7 @@ def distinct(prompts: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], np.
     return list(places), np.array([places[tuple(prompt)] for prompt in prompts])
 
 
-def arrange(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int) -> dict[str, np.ndarray]:
+def arrange(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int) -> Batch:
     """Prompts padded on the left, responses on the right, so that responses start in one column.
 
     Returns tokens and segments (B, P + R) int32 (segment 0 is padding), mask (B, R) float32 over response tokens
@@ -48,14 +54,16 @@ def arrange(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
 def by_length(mask: np.ndarray, size: int) -> list[np.ndarray]:
     """Row numbers of micro-batches of at most `size` responses of similar length; mask (B, R)."""
     order = np.argsort(mask.sum(axis=1), kind="stable")
-    return np.array_split(order, -(-len(order) // size))
+    return np.array_split(order, math.ceil(len(order) / size))
 
 
-def cut(batch: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+def cut(batch: Batch, rows: np.ndarray) -> Batch:
     """The chosen rows, without the last columns where those hold only padding."""
     start, length = int(batch["start"]), bucket(int(batch["mask"][rows].sum(axis=1).max()))
     widths = {"tokens": start + length, "segments": start + length}
-    return {k: v if np.ndim(v) == 0 else v[rows][:, : widths.get(k, length)] for k, v in batch.items()}
+    arrays: dict[str, Any] = {**batch}
+    chosen = {k: v if np.ndim(v) == 0 else v[rows][:, : widths.get(k, length)] for k, v in arrays.items()}
+    return cast(Batch, chosen)
 
 
 def ends(responses: Sequence[Sequence[int]], end_ids: Sequence[int]) -> np.ndarray:

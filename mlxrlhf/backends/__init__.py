@@ -7,14 +7,21 @@ import importlib.metadata
 import importlib.util
 import platform
 import sys
+import typing
 
 from mlxrlhf.errors import UserError
+
+if typing.TYPE_CHECKING:  # the libraries themselves are imported when they are asked for
+    from mlxrlhf.backends import mlx, torch
+    from mlxrlhf.backends.protocol import Backend
+
+    _keep_the_contract: tuple[Backend, Backend] = (mlx, torch)
 
 _INSTALL = {"mlx": "pip install mlx (on Linux: pip install 'mlx[cpu]')", "torch": "pip install 'mlxrlhf[torch]'"}
 
 
-def load(name: str = "auto", device: str = ""):
-    """The backend module `mlx` or `torch`, set to a device (empty: the best there is).
+def load(name: str = "auto", device: str = "") -> Backend:
+    """The backend `mlx` or `torch`, a module, set to a device (empty: the best there is).
 
     Raises UserError when the library is not installed or the device not there.
     """
@@ -24,7 +31,7 @@ def load(name: str = "auto", device: str = ""):
     if importlib.util.find_spec(name) is None:
         library = {"mlx": "MLX", "torch": "PyTorch"}[name]
         raise UserError(f"{library} is not installed; run: {_INSTALL[name]}")
-    backend = importlib.import_module(f"mlxrlhf.backends.{name}")
+    backend = typing.cast("Backend", importlib.import_module(f"mlxrlhf.backends.{name}"))
     backend.use_device(device)
     return backend
 

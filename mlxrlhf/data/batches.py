@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from mlxrlhf.algorithms.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,10 @@ class Rows:
         """The chosen rows."""
         return Rows(self.tokens[rows], self.segments[rows], self.mask[rows])
 
-    def batch(self) -> dict[str, Any]:
+    def batch(self) -> Batch:
         """All rows as the backend takes them; column t is predicted from the columns before it."""
         mask = self.mask[:, 1:].astype(np.float32)
-        batch = {
+        batch: Batch = {
             "tokens": self.tokens.astype(np.int32),
             "start": np.int32(1),
             "mask": mask,

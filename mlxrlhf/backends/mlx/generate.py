@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import mlx.core as mx
 import numpy as np
 
-from mlxrlhf.algorithms.rollout import LEAVE_SHARE, distinct
-from mlxrlhf.backends.mlx.model import KVCache, Llama, segment_mask
+from mlxrlhf.backends.mlx.network import KVCache, Llama, segment_mask
+from mlxrlhf.backends.sampling import Prompts, Responses
 
 
 def generate(
@@ -27,53 +28,40 @@ def generate(
     The device works one token ahead: a token is read only once the next forward is under way, which costs one unused
     forward where every row ends early.
     """
-    prompts, copies = distinct(prompts)
-    width, total = max(len(p) for p in prompts), len(copies)
-    tokens = np.full((len(prompts), width), pad_id, np.int32)
-    seen = np.ones((len(prompts), width + max_tokens), bool)  # which cached keys are tokens
-    for row, keys, prompt in zip(tokens, seen, prompts):
-        row[width - len(prompt) :] = prompt
-        keys[: width - len(prompt)] = False
-    padded = not seen.all()
-    mask = segment_mask(mx.array(seen[:, :width].astype(np.int32))) if padded else "causal"
-
+    p = Prompts(prompts, max_tokens, pad_id)
+    mask = segment_mask(mx.array(p.real[:, : p.width].astype(np.int32))) if p.padded else "causal"
     caches = [KVCache() for _ in model.model.layers]
-    hidden = model(mx.array(tokens), mask=mask, caches=caches)[:, -1]
-    if len(prompts) < total:  # several responses to one prompt
-        rows = mx.array(copies)
-        hidden = hidden[rows]
-        for cache in caches:
-            cache.keep(rows)
-    real = mx.array(seen[copies])
-    responses: list[list[int]] = [[] for _ in copies]
-    active = np.arange(total)  # which response each row of the batch writes
-    done = np.zeros(total, bool)
-    draws = None if uniforms is None else mx.array(uniforms.astype(np.float32))
+    hidden = model(mx.array(p.tokens), mask=mask, caches=caches)[:, -1]
+    if p.repeated:
+        hidden = hidden[_keep(caches, p.copies)]
+    real, draws = mx.array(p.real[p.copies]), None if uniforms is None else mx.array(uniforms.astype(np.float32))
+    responses = Responses(len(prompts), stop_ids, on_token)
     picked = pick(model.logits(hidden), temperature, None if draws is None else draws[:, 0])
     for position in range(max_tokens):
         following = None
         if position + 1 < max_tokens:
-            key_mask = real[:, None, None, : width + position + 1] if padded else "causal"
-            hidden = model(picked[:, None], mask=key_mask, offset=width + position, caches=caches)[:, -1]
+            end = p.width + position
+            key_mask = real[:, None, None, : end + 1] if p.padded else "causal"
+            hidden = model(picked[:, None], mask=key_mask, offset=end, caches=caches)[:, -1]
             following = pick(model.logits(hidden), temperature, None if draws is None else draws[:, position + 1])
             mx.async_eval(following)
-        for row, token in zip(active, picked.tolist()):
-            if not done[row]:
-                responses[row].append(token)
-                done[row] = token in stop_ids
-                if on_token and row == 0:
-                    on_token(token)
-        ended = done[active]
-        if ended.all() or following is None:
+        responses.add(cast(list[int], picked.tolist()))
+        if following is None or responses.finished:
             break
-        if ended.mean() >= LEAVE_SHARE:
-            rows = mx.array(np.flatnonzero(~ended))
-            for cache in caches:
-                cache.keep(rows)
-            active, following, real = active[~ended], following[rows], real[rows]
+        if (staying := responses.leave()) is not None:
+            rows = _keep(caches, staying)
+            following, real = following[rows], real[rows]
             draws = None if draws is None else draws[rows]
         picked = following
-    return responses
+    return responses.ids
+
+
+def _keep(caches: Sequence[KVCache], numbers: np.ndarray) -> mx.array:
+    """The batch becomes these rows. Returns their numbers as an MLX array."""
+    rows = mx.array(numbers)
+    for cache in caches:
+        cache.keep(rows)
+    return rows
 
 
 #: tokens summed at once: one long float32 sum over a vocabulary of 49,000 is off by 1e-5, dozens of tokens in the tail

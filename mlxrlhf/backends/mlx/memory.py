@@ -1,4 +1,4 @@
-"""What a model holds on MLX, counted from model.py, and what this machine has: for mlxrlhf/plan.py.
+"""What a model holds on MLX, counted from network.py, and what this machine has: for mlxrlhf/plan.py.
 
 Counted as MLX's CPU build computes: on a GPU, fused kernels keep less, so there the plan is an upper bound.
 """
@@ -10,11 +10,27 @@ import time
 import mlx.core as mx
 
 from mlxrlhf.backends.host import host_memory
-from mlxrlhf.backends.mlx.model import LOGITS_CHUNK
+from mlxrlhf.backends.mlx.device import on_gpu
+from mlxrlhf.backends.mlx.network import LOGITS_CHUNK
 from mlxrlhf.backends.mlx.train import UPDATE_CHUNK
 from mlxrlhf.config import ModelConfig
 
-__all__ = ["LOGITS_CHUNK", "UPDATE_CHUNK"]
+__all__ = [
+    "GRADIENT",
+    "LOGITS_CHUNK",
+    "LOGITS_LEFT",
+    "MASTER",
+    "RECOMPUTED",
+    "UPDATE_CHUNK",
+    "WORKING",
+    "block",
+    "gradients",
+    "held",
+    "limit",
+    "logits",
+    "matmul_rate",
+    "update",
+]
 
 #: bytes beside each bfloat16 weight that is trained: the lower half of its float32 master; and of its gradient
 MASTER, GRADIENT = 2, 2
@@ -39,13 +55,16 @@ def block(c: ModelConfig, length: int, size: int, scales: bool) -> int:
     return 2 * norm + size * (attention + mlp)
 
 
-def logits(size: int, more: bool, sums: bool) -> int:
+def logits(size: int, softmax: bool, waits: bool) -> int:
     """Bytes for each token and piece of the vocabulary: float32 logits, in bfloat16 also as they were computed.
 
-    more: a gradient or an entropy is wanted: the softmax, and its product with what is summed. sums: the gradient waits
-    for sums over answers, so that MLX cannot allocate it while the forward pass is still at work.
+    softmax: a gradient or an entropy is wanted, which takes the softmax, and its product with what is summed. waits:
+    the gradient waits for sums over answers, so that MLX cannot allocate it while the forward pass is still at work.
     """
-    return 4 * (1 if not more else 2 if sums else 3) + (size if size < 4 else 0)
+    arrays = 1
+    if softmax:
+        arrays = 2 if waits else 3
+    return 4 * arrays + (size if size < 4 else 0)
 
 
 def gradients(gradient: int, summed: int, tied: int) -> int:
@@ -64,7 +83,7 @@ def update(masters: bool) -> int:
 
 def limit() -> int:
     """Bytes that a run cannot exceed without swapping: all of the machine's, for nothing that runs may be refused."""
-    info = mx.device_info() if mx.default_device() == mx.Device(mx.gpu) else {}
+    info = mx.device_info() if on_gpu() else {}
     return int(info.get("memory_size") or host_memory())
 
 
@@ -75,7 +94,7 @@ def held() -> int:
 
 def matmul_rate(dtype: str, rows: int, seconds: float = 0.2) -> float:
     """Operations per second of a linear layer, `rows` rows and a square matrix, measured now; on a GPU a larger one."""
-    width = 4096 if mx.default_device() == mx.Device(mx.gpu) else 1024
+    width = 4096 if on_gpu() else 1024
     x, w = (mx.random.normal(shape).astype(getattr(mx, dtype)) for shape in ((rows, width), (width, width)))
     mx.eval(x @ w.T)
     count, began = 0, time.perf_counter()

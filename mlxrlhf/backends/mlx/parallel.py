@@ -7,7 +7,9 @@ import os
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_unflatten
+
+from mlxrlhf.backends.mlx.trees import flat
 
 
 def world() -> tuple[int, int]:
@@ -27,4 +29,4 @@ def gather(array: np.ndarray) -> np.ndarray:
 def add(arrays: dict[str, mx.array], processes: int) -> dict[str, mx.array]:
     """Each array summed over the processes; float32."""
     tree = tree_unflatten([(name, array.astype(mx.float32)) for name, array in arrays.items()])
-    return {name: mean * processes for name, mean in tree_flatten(nn.utils.average_gradients(tree))}
+    return {name: mean * processes for name, mean in flat(nn.utils.average_gradients(tree)).items()}

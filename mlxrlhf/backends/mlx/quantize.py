@@ -21,7 +21,7 @@ def convert(source: Path, target: Path, *, bits: int, group_size: int, dtype: st
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             mlx_lm.convert(
-                str(source), target / "mlx", quantize=True, q_bits=bits, q_group_size=group_size, dtype=dtype
+                str(source), str(target / "mlx"), quantize=True, q_bits=bits, q_group_size=group_size, dtype=dtype
             )
     except (ValueError, KeyError, RuntimeError) as error:
         raise UserError(

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from mlxrlhf.algorithms.rollout import LEAVE_SHARE, distinct
-from mlxrlhf.backends.torch.model import KVCache, Llama, segment_mask
+from mlxrlhf.backends.sampling import Prompts, Responses
+from mlxrlhf.backends.torch.network import KVCache, Llama, segment_mask
 
 
 @torch.inference_mode()
@@ -25,48 +25,36 @@ def generate(
 ) -> list[list[int]]:
     """See `protocol.Model.generate`."""
     device = model.head_weight().device
-    prompts, copies = distinct(prompts)
-    width, total = max(len(p) for p in prompts), len(copies)
-    tokens = np.full((len(prompts), width), pad_id, np.int64)
-    seen = np.ones((len(prompts), width + max_tokens), bool)  # which cached keys are tokens
-    for row, keys, prompt in zip(tokens, seen, prompts):
-        row[width - len(prompt) :] = prompt
-        keys[: width - len(prompt)] = False
-    padded = not seen.all()
-    mask = segment_mask(torch.from_numpy(seen[:, :width]).to(device)) if padded else "causal"
-
+    p = Prompts(prompts, max_tokens, pad_id)
+    mask = segment_mask(torch.from_numpy(p.real[:, : p.width]).to(device)) if p.padded else "causal"
     caches = [KVCache() for _ in model.model.layers]
-    hidden = model(torch.from_numpy(tokens).to(device), mask=mask, caches=caches)[:, -1]
-    if len(prompts) < total:  # several responses to one prompt
-        rows = torch.from_numpy(copies).to(device)
-        hidden = hidden[rows]
-        for cache in caches:
-            cache.keep(rows)
-    real = torch.from_numpy(seen[copies]).to(device)
-    responses: list[list[int]] = [[] for _ in copies]
-    active = np.arange(total)  # which response each row of the batch writes
-    done = np.zeros(total, bool)
+    hidden = model(torch.from_numpy(p.tokens).long().to(device), mask=mask, caches=caches)[:, -1]
+    if p.repeated:
+        hidden = hidden[_keep(caches, p.copies, device)]
+    real = torch.from_numpy(p.real[p.copies]).to(device)
     draws = None if uniforms is None else torch.from_numpy(uniforms.astype(np.float32)).to(device)
+    responses = Responses(len(prompts), stop_ids, on_token)
     for position in range(max_tokens):
         picked = pick(model.logits(hidden), temperature, None if draws is None else draws[:, position])
-        for row, token in zip(active, picked.tolist()):
-            if not done[row]:
-                responses[row].append(token)
-                done[row] = token in stop_ids
-                if on_token and row == 0:
-                    on_token(token)
-        ended = done[active]
-        if ended.all() or position + 1 == max_tokens:
+        responses.add(picked.tolist())
+        if position + 1 == max_tokens or responses.finished:
             break
-        if ended.mean() >= LEAVE_SHARE:
-            rows = torch.from_numpy(np.flatnonzero(~ended)).to(device)
-            for cache in caches:
-                cache.keep(rows)
-            active, picked, real = active[~ended], picked[rows], real[rows]
+        if (staying := responses.leave()) is not None:
+            rows = _keep(caches, staying, device)
+            picked, real = picked[rows], real[rows]
             draws = None if draws is None else draws[rows]
-        key_mask = real[:, None, None, : width + position + 1] if padded else "causal"
-        hidden = model(picked[:, None], mask=key_mask, offset=width + position, caches=caches)[:, -1]
-    return responses
+        end = p.width + position
+        key_mask = real[:, None, None, : end + 1] if p.padded else "causal"
+        hidden = model(picked[:, None], mask=key_mask, offset=end, caches=caches)[:, -1]
+    return responses.ids
+
+
+def _keep(caches: Sequence[KVCache], numbers: np.ndarray, device: torch.device) -> torch.Tensor:
+    """The batch becomes these rows. Returns their numbers as a tensor."""
+    rows = torch.from_numpy(numbers).to(device)
+    for cache in caches:
+        cache.keep(rows)
+    return rows
 
 
 #: tokens summed at once: one long float32 sum over a vocabulary of 49,000 is off by 1e-5, dozens of tokens in the tail

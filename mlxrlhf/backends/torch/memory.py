@@ -1,4 +1,4 @@
-"""What a model holds on PyTorch, counted from model.py, and what this machine has: for mlxrlhf/plan.py.
+"""What a model holds on PyTorch, counted from network.py, and what this machine has: for mlxrlhf/plan.py.
 
 On the CPU the plan is approximate: it is compared with the size of the whole process, libraries and the allocator's
 leftovers included, which at size nano are most of it.
@@ -12,11 +12,27 @@ import time
 import torch
 
 from mlxrlhf.backends.host import host_memory, resident_memory
-from mlxrlhf.backends.torch import train
-from mlxrlhf.backends.torch.model import LOGITS_CHUNK
+from mlxrlhf.backends.torch.device import device
+from mlxrlhf.backends.torch.network import LOGITS_CHUNK
 from mlxrlhf.config import ModelConfig
 
-__all__ = ["LOGITS_CHUNK"]
+__all__ = [
+    "GRADIENT",
+    "LOGITS_CHUNK",
+    "LOGITS_LEFT",
+    "MASTER",
+    "RECOMPUTED",
+    "UPDATE_CHUNK",
+    "WORKING",
+    "block",
+    "gradients",
+    "held",
+    "limit",
+    "logits",
+    "matmul_rate",
+    "update",
+]
+
 #: bytes beside each bfloat16 weight that is trained: its float32 master; and of its gradient, in both precisions
 MASTER, GRADIENT = 4, 6
 #: 1 where the gradient of the logits stays to the end of the backward pass
@@ -44,14 +60,14 @@ def block(c: ModelConfig, length: int, size: int, scales: bool) -> int:
     return 2 * norm + size * (attention + mlp)
 
 
-def logits(size: int, more: bool, sums: bool) -> int:
+def logits(size: int, softmax: bool, waits: bool) -> int:
     """Bytes for each token and piece of the vocabulary: float32 logits and log-softmax, in bfloat16 also the logits as
     they were computed.
 
-    more: a gradient or an entropy is wanted: one more array of float32. sums: no matter here, where nothing is
+    softmax: a gradient or an entropy is wanted: one more array of float32. waits: no matter here, where nothing is
     allocated ahead of its use.
     """
-    return 4 * (3 if more else 2) + (size if size < 4 else 0)
+    return 4 * (3 if softmax else 2) + (size if size < 4 else 0)
 
 
 def gradients(gradient: int, summed: int, tied: int) -> int:
@@ -66,16 +82,16 @@ def update(masters: bool) -> int:
 
 def limit() -> int:
     """Bytes that a run cannot exceed without swapping: all of CUDA's, or of the machine's."""
-    if train._device.type == "cuda":
-        return torch.cuda.get_device_properties(train._device).total_memory
+    if device().type == "cuda":
+        return torch.cuda.get_device_properties(device()).total_memory
     return host_memory()
 
 
 def held() -> int:
     """Bytes that count towards `peak_memory` whatever the model: on the CPU, those of Python and its libraries."""
-    if train._device.type == "cuda":
+    if device().type == "cuda":
         return torch.cuda.memory_allocated()
-    if train._device.type == "mps":
+    if device().type == "mps":
         return torch.mps.driver_allocated_memory()
     return resident_memory() + LOADED_LATER * ("torch._dynamo" not in sys.modules)
 
@@ -83,10 +99,8 @@ def held() -> int:
 @torch.inference_mode()
 def matmul_rate(dtype: str, rows: int, seconds: float = 0.2) -> float:
     """Operations per second of a linear layer, `rows` rows and a square matrix, measured now; on a GPU a larger one."""
-    width = 1024 if train._device.type == "cpu" else 4096
-    x, w = (
-        torch.randn(shape, device=train._device).to(getattr(torch, dtype)) for shape in ((rows, width), (width, width))
-    )
+    width = 1024 if device().type == "cpu" else 4096
+    x, w = (torch.randn(shape, device=device()).to(getattr(torch, dtype)) for shape in ((rows, width), (width, width)))
     float((x @ w.T)[0, 0])  # reading one number waits for the device
     count, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:

@@ -1,334 +1,153 @@
-"""The Llama decoder in PyTorch, in plain operations. Parameter names are Hugging Face's."""
+"""`protocol.Model` on PyTorch: a trunk with what is trained on it."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from safetensors.torch import load_file, save_file
 
+from mlxrlhf.backends.protocol import Batch, ModelSettings, Objective
+from mlxrlhf.backends.torch import parallel
+from mlxrlhf.backends.torch.device import device
+from mlxrlhf.backends.torch.generate import generate
+from mlxrlhf.backends.torch.lora import LoRALinear, add_lora
+from mlxrlhf.backends.torch.network import Llama, Network
+from mlxrlhf.backends.torch.train import DTYPES, Trainer, load_weights, tensors_of, to_numpy
 from mlxrlhf.config import ModelConfig
-
-#: float32 logits held at once, in elements: 32M is 128 MB
-LOGITS_CHUNK = 2**25
-
-
-class LoRALinear(nn.Module):
-    """A frozen linear layer plus a trained low-rank update (Hu et al. 2021): y = W x + scale * (x A) B.
-
-    A (in, r) and B (r, out) have mlx-lm's names and layout; B starts at zero, so training starts at the base.
-    """
-
-    def __init__(self, base: nn.Linear, rank: int, scale: float):
-        super().__init__()
-        out_dims, in_dims = base.weight.shape
-        self.linear = base
-        bound = 1 / math.sqrt(in_dims)
-        self.lora_a = nn.Parameter(torch.empty(in_dims, rank).uniform_(-bound, bound))
-        self.lora_b = nn.Parameter(torch.zeros(rank, out_dims))
-        self.scale = scale
-        self.enabled = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.linear(x)
-        if not self.enabled:
-            return y
-        # The float32 adapters are cast, not x: a float32 copy of every input would be kept for the backward pass.
-        low = self.scale * (x @ self.lora_a.to(x.dtype))  # (..., r): the cheap place to scale
-        return torch.addmm(y.flatten(0, -2), low.flatten(0, -2), self.lora_b.to(x.dtype)).view(y.shape)
-
-    def merged(self) -> Tensor:
-        """The weight (out, in) with the update added, float32."""
-        return self.linear.weight.float() + self.scale * (self.lora_a @ self.lora_b).T
+from mlxrlhf.errors import UserError
+from mlxrlhf.models import checkpoint
 
 
-class KVCache:
-    """Keys and values of one layer, (B, kv heads, positions, head dim), grown 64 positions at a time."""
+class Model:
+    """`protocol.Model` on PyTorch."""
 
-    def __init__(self):
-        self.keys = self.values = None
-        self.length = 0
+    def __init__(self, config: ModelConfig, settings: ModelSettings | None = None, **named: Any):
+        self.config, self.settings = config, ModelSettings.of(settings, named)
+        s = self.settings
+        if config.family != "llama":
+            raise UserError(f"{s.folder} is a {config.family} model; other families than Llama run on --backend mlx")
+        if s.optimizer_dtype != "float32":
+            raise UserError("--optimizer-dtype bfloat16 runs on --backend mlx; PyTorch keeps its moments in float32")
+        torch.manual_seed(s.seed)
+        self.device, self.world = device(), parallel.world()
+        self.network = Network(config, s.value_head)
+        self.trunk = self.network.trunk
+        if s.value_start:
+            load_weights(dict(self.network.value_head.named_parameters()), s.value_start)
+        _fill(self.trunk, config, s)
+        self.adapters: list[LoRALinear] = add_lora(self.trunk, s.lora_rank, s.lora_scale) if s.lora_rank else []
+        self.network.to(self.device)
+        reference_weight = self.trunk.head_weight().detach().clone() if s.keep_reference_head else None
+        self.trainer = Trainer(self.network, s, reference_weight, self.device)
 
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        end = self.length + keys.shape[2]
-        if self.keys is None or end > self.keys.shape[2]:
-            room = list(keys.shape)
-            room[2] = -(-(end - self.length) // 64) * 64
-            if self.keys is None:
-                self.keys, self.values = keys.new_zeros(room), values.new_zeros(room)
-            else:
-                self.keys = torch.cat([self.keys[:, :, : self.length], keys.new_zeros(room)], dim=2)
-                self.values = torch.cat([self.values[:, :, : self.length], values.new_zeros(room)], dim=2)
-        self.keys[:, :, self.length : end] = keys
-        self.values[:, :, self.length : end] = values
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+    # --- forward ---------------------------------------------------------------------------------------------------
 
-    def keep(self, rows: Tensor) -> None:
-        """The batch becomes these rows: finished ones leave, a shared prompt is repeated."""
-        self.keys, self.values = self.keys[rows], self.values[rows]
-
-
-class Attention(nn.Module):
-    def __init__(self, c: ModelConfig):
-        super().__init__()
-        self.c = c
-        self.q_proj = nn.Linear(c.hidden_size, c.num_heads * c.head_dim, bias=c.attention_bias)
-        self.k_proj = nn.Linear(c.hidden_size, c.num_kv_heads * c.head_dim, bias=c.attention_bias)
-        self.v_proj = nn.Linear(c.hidden_size, c.num_kv_heads * c.head_dim, bias=c.attention_bias)
-        self.o_proj = nn.Linear(c.num_heads * c.head_dim, c.hidden_size, bias=c.attention_bias)
-
-    def forward(self, x: Tensor, mask: Tensor | str, rotation: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
-        c, (rows, length, _) = self.c, x.shape
-        q = rotate(self.q_proj(x).view(rows, length, c.num_heads, c.head_dim), *rotation).transpose(1, 2)
-        k = rotate(self.k_proj(x).view(rows, length, c.num_kv_heads, c.head_dim), *rotation).transpose(1, 2)
-        v = self.v_proj(x).view(rows, length, c.num_kv_heads, c.head_dim).transpose(1, 2)
-        if cache is not None:
-            k, v = cache.append(k, v)
-        # is_causal lines queries up with the first keys, so it serves only where there are as many of both; the one
-        # query of a decoding step sees every key.
-        causal, shared = isinstance(mask, str), c.num_heads != c.num_kv_heads
-        if shared and length == 1:
-            # The queries that share a key head become the rows of one product: up to six times faster than enable_gqa.
-            q, shared = q.reshape(rows, c.num_kv_heads, -1, c.head_dim), False
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=None if causal else mask,
-            is_causal=causal and length > 1,
-            scale=c.head_dim**-0.5,
-            enable_gqa=shared,
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        uniforms: np.ndarray | None,
+        max_tokens: int,
+        temperature: float,
+        stop_ids: Sequence[int],
+        pad_id: int,
+        on_token: Callable[[int], None] | None = None,
+        adapters: bool = True,
+    ) -> list[list[int]]:
+        self._enable(adapters)
+        return generate(
+            self.trunk,
+            prompts,
+            uniforms=uniforms,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            stop_ids=stop_ids,
+            pad_id=pad_id,
+            on_token=on_token,
         )
-        y = y.reshape(rows, c.num_heads, length, c.head_dim)
-        return self.o_proj(y.transpose(1, 2).reshape(rows, length, -1))
 
+    @torch.inference_mode()
+    def evaluate(
+        self, batch: Batch, want: Sequence[str], *, temperature: float = 1.0, adapters: bool = True
+    ) -> dict[str, np.ndarray]:
+        self._enable(adapters)
+        out = self.network(tensors_of(batch, self.device), want, temperature, self.trainer.reference_weight)
+        return {name: value.cpu().numpy() for name, value in out.items()}
 
-def rope_frequencies(c: ModelConfig) -> Tensor:
-    """Positions per radian for each pair of dimensions, (head_dim / 2,) float32, scaled as config.json asks.
+    @torch.inference_mode()
+    def logits(self, tokens: np.ndarray) -> np.ndarray:
+        return self.trunk.logits(self.trunk(torch.as_tensor(tokens, device=self.device))).float().cpu().numpy()
 
-    Raises ValueError for a scaling other than linear and llama3 (Llama 3.1's config).
-    """
-    freqs = c.rope_theta ** (torch.arange(0, c.head_dim, 2) / c.head_dim)
-    s = c.rope_scaling
-    if not s:
-        return freqs
-    kind = s.get("rope_type", s.get("type"))
-    if kind == "linear":
-        return freqs * s["factor"]
-    if kind != "llama3":
-        raise ValueError(f"rope scaling {kind!r} is not supported")
-    low, high, context = s["low_freq_factor"], s["high_freq_factor"], s["original_max_position_embeddings"]
-    wavelengths = 2 * math.pi * freqs
-    smooth = (context / wavelengths - low) / (high - low)
-    middle = freqs / ((1 - smooth) / s["factor"] + smooth)
-    scaled = torch.where(wavelengths > context / low, freqs * s["factor"], middle)
-    return torch.where(wavelengths < context / high, freqs, scaled)
+    def gather(self, array: np.ndarray) -> np.ndarray:
+        return parallel.gather(array, self.device)
 
+    # --- training --------------------------------------------------------------------------------------------------
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE (Su et al. 2021) on pairs (i, i + head_dim / 2), in float32, returned in x's precision.
+    @property
+    def traces(self) -> int:
+        return self.trainer.traces
 
-    x (B, T, heads, head_dim), cos and sin (T, 1, head_dim / 2).
-    """
-    a, b = x.float().chunk(2, dim=-1)
-    return torch.cat([torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(b * cos, a, sin)], dim=-1).to(x.dtype)
+    def step(
+        self,
+        objective: Objective,
+        batches: Sequence[Batch],
+        *,
+        want: Sequence[str],
+        learning_rate: float,
+        temperature: float = 1.0,
+    ) -> dict[str, float]:
+        self._enable(True)
+        return self.trainer.step(objective, batches, want, learning_rate, temperature, self.world[1])
 
+    def gradient(
+        self, objective: Objective, batch: Batch, want: Sequence[str], temperature: float = 1.0
+    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        self._enable(True)
+        gradient, metrics = self.trainer.gradient(objective, batch, tuple(want), temperature)
+        arrays = {name: to_numpy(g) for name, g in gradient.items()}
+        return arrays, {name: float(value) for name, value in metrics.items()}
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up (Shazeer 2020)."""
-    return (SwiGLU.apply if torch.is_grad_enabled() else SwiGLU.value)(gate, up)
+    def _enable(self, adapters: bool) -> None:
+        for layer in self.adapters:
+            layer.enabled = adapters
 
+    # --- state and saving ------------------------------------------------------------------------------------------
 
-class SwiGLU(torch.autograd.Function):
-    """`swiglu`, of which gate and up alone are kept for the backward pass: these are a block's widest arrays, and
-    silu(gate) would be another."""
+    def named_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        return self.trainer.named_arrays()
 
-    @staticmethod
-    def value(gate: Tensor, up: Tensor) -> Tensor:
-        return F.silu(gate).mul_(up)
+    def state(self) -> dict[str, np.ndarray]:
+        return dict(self.named_arrays())
 
-    @staticmethod
-    def forward(ctx, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
-        return SwiGLU.value(gate, up)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up = ctx.saved_tensors
-        return torch.ops.aten.silu_backward(gradient * up, gate), F.silu(gate).mul_(gradient)
-
-
-class MLP(nn.Module):
-    def __init__(self, c: ModelConfig):
-        super().__init__()
-        self.gate_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=c.mlp_bias)
-        self.up_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=c.mlp_bias)
-        self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size, bias=c.mlp_bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
-
-
-class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019); only the last product is in x's precision."""
-
-    def __init__(self, dims: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dims))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == self.weight.dtype == torch.float32:
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
-
-
-class Block(nn.Module):
-    def __init__(self, c: ModelConfig):
-        super().__init__()
-        self.self_attn = Attention(c)
-        self.mlp = MLP(c)
-        self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
-        self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
-
-    def forward(
-        self, x: Tensor, mask: Tensor | str, rotation: tuple[Tensor, Tensor], cache: KVCache | None = None
-    ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), mask, rotation, cache)
-        return x + self.mlp(self.post_attention_layernorm(x))
-
-
-class Decoder(nn.Module):
-    def __init__(self, c: ModelConfig):
-        super().__init__()
-        # A weight of its own spares torch's draw, which on the meta device loads torch's compiler: a second.
-        self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size, _weight=torch.empty(c.vocab_size, c.hidden_size))
-        self.layers = nn.ModuleList(Block(c) for _ in range(c.num_layers))
-        self.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
-
-
-class Llama(nn.Module):
-    """Token ids to hidden states, and hidden states to log-probabilities."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.config = config
-        self.model = Decoder(config)
-        if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.gradient_checkpointing = False
-        self._table: tuple[Tensor, Tensor] | None = None
+    def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.trainer.load_state(arrays)
 
     @torch.no_grad()
-    def initialise(self, seed: int) -> None:
-        """Normal(0, 0.02), residual outputs scaled by 1/sqrt(2 layers) (Radford et al. 2019); norms at 1."""
-        generator = torch.Generator().manual_seed(seed)
-        scaled = 0.02 / math.sqrt(2 * self.config.num_layers)
-        for path, module in self.named_modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                std = scaled if path.endswith(("o_proj", "down_proj")) else 0.02
-                # Drawn in float32 one tensor at a time, whatever precision the model has.
-                module.weight.copy_(torch.empty(module.weight.shape).normal_(std=std, generator=generator))
-                if getattr(module, "bias", None) is not None:
-                    module.bias.zero_()
-            elif isinstance(module, RMSNorm):
-                module.weight.fill_(1.0)
-
-    def head_weight(self) -> Tensor:
-        """(V, d)"""
-        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
-
-    def rotation(self, offset: int, length: int) -> tuple[Tensor, Tensor]:
-        """cos and sin of positions offset to offset + length, each (length, 1, head_dim / 2) float32."""
-        end, device = offset + length, self.head_weight().device
-        if self._table is None or len(self._table[0]) < end or self._table[0].device != device:
-            # A tensor made in inference mode could not take part in a later gradient.
-            with torch.inference_mode(False):
-                angles = torch.arange(-(-end // 256) * 256)[:, None, None] / rope_frequencies(self.config)
-                self._table = angles.cos().to(device), angles.sin().to(device)
-        cos, sin = self._table
-        return cos[offset:end], sin[offset:end]
-
-    def forward(
-        self,
-        tokens: Tensor,
-        segments: Tensor | None = None,
-        *,
-        mask: Tensor | str | None = None,
-        offset: int = 0,
-        caches: list[KVCache] | None = None,
-    ) -> Tensor:
-        """Hidden states (B, T, d) of tokens (B, T).
-
-        segments (B, T) number the documents of a packed row (0: padding): attention never crosses them. RoPE depends
-        on distances only, so positions need not restart at a segment or after left padding.
-        mask: "causal", or boolean and broadcastable to (B, 1, T, keys), True where a query sees a key.
-        """
-        if mask is None:
-            mask = "causal" if segments is None else segment_mask(segments)
-        rotation = self.rotation(offset, tokens.shape[1])
-        x = self.model.embed_tokens(tokens)
-        for i, block in enumerate(self.model.layers):
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, mask, rotation, use_reentrant=False)
-            else:
-                x = block(x, mask, rotation, caches[i] if caches else None)
-        return self.model.norm(x)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(..., d) to (..., V), in the trunk's precision."""
-        return hidden @ self.head_weight().T
+    def save(self, folder: Path, *, pad_id: int, end_id: int) -> None:
+        weights, dtype = {}, self.settings.dtype
+        for path, module in self.trunk.named_modules():
+            if isinstance(module, LoRALinear):
+                weights[f"{path}.weight"] = module.merged().to(DTYPES[dtype])
+        for name, value in self.trunk.named_parameters():
+            if "lora_" not in name and not name.endswith(".linear.weight"):
+                weights[name.replace(".linear.bias", ".bias")] = value.detach()
+        save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        checkpoint.write_config(folder, self.config, dtype=dtype, pad_id=pad_id, end_id=end_id)
 
 
-def segment_mask(segments: Tensor) -> Tensor:
-    """Boolean (B, 1, T, T): causal, within one segment. Padding attends to padding, so that no row is empty."""
-    positions = torch.arange(segments.shape[1], device=segments.device)
-    causal = positions[:, None] >= positions[None, :]
-    return (causal & (segments[:, :, None] == segments[:, None, :]))[:, None]
-
-
-def token_statistics(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    temperature: float,
-    *,
-    entropy: bool = False,
-    reference: tuple[Tensor, Tensor] | None = None,
-) -> dict[str, Tensor]:
-    """Log-probability of each target and, where asked, entropy and KL from a reference, in chunks of tokens.
-
-    hidden (N, d), weight (V, d), targets (N,); reference = (hidden (N, d), weight (V, d)). Each output is (N,)
-    float32. More than one chunk is recomputed in the backward pass, so that (N, V) logits never exist at once.
-    """
-
-    def log_softmax(h, w):
-        logits = (h @ w.T).float()
-        return F.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
-
-    def chunk(h, w, t, *ref):
-        logprobs = log_softmax(h, w)
-        outputs = [logprobs.gather(-1, t[:, None])[:, 0]]
-        if entropy or ref:
-            probs = logprobs.exp()
-        if entropy:
-            outputs.append(-(probs * logprobs).sum(dim=-1))
-        if ref:
-            outputs.append((probs * (logprobs - log_softmax(*ref))).sum(dim=-1))
-        return tuple(outputs)
-
-    def run(*arguments):
-        return chunk(*arguments) if whole else checkpoint(chunk, *arguments, use_reentrant=False)
-
-    size = max(1, LOGITS_CHUNK // weight.shape[0])
-    whole = hidden.shape[0] <= size
-    parts = []
-    for i in range(0, max(1, hidden.shape[0]), size):  # at least one chunk, though no token may be counted
-        ref = (reference[0][i : i + size], reference[1]) if reference is not None else ()
-        parts.append(run(hidden[i : i + size], weight, targets[i : i + size], *ref))
-    columns = [torch.cat(column) for column in zip(*parts)]
-    names = ["logp"] + ["entropy"] * entropy + ["kl"] * (reference is not None)
-    return dict(zip(names, columns))
+def _fill(trunk: Llama, config: ModelConfig, settings: ModelSettings) -> None:
+    """Give a trunk on the meta device its weights, on the CPU and in its precision."""
+    dtype = DTYPES[settings.dtype]
+    if settings.folder is None:
+        trunk.to(dtype).to_empty(device="cpu").initialise(settings.seed)
+    else:
+        for file in checkpoint.weight_files(settings.folder, config):
+            # Copied: load_file's tensors are the mapped file itself.
+            weights = {name: w.to(dtype, copy=True) for name, w in load_file(file).items()}
+            trunk.load_state_dict(weights, strict=False, assign=True)
+    trunk.to(dtype)
+    trunk.gradient_checkpointing = settings.gradient_checkpointing

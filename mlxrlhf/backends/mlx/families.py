@@ -1,4 +1,4 @@
-"""Families that mlx-lm knows and we do not (Qwen 3, Gemma 3, ...), behind the interface of `model.Llama`.
+"""Families that mlx-lm knows and we do not (Qwen 3, Gemma 3, ...), behind the interface of `network.Llama`.
 
 mlx-lm's modules build their own causal mask, so rows with several documents or left padding are taken apart first:
 every document runs alone from the left edge, and its hidden states are put back where it stood. Positions restart at
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,11 +19,12 @@ import numpy as np
 
 from mlxrlhf.algorithms.rollout import bucket
 from mlxrlhf.backends.mlx.generate import pick
+from mlxrlhf.backends.mlx.trees import number
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint
 
 
-class Foreign(nn.Module):
+class MLXLMTrunk(nn.Module):
     """A model of mlx-lm, its parameters under mlx-lm's names."""
 
     def __init__(self, folder: Path):
@@ -36,16 +38,27 @@ class Foreign(nn.Module):
             raise UserError(
                 f"mlx-lm cannot load {folder} ({str(error).splitlines()[0]}); take a model that `mlx_lm.generate` runs"
             ) from None
-        self._whole = model  # a leading underscore keeps it out of the parameters
-        self._text = getattr(model, "language_model", model)
+        # Leading underscores keep these out of the parameters, which are registered below under mlx-lm's names.
+        self._folder, self._model = Path(folder), model
+        self._language_model: Any = getattr(model, "language_model", model)
         for name, child in model.children().items():
             self[name] = child
-        self._check_projection(folder)
+        self._check_projection()
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint it was loaded from."""
+        return self._folder
+
+    @property
+    def model_of_mlx_lm(self) -> nn.Module:
+        """The whole model, as mlx-lm made it."""
+        return self._model
 
     @property
     def layers(self) -> list[nn.Module]:
         """The blocks that adapters go into."""
-        return self._text.model.layers
+        return self._language_model.model.layers
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -60,32 +73,37 @@ class Foreign(nn.Module):
 
     def head_weight(self) -> mx.array:
         """(V, d)"""
-        text = self._text
+        text = self._language_model
         return text.lm_head.weight if "lm_head" in text else text.model.embed_tokens.weight
+
+    def lay_out(self, segments: np.ndarray) -> tuple[mx.array, mx.array]:
+        """What `__call__` takes for the segments (B, T) of packed or padded rows."""
+        gather, scatter = lay_out(segments)
+        return mx.array(gather), mx.array(scatter)
 
     def __call__(self, tokens: mx.array, layout: tuple[mx.array, mx.array] | None = None) -> mx.array:
         """Hidden states (B, T, d) of tokens (B, T); layout is what `lay_out` made of the segments, if any."""
         if layout is None:
-            return self._text.model(tokens)
+            return self._language_model.model(tokens)
         gather, scatter = layout
-        hidden = self._text.model(tokens.reshape(-1)[gather])
+        hidden = self._language_model.model(tokens.reshape(-1)[gather])
         return hidden.reshape(-1, hidden.shape[-1])[scatter]
 
     def logits(self, hidden: mx.array) -> mx.array:
         """(..., d) to (..., V), in the trunk's precision."""
         return hidden @ self.head_weight().T
 
-    def _check_projection(self, folder: Path) -> None:
+    def _check_projection(self) -> None:
         """Log-probabilities are computed from hidden states in chunks: the head must be a plain matrix."""
         tokens = mx.array([[1, 2, 3, 4]])
-        expected = self._whole(tokens).astype(mx.float32)
+        expected = self._model(tokens).astype(mx.float32)
         try:
-            difference = mx.abs(self.logits(self(tokens)).astype(mx.float32) - expected).max().item()
+            difference = number(mx.abs(self.logits(self(tokens)).astype(mx.float32) - expected).max())
         except ValueError:
             difference = float("inf")  # a quantised embedding has another shape
-        if not difference <= 2e-2 * (1 + mx.abs(expected).max().item()):
+        if not difference <= 2e-2 * (1 + number(mx.abs(expected).max())):
             raise UserError(
-                f"{folder}: its output is no plain projection of its hidden states (it is quantised, or "
+                f"{self.folder}: its output is no plain projection of its hidden states (it is quantised, or "
                 "scales its logits), so it cannot be trained here; take an unquantised checkpoint"
             )
 
@@ -112,7 +130,7 @@ def lay_out(segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def generate(
-    trunk: Foreign,
+    trunk: MLXLMTrunk,
     prompts: Sequence[Sequence[int]],
     *,
     uniforms: np.ndarray | None,
@@ -138,7 +156,7 @@ def generate(
         return sample
 
     generator = BatchGenerator(
-        trunk._whole,
+        trunk.model_of_mlx_lm,
         max_tokens=max_tokens,
         stop_tokens=[[s] for s in stop_ids],
         completion_batch_size=len(prompts),
@@ -146,7 +164,8 @@ def generate(
     )
     try:
         uids = generator.insert([list(p) for p in prompts], samplers=[sampler(i) for i in range(len(prompts))])
-        places, responses = {uid: i for i, uid in enumerate(uids)}, [[] for _ in prompts]
+        places = {uid: i for i, uid in enumerate(uids)}
+        responses: list[list[int]] = [[] for _ in prompts]
         while found := generator.next_generated():
             for response in found:
                 responses[places[response.uid]].append(int(response.token))
