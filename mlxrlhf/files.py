@@ -234,8 +234,9 @@ def _carry_over(path: Path, new: Path) -> None:
         return
     listed = (read_marker(path) or {"files": {}})["files"]
     for name in list(walk(path)):
+        ours = str(name) == MARKER or listed.get(str(name)) == stamp(path / name)
         weights = len(name.parts) == 1 and name.suffix == ".safetensors"
-        if str(name) not in (*listed, MARKER) and not weights and not os.path.lexists(new / name):
+        if not (ours or weights or os.path.lexists(new / name)):
             _link(path / name, new / name)
 
 
@@ -298,12 +299,13 @@ def discard(folder: Path, standing: Path, say: Say = print) -> None:
         ours = building or listed.get(str(name)) == own or TEMPORARY.fullmatch(name.name)
         if str(name) != MARKER and (ours or _has(standing / name, own)):
             os.unlink(folder / name)
+    left = any(str(name) != MARKER for name in walk(folder))
     for below in _folders(folder)[:-1]:
-        with contextlib.suppress(OSError):
+        if not any(walk(below)):
             os.rmdir(below)
     if marker:  # last, so that a deletion that is killed is taken up again
         os.unlink(folder / MARKER)
-    if os.listdir(folder):
+    if left:
         aside = set_aside_name(standing)
         os.rename(folder, aside)
         say(f"{standing} held files that mlxrlhf did not write; they are in {aside}")

@@ -16,7 +16,7 @@ from mlxrlhf.models.outputs import OutputFolder
 from mlxrlhf.models.savepoints import SavePoints
 
 #: every call in turn, or every third one: `make test` has other things to do
-EVERY = 1 if os.environ.get("MLXRLHF_LONG") else 3
+EVERY = 1 if os.environ.get("MLXRLHF_LONG") else 7
 
 
 @pytest.fixture(autouse=True)
@@ -84,8 +84,11 @@ def test_a_text_is_the_old_or_the_new_whatever_fails(tmp_path, monkeypatch):
     failing(monkeypatch, root, lambda _: files.atomic_text(path, "new"), prepare, check)
 
 
-def fill(folder, text, names=("config.json", "model.safetensors", "adapters/adapters.safetensors")):
-    for name in names:
+NAMES = ("config.json", "model.safetensors", "adapters/adapters.safetensors")
+
+
+def fill(folder, text):
+    for name in NAMES:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text + name)
 
@@ -262,3 +265,85 @@ def test_safetensors_are_those_of_the_library(tmp_path):
         expected = save({k: np.ascontiguousarray(v) if v.ndim else v for k, v in arrays.items()}, metadata)
         assert (tmp_path / "x").read_bytes() == expected and digest == hashlib.sha256(expected).hexdigest()
         assert load_arrays(tmp_path / "x")["b"].tolist() == arrays["b"].tolist()
+
+
+# --- a failure at every call of a whole run ------------------------------------------------------------------------
+
+
+def one_result(out):
+    """Whose result stands: every file of it is of one run."""
+    texts = {(out / name).read_text().removesuffix(name) for name in NAMES}
+    assert len(texts) == 1, texts
+    return texts.pop()
+
+
+@pytest.mark.parametrize("changes", [{}, {"resume": True}, {"restart": True}], ids=["again", "resume", "restart"])
+def test_a_run_survives_a_failure_at_every_call(tmp_path, monkeypatch, changes):
+    root, out = tmp_path / "root", tmp_path / "root" / "language"
+    root.mkdir()
+
+    def prepare():
+        train(out, "one", 2)
+        (out / "notes.txt").write_text("mine")
+        if changes:
+            with pytest.raises(KeyboardInterrupt):
+                train(out, "two", 9, stop=2)
+
+    def check(failed, where):
+        assert one_result(out) in ("one", "two"), where
+        assert (out / "notes.txt").read_text() == "mine", where
+        if failed is None:
+            assert one_result(out) == "two", where
+        elif not isinstance(failed, Killed):
+            assert isinstance(failed, UserError) and "\n" not in str(failed), (where, failed)
+        said = []
+        with OutputFolder(out, stage="pretrain", config=config(resume=True), say=said.append) as folder:
+            found = folder.points.latest(said.append)
+            assert found and found[1]["step"] in (1, 2, 3), where
+        assert train(out, "three", 4, resume=True) >= 1, where
+        assert one_result(out) == "three" and (out / "notes.txt").read_text() == "mine", where
+        assert not strays(root) and os.listdir(root) == ["language"] and not said, (where, said)
+
+    failing(monkeypatch, root, lambda _: train(out, "two", 3, **changes), prepare, check)
+
+
+def test_a_save_survives_a_failure_at_every_call(tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    points = SavePoints(root)
+
+    def prepare():
+        for step in (1, 2):
+            points.save(step, [("x", np.full(3, step, np.float32))], {})
+
+    def check(failed, where):
+        said = []
+        arrays, state = points.latest(said.append)
+        assert state["step"] in (2, 3) and arrays["x"][0] == state["step"] and not said, where
+        if failed is None:
+            assert state["step"] == 3
+        elif not isinstance(failed, Killed):
+            assert isinstance(failed, UserError) and "--resume continues" in str(failed), where
+        points.save(4, [("x", np.full(3, 4, np.float32))], {})
+        assert len(os.listdir(points.folder)) == 2 and points.latest()[1]["step"] == 4, where
+
+    root.mkdir()
+    failing(monkeypatch, root, lambda _: points.save(3, [("x", np.full(3, 3, np.float32))], {}), prepare, check)
+
+
+def test_nothing_that_is_not_finite_is_saved(tmp_path):
+    points = SavePoints(tmp_path)
+    points.save(1, [("x", np.ones(2, np.float32))], {})
+    for bad in (np.nan, np.inf):
+        with pytest.raises(UserError, match="step 2 is not saved: x holds NaN or infinity; the save of step 1 stands"):
+            points.save(2, [("x", np.array([1, bad], np.float32))], {})
+    assert os.listdir(points.folder) == ["step-00000001"]
+
+
+@pytest.mark.parametrize("change", [lambda s: s.replace(b"0.25", b"0.26"), lambda s: s[:-1], lambda s: b"[1]"])
+def test_a_changed_state_is_damaged(tmp_path, change):
+    points, said = SavePoints(tmp_path), []
+    for step in (1, 2):
+        points.save(step, [("x", np.ones(2, np.float32))], {"beta": 0.25})
+    path = points.folder / "step-00000002" / "state.json"
+    path.write_bytes(change(path.read_bytes()))
+    assert points.latest(said.append)[1]["step"] == 1 and "step-00000002 is damaged" in said[0]

@@ -21,7 +21,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -30,7 +29,7 @@ from typing import Any
 
 from mlxrlhf import __version__, files, parallel
 from mlxrlhf.errors import UserError
-from mlxrlhf.models.savepoints import SavePoints, drop_log
+from mlxrlhf.models.savepoints import SavePoints, drop_log, log_files
 
 #: what may be missing from a prediction of the space that is needed
 SPARE_BYTES = 2**20
@@ -165,10 +164,10 @@ class OutputFolder:
     def _take(self, marker: dict[str, Any]) -> None:
         """Mark the folder and prepare it: for a run that goes on, or for one that starts over."""
         files.make_folder(self.given)
-        if marker.get("finished"):
-            self._drop_old()  # the run before was killed between its result and this
-        files.write_marker(self.given, {**self._description(), "finished": False, "files": marker["files"]})
-        points, log, old = SavePoints(self.given), self.run_folder, self.given / "run.old"
+        marker = {**self._description(), "finished": marker["finished"], "files": marker["files"]}
+        was_finished, marker["finished"] = marker["finished"], False
+        files.write_marker(self.given, marker)
+        points, log, old = self.points, self.run_folder, self.given / "run.old"
         if self.resume:
             if points.bring_back():  # their log came with them, or it is that of the result which still stands
                 drop_log(log)
@@ -176,12 +175,17 @@ class OutputFolder:
                 if not log.exists() and (came.exists() or old.exists()):
                     os.rename(came if came.exists() else old, log)
             return
-        if marker["finished"]:
+        if was_finished:
             points.put_aside()
             if log.is_dir():
-                os.rename(log, old)
+                drop_log(old)
+                os.rename(log, old if not old.exists() else files.set_aside_name(log))
         elif not points.put_aside(log):
             drop_log(log)
+        # Listed, they do not go over into the new result.
+        marker["files"] |= {f"{old.name}/{name}": mark for name, mark in log_files(old).items()}
+        marker["files"] |= {f"{points.aside.name}/{name}": mark for name, mark in points.aside_files().items()}
+        files.write_marker(self.given, marker)
 
     def _description(self) -> dict[str, Any]:
         return {"made_by": self.stage, "version": __version__}
@@ -208,12 +212,6 @@ class OutputFolder:
                 raise UserError(f"{self.folder} could not be written: {files.reason(error)}{then}") from None
             raise
         self.finished = True
-        with contextlib.suppress(OSError):  # else the next run does it
-            self._drop_old()
-
-    def _drop_old(self) -> None:
-        drop_log(self.given / "run.old")
-        SavePoints(self.given).drop_aside()
 
     # --- leaving ------------------------------------------------------------------------------------------------
 
@@ -263,14 +261,14 @@ def refuse_path(path: Path, sources: Sequence[Path] = ()) -> None:
 
 def _probe(path: Path) -> None:
     """Do beside `path` once what the end of the run will do. Raises OSError."""
-    probe = Path(tempfile.mkdtemp(prefix=f".{path.name}.mlxrlhf-new-", dir=path.parent))
+    new = files.beside(path, "new")
+    os.mkdir(new)
     try:
-        folder, other = probe / "a", probe / "b"
-        os.mkdir(folder)
-        files.atomic_text(folder / "c", "probe\n")
-        os.rename(folder, other)
+        files.write_marker(new, {"building": True, "files": {}})
+        os.mkdir(new / "one")
+        os.rename(new / "one", new / "other")
     finally:
-        shutil.rmtree(probe, ignore_errors=True)
+        files.discard(new, path)
     if not path.is_dir():
         return
     # In a folder such as /tmp only their owner may rename things.

@@ -128,6 +128,17 @@ class SavePoints:
             else:
                 os.rmdir(self.aside)
 
+    def aside_files(self) -> dict[str, list[int]]:
+        """What was written there, with size and time, by names relative to it."""
+        found = {f"run/{name}": mark for name, mark in log_files(self.aside / "run").items()}
+        for step in _steps(self.aside):
+            place = self.aside / f"step-{step:08d}"
+            _mark(place)
+            if marker := files.read_marker(place):
+                names = {**marker["files"], files.MARKER: files.stamp(place / files.MARKER)}
+                found |= {f"{place.name}/{name}": mark for name, mark in names.items()}
+        return found
+
     def _drop_all_but(self, kept: list[int]) -> None:
         _drop(self.folder, kept)
 
@@ -148,6 +159,11 @@ def _drop(folder: Path, kept: list[int]) -> None:
             # First out of its name, in one step: a save point is there or it is not.
             os.rename(place, files.beside(place, "old"))
             files.discard(files.beside(place, "old"), place)
+
+
+def log_files(folder: Path) -> dict[str, list[int]]:
+    """The files of a run's log, with size and time."""
+    return {name: files.stamp(folder / name) for name in RUN_FILES if (folder / name).is_file()}
 
 
 def drop_log(folder: Path) -> None:
