@@ -3,6 +3,8 @@
 import itertools
 import os
 import shutil
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +19,14 @@ from mlxrlhf.models.savepoints import SavePoints
 
 #: every call in turn, or every third one: `make test` has other things to do
 EVERY = 1 if os.environ.get("MLXRLHF_LONG") else 7
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder in memory where there is one: thousands of small files are written."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder) / "root"
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +75,7 @@ def hash_of(*parts):
     return sum(map(ord, str(parts)))
 
 
-def test_a_text_is_the_old_or_the_new_whatever_fails(tmp_path, monkeypatch):
-    root = tmp_path / "root"
+def test_a_text_is_the_old_or_the_new_whatever_fails(root, monkeypatch):
     root.mkdir()
     path = root / "notes.json"
 
@@ -93,8 +102,7 @@ def fill(folder, text):
         (folder / name).write_text(text + name)
 
 
-def test_a_folder_is_the_old_or_the_new_whatever_fails(tmp_path, monkeypatch):
-    root = tmp_path / "root"
+def test_a_folder_is_the_old_or_the_new_whatever_fails(root, monkeypatch):
     root.mkdir()
     path = root / "tokenizer"
 
@@ -278,8 +286,8 @@ def one_result(out):
 
 
 @pytest.mark.parametrize("changes", [{}, {"resume": True}, {"restart": True}], ids=["again", "resume", "restart"])
-def test_a_run_survives_a_failure_at_every_call(tmp_path, monkeypatch, changes):
-    root, out = tmp_path / "root", tmp_path / "root" / "language"
+def test_a_run_survives_a_failure_at_every_call(root, monkeypatch, changes):
+    out = root / "language"
     root.mkdir()
 
     def prepare():
@@ -307,8 +315,7 @@ def test_a_run_survives_a_failure_at_every_call(tmp_path, monkeypatch, changes):
     failing(monkeypatch, root, lambda _: train(out, "two", 3, **changes), prepare, check)
 
 
-def test_a_save_survives_a_failure_at_every_call(tmp_path, monkeypatch):
-    root = tmp_path / "root"
+def test_a_save_survives_a_failure_at_every_call(root, monkeypatch):
     points = SavePoints(root)
 
     def prepare():
