@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 import typing
 from dataclasses import fields
@@ -12,11 +11,14 @@ from typing import Annotated
 
 import typer
 
-from mlxrlhf import __version__, config, parallel
+from mlxrlhf import __version__, config
+from mlxrlhf.display import cleaned
 from mlxrlhf.errors import UserError
 from mlxrlhf.settings import read_yaml, validate
+from mlxrlhf_cli import ending
 
 app = typer.Typer(
+    cls=ending.Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,6 +56,11 @@ def doctor(
     typer.echo(f"{'':10} the gradient differs from the loss's measured slope by {slope:.1e} (allowed: 1e-2)")
     if not (difference < 1e-3 and slope < 1e-2):
         raise UserError("this device computes wrong gradients; update macOS and MLX before you train")
+
+
+def say(text: str) -> None:
+    """A line of a stage's, which may hold a model's words or a file's."""
+    typer.echo(cleaned(text))
 
 
 # --- commands whose flags are the fields of a config dataclass -------------------------------------------------------
@@ -116,7 +123,7 @@ def _report(figures: dict) -> None:
     for name, value in figures.items():
         if isinstance(value, list):
             continue  # a verdict was said at the end of the run, a curve is drawn in report.html
-        typer.echo(f"{name:28} {value:.4g}" if isinstance(value, float) else f"{name:28} {value}")
+        say(f"{name:28} {value:.4g}" if isinstance(value, float) else f"{name:28} {value}")
 
 
 _part = inspect.Parameter(
@@ -137,7 +144,7 @@ def prepare(settings: config.PrepareConfig, part: str) -> None:
 
     if part not in (*stage.PARTS, "all"):
         raise UserError(f"prepare {part}: choose one of {', '.join(stage.PARTS)} or all")
-    stage.run(part, settings, typer.echo)
+    stage.run(part, settings, say)
 
 
 @app.command()
@@ -248,7 +255,7 @@ def evaluate(settings: config.EvaluateConfig) -> None:
 
     figures = stage.run(settings)
     for row in [("", "before", "after"), *figures_rows(figures["before"], figures["after"])]:
-        typer.echo("{:22}{:>10}{:>10}".format(*row))
+        say("{:22}{:>10}{:>10}".format(*row))
 
 
 @app.command()
@@ -272,7 +279,7 @@ def export(settings: config.ExportConfig) -> None:
     """
     from mlxrlhf.stages import export as stage
 
-    _report(stage.run(settings, typer.echo))
+    _report(stage.run(settings, say))
 
 
 @app.command()
@@ -311,7 +318,7 @@ def annotate(settings: config.AnnotateConfig) -> None:
     """
     from mlxrlhf.annotate import run as stage
 
-    stage.run(settings, typer.echo)
+    stage.run(settings, say)
 
 
 @app.command()
@@ -336,20 +343,12 @@ def demo(
         raise UserError(f"--size {size}: the demo is made for nano and micro")
     if size and not from_scratch:
         raise UserError(f"--size {size} goes with --from-scratch; without it the demo aligns the shipped model")
-    stages.run((size or "nano") if from_scratch else "", backend, device, typer.echo)
+    stages.run((size or "nano") if from_scratch else "", backend, device, say)
 
 
 def run() -> None:
-    """Entry point: a UserError becomes one sentence and exit code 2."""
-    if not parallel.first():  # of several processes the first speaks
-        sys.stdout = open(os.devnull, "w")
-    try:
-        app()
-    except UserError as error:
-        typer.echo(f"mlxrlhf: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Entry point: what goes wrong becomes one sentence and an exit code (see ending.py)."""
+    sys.exit(ending.run(app))
 
 
 if __name__ == "__main__":

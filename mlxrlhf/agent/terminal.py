@@ -1,57 +1,18 @@
 """What the chat prints and reads: answers as they stream, tool calls before they run, lines and blocks of the user.
 
-Text of a model, of a tool or of a file is not trusted: no escape sequence or control character of it reaches the
-terminal, where one can hide text, change the title or fill the clipboard.
+What is not ours goes through `display` before it reaches the terminal.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mlxrlhf.data.tokenizer import TOOL_CALL, TOOL_CALL_END
-
-#: ECMA-48: control sequences, strings (title, clipboard, ...) with their text, and the shorter escapes
-_SEQUENCE = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"
-    r"|\x1b[ -/]*[0-OQ-WYZ\\`-~]"
-)
-_UNFINISHED = re.compile(r"(?:\x1b(?:[ -/]*|\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?)|\x9b[0-?]*[ -/]*)\Z")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_LONGEST_SEQUENCE = 256  # an unfinished one must not swallow an answer
-
-
-class Cleaner:
-    """Strips terminal escape sequences from text that comes in pieces; an unfinished one waits for its rest."""
-
-    def __init__(self):
-        self._held = ""
-
-    def push(self, text: str) -> str:
-        text = _SEQUENCE.sub("", self._held + text)
-        tail = _UNFINISHED.search(text)
-        self._held = tail[0] if tail and len(tail[0]) < _LONGEST_SEQUENCE else ""
-        return _CONTROL.sub("", text[: len(text) - len(self._held)])
-
-    def finish(self) -> str:
-        text, self._held = self._held, ""
-        return _CONTROL.sub("", text)
-
-
-def cleaned(text: str) -> str:
-    """Text without terminal escape sequences and control characters other than tab and line feed."""
-    cleaner = Cleaner()
-    return cleaner.push(text) + cleaner.finish()
-
-
-def revealed(text: str) -> str:
-    """Text with every character that does not show spelled out (\\x1b, \\u202e): nothing hides in what is approved."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-
+from mlxrlhf.display import Cleaner, cleaned, revealed
 
 class Stream:
     """Writes an answer as it comes, except tool calls, which are shown whole before they are run."""
