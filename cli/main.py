@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from mlxrlhf_cli import ending
 
 from mlxrlhf import __version__, config
 from mlxrlhf.display import cleaned
 from mlxrlhf.errors import UserError
 from mlxrlhf.settings import read_yaml, validate
-from mlxrlhf_cli import ending
 
 app = typer.Typer(
     cls=ending.Commands,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import typer
+from mlxrlhf_cli import ending, main
 
 from mlxrlhf.errors import UserError
-from mlxrlhf_cli import ending, main
 
 MLXRLHF = [sys.executable, "-m", "mlxrlhf_cli.main"]
 

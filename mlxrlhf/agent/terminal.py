@@ -14,6 +14,7 @@ from pathlib import Path
 from mlxrlhf.data.tokenizer import TOOL_CALL, TOOL_CALL_END
 from mlxrlhf.display import Cleaner, cleaned, revealed
 
+
 class Stream:
     """Writes an answer as it comes, except tool calls, which are shown whole before they are run."""
 
