@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from mlxrlhf.settings import LARGEST_INTEGER
+
 STAGES = ("language", "code", "tools", "reward", "rlhf")
 
 
@@ -16,11 +18,16 @@ def option(
     help: str,
     *,
     minimum: float | None = None,
+    above: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """A dataclass field with the text, the bounds and the choices that the command line shows."""
-    return field(default=default, metadata={"help": help, "minimum": minimum, "maximum": maximum, "choices": choices})
+    """A dataclass field with the text, the bounds and the choices that the command line shows.
+
+    minimum and maximum are allowed values; above is the largest value that is not.
+    """
+    bounds = {"minimum": minimum, "above": above, "maximum": maximum}
+    return field(default=default, metadata={"help": help, **bounds, "choices": choices})
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ class RunConfig(BackendConfig):
     checkpoint: str = option("", "folder to start from (default: the stage before, under weights/SIZE/)")
     out: str = option("", "folder to write (default: weights/SIZE/STAGE)")
     data_dir: str = option("data", "folder of prepared data; SIZE is appended")
-    seed: int = option(0, "seed of every random choice", minimum=0)
+    seed: int = option(0, "seed of every random choice", minimum=0, maximum=LARGEST_INTEGER)
     resume: bool = option(False, "continue from the last save of the same command")
     restart: bool = option(False, "begin again where the folder holds the saves of an unfinished run")
     save_every: int = option(100, "steps between saves", minimum=1)
@@ -120,7 +127,9 @@ class PrepareConfig:
     data_dir: str = option("data", "folder to write; SIZE is appended")
     language_sources: str = option("python-docs", "comma-separated: python-docs, registry, hub:NAME, a file or folder")
     code_sources: str = option("stdlib", "comma-separated: stdlib, package:NAME, hub:NAME, a file or folder")
-    max_characters: int = option(20_000_000, "characters to take from each source", minimum=1_000)
+    max_characters: int = option(
+        20_000_000, "characters to take from each source", minimum=1_000, maximum=LARGEST_INTEGER
+    )
     dialogues: int = option(2_000, "tool dialogues to make", minimum=10)
     bfcl: str = option("", "tool calls of bfcl-eval to add: package (fetched, 2 MB), or a folder of its data")
     pairs: int = option(2_000, "preference pairs to make", minimum=40)
@@ -128,7 +137,7 @@ class PrepareConfig:
         "tasks", "comma-separated tasks to make them of: tasks (our own), reasoning-gym (fetched), stdlib, package:NAME"
     )
     max_code_characters: int = option(900, "longest solution to take from a source other than tasks", minimum=200)
-    seed: int = option(0, "seed of every random choice", minimum=0)
+    seed: int = option(0, "seed of every random choice", minimum=0, maximum=LARGEST_INTEGER)
     unsafe_exec: bool = option(False, "run code even where no operating-system jail is available")
 
 
@@ -143,7 +152,7 @@ class ChatConfig(BackendConfig):
     system: str = option("", "system message")
     max_tokens: int = option(256, "longest answer, in tokens", minimum=1)
     temp: float = option(0.2, "sampling temperature; 0 is greedy; 0.2 suits code (Chen et al. 2021)", minimum=0)
-    seed: int = option(0, "seed of the sampling", minimum=0)
+    seed: int = option(0, "seed of the sampling", minimum=0, maximum=LARGEST_INTEGER)
     tools: str = option(
         "",
         "Python file whose functions (type hints, docstrings with Args:) the model may call beside "
@@ -210,13 +219,13 @@ class ExportConfig(BackendConfig):
 class WeightsConfig(RunConfig):
     """What every command that trains the language model itself takes."""
 
-    max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
+    max_grad_norm: float = option(1.0, "global gradient norm to clip at; 0 does not clip", minimum=0)
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass: slower, smaller")
     optimizer_dtype: str = option(
         "float32", "precision of AdamW's two moments (bfloat16: mlx only)", choices=("float32", "bfloat16")
     )
     lora_rank: int = option(0, "rank of adapters to train instead of the weights; 0 trains every weight", minimum=0)
-    lora_scale: float = option(2.0, "factor on the adapters' output", minimum=0)
+    lora_scale: float = option(2.0, "factor on the adapters' output", above=0)
 
 
 @dataclass(frozen=True)
@@ -282,7 +291,7 @@ class RewardConfig(RunConfig):
     batch_size: int = option(64, "pairs per optimizer step", minimum=1)
     learning_rate: float = option(1e-3, "learning rate of AdamW", minimum=0)
     weight_decay: float = option(0.1, "decoupled weight decay", minimum=0)
-    max_grad_norm: float = option(1.0, "global gradient norm to clip at", minimum=0)
+    max_grad_norm: float = option(1.0, "global gradient norm to clip at; 0 does not clip", minimum=0)
     unfreeze_rank: int = option(
         0,
         "rank of adapters that let the base learn too, after the head; 0 keeps it frozen. "
@@ -365,8 +374,9 @@ class PPOConfig(PolicyConfig):
         "discount; published RLHF work uses 1.0, because a response is one decision whose "
         "score comes at its end and should not shrink with length",
         minimum=0,
+        maximum=1,
     )
-    lam: float = option(0.95, "lambda of generalised advantage estimation", minimum=0)
+    lam: float = option(0.95, "lambda of generalised advantage estimation", minimum=0, maximum=1)
     kl_in_loss: bool = option(False, "put the full KL over the vocabulary in the loss instead of the reward")
     whiten_rewards: bool = option(False, "divide rewards by their deviation (the mean is kept)")
 
@@ -405,7 +415,7 @@ class DPOConfig(AlignConfig):
         8, "pairs per forward, of similar length: it changes memory and speed, not the result", minimum=1
     )
     warmup_steps: int = option(10, "steps of linear warm-up before the cosine decay", minimum=0)
-    beta: float = option(0.1, "weight of the implicit KL penalty: larger stays closer to the reference", minimum=0)
+    beta: float = option(0.1, "weight of the implicit KL penalty: larger stays closer to the reference", above=0)
     label_smoothing: float = option(0.0, "chance that a label is wrong (conservative DPO)", minimum=0, maximum=0.5)
     eval_every: int = option(50, "steps between validations", minimum=1)
 
@@ -454,7 +464,7 @@ class AnnotateConfig(BackendConfig):
     model_b: str = option("", "who gives the other answer (default: the same model again)")
     max_tokens: int = option(256, "longest sampled answer, in tokens", minimum=1)
     temp: float = option(0.7, "sampling temperature of the answers", minimum=1e-3)
-    seed: int = option(0, "seed of samples, order, sides and repeats", minimum=0)
+    seed: int = option(0, "seed of samples, order, sides and repeats", minimum=0, maximum=LARGEST_INTEGER)
     db: str = option("data/annotations.db", "SQLite file of items and votes; it is kept and added to")
     overlap: int = option(2, "people who judge each item", minimum=1)
     repeats: float = option(

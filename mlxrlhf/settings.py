@@ -14,6 +14,8 @@ from mlxrlhf.errors import UserError
 
 #: a whole number that every library takes, as a seed and as a size
 LARGEST_INTEGER = 2**63 - 1
+#: the largest number of rows, steps or tokens: beyond it nothing could be counted out
+LARGEST_COUNT = 2**31 - 1
 #: the range of float32, in which every setting is used
 LARGEST_FLOAT, SMALLEST_FLOAT = 3.4e38, 1.2e-38
 #: how deep JSON may be nested: half of what Python's own recursion allows, so that whatever walks it later can
@@ -32,15 +34,21 @@ def validate(config: Any) -> None:
             if type(f.default) is int and not isinstance(value, int):
                 raise UserError(f"{flag} is {value}; it must be a whole number")
         minimum, above, maximum = (f.metadata.get(name) for name in ("minimum", "above", "maximum"))
+        if maximum is None and type(f.default) is int:
+            maximum = LARGEST_COUNT
         if minimum is not None and value < minimum:
-            raise UserError(f"{flag} is {value}; it must be at least {minimum:g}")
+            raise UserError(f"{flag} is {value}; it must be at least {_plain(minimum)}")
         if above is not None and value <= above:
-            raise UserError(f"{flag} is {value}; it must be above {above:g}")
+            raise UserError(f"{flag} is {value}; it must be above {_plain(above)}")
         if maximum is not None and value > maximum:
-            raise UserError(f"{flag} is {value}; it must be at most {maximum:g}")
+            raise UserError(f"{flag} is {value}; it must be at most {_plain(maximum)}")
         choices = f.metadata.get("choices")
         if choices and value not in choices and value != f.default:
             raise UserError(f"{flag} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def _plain(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
 def check_number(value: Any, name: str) -> float:

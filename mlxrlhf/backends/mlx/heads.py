@@ -48,7 +48,7 @@ class Head:
 
         gradient = nn.value_and_grad(self.net, objective)
         (value, accuracy, difference), gradients = gradient(mx.array(chosen), mx.array(rejected))
-        gradients, norm = optim.clip_grad_norm(gradients, self.max_grad_norm)
+        gradients, norm = optim.clip_grad_norm(gradients, self.max_grad_norm or math.inf)
         self.optimizer.learning_rate = mx.array(learning_rate)
         self.optimizer.update(self.net, gradients)
         mx.eval(self.net.parameters(), self.optimizer.state)

@@ -44,7 +44,7 @@ class Head:
         parameters = self.optimizer.parameters
         gradients = dict(zip(parameters, torch.autograd.grad(value, list(parameters.values()))))
         norm = nn.utils.get_total_norm(gradients.values())
-        scale = torch.clamp(self.max_grad_norm / (norm + 1e-6), max=1.0)
+        scale = torch.clamp((self.max_grad_norm or math.inf) / (norm + 1e-6), max=1.0)
         self.optimizer.step({k: g * scale for k, g in gradients.items()}, learning_rate)
         return {
             "loss": float(value.detach()),
