@@ -1,17 +1,31 @@
-"""Dialogues to token ids and training masks.
+"""Turns: the one place that decides what a model is shown and what it says, for any tokenizer, ours or published.
+
+    prompt(messages, tokenizer, tools)         ids up to where the assistant answers
+    answer(messages, reply, tokenizer, tools)  ids of that reply, its end included
+    examples(messages, tokenizer, tools)       (ids, mask) to train on: every answer behind the prompt it had
+    text(ids, tokenizer)                       what a person reads of sampled ids; said(ids, tokenizer) as a message
+    tokenizer.ends                             every id that ends a turn
+
+The law, and a test over templates of many makers: what a stage trains on is, id for id, what chat and serve would show
+the model and what the model would say.
+
+Ours, in which assistant tokens are trained on, their closing <|end|> and their tool calls included:
 
     <|user|>What is 2 + 2?<|end|><|assistant|>4<|end|>
 
-Assistant tokens are trained on, their closing <|end|> and their tool calls included; nothing else is.
+A published model's are its own chat template's: data/template.py.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from mlxrlhf.data import calls
 from mlxrlhf.data import tokenizer as names
+from mlxrlhf.data.rows import messages_of
+from mlxrlhf.data.template import Message, split_reasoning, with_tools
 from mlxrlhf.data.tokenizer import PublishedTokenizer, Tokenizer
 from mlxrlhf.errors import UserError
 
@@ -21,10 +35,82 @@ _CALLS = re.compile(f"{names.TOOL_CALL}(.*?){names.TOOL_CALL_END}", re.DOTALL)
 AnyTokenizer = Tokenizer | PublishedTokenizer
 
 
-def render(messages: Sequence[dict], tokenizer: AnyTokenizer) -> tuple[list[int], list[int]]:
-    """Ids and mask (1: trained on) of a whole dialogue, the same ids as the chat template gives."""
+def prompt(messages: Sequence[Message], tokenizer: AnyTokenizer, tools: Sequence[dict] = ()) -> list[int]:
+    """Ids that a model sees before it answers. tools: JSON schemas, where some are on offer.
+
+    Raises UserError when the model's chat template refuses the dialogue or would lose a part of it.
+    """
     if isinstance(tokenizer, PublishedTokenizer):
-        return _render_template(messages, tokenizer)
+        return tokenizer.template.prompt(messages, tools)
+    return [*_written(_turns(messages, tools), tokenizer)[0], tokenizer.special(names.ASSISTANT)]
+
+
+def answer(
+    messages: Sequence[Message], reply: str | Message, tokenizer: AnyTokenizer, tools: Sequence[dict] = ()
+) -> list[int]:
+    """Ids of the assistant's reply behind `prompt` of the same messages, tool calls and its end included.
+
+    Raises UserError as `prompt` does.
+    """
+    message = {"role": "assistant", "content": reply} if isinstance(reply, str) else reply
+    if isinstance(tokenizer, PublishedTokenizer):
+        return tokenizer.template.answer(messages, message, tools)
+    return _assistant(_turns([message])[0], tokenizer)
+
+
+def examples(
+    messages: Sequence[Message], tokenizer: AnyTokenizer, tools: Sequence[dict] = ()
+) -> list[tuple[list[int], list[int]]]:
+    """(ids, mask) to train on; mask is 1 for what the assistant said.
+
+    One example for all turns, as long as each prompt goes on from the turns before it. Where a template rewrites
+    earlier turns (thinking models leave their reasoning out), a turn begins an example of its own behind its prompt.
+    """
+    if not isinstance(tokenizer, PublishedTokenizer):
+        return [_written(_turns(messages, tools), tokenizer)]
+    found: list[tuple[list[int], list[int]]] = []
+    for at, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = prompt(messages[:at], tokenizer, tools)
+        said = answer(messages[:at], message, tokenizer, tools)
+        ids, mask = found[-1] if found else ([], [])
+        if found and before[: len(ids)] == ids:
+            found.pop()
+        else:
+            mask = []
+        mask = [*mask, *[0] * (len(before) - len(mask)), *[1] * len(said)]
+        found.append(([*before, *said], mask))
+    return found
+
+
+def text(ids: Sequence[int], tokenizer: AnyTokenizer, *, reasoning: bool = False) -> str:
+    """What a person reads of a sampled answer: without its end and, unless asked for, without its reasoning."""
+    whole = tokenizer.decode(ids[:-1] if len(ids) and ids[-1] in tokenizer.ends else ids)
+    if reasoning or not isinstance(tokenizer, PublishedTokenizer) or not tokenizer.has_template:
+        return whole
+    return split_reasoning(whole, tokenizer.template.opens)[1]
+
+
+def said(ids: Sequence[int], tokenizer: AnyTokenizer, tools: Sequence[dict] = ()) -> Message:
+    """A sampled answer as the assistant's message: content, and reasoning and tool calls where its model has a form
+    for them. In ours, calls stay in the content."""
+    whole = text(ids, tokenizer, reasoning=True)
+    if isinstance(tokenizer, PublishedTokenizer) and tokenizer.has_template:
+        return tokenizer.template.message(whole, tools)
+    return {"role": "assistant", "content": whole}
+
+
+# --- our own form --------------------------------------------------------------------------------------------------
+
+
+def _turns(messages: Sequence[Message], tools: Sequence[dict] = ()) -> list[Message]:
+    turns = messages_of(list(messages), "the dialogue")
+    return with_tools(turns, tools) if tools else turns
+
+
+def _written(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Ids and mask (1: trained on) of a whole dialogue, the same ids as our chat template gives."""
     ids: list[int] = []
     mask: list[int] = []
 
@@ -32,137 +118,65 @@ def render(messages: Sequence[dict], tokenizer: AnyTokenizer) -> tuple[list[int]
         ids.extend(new)
         mask.extend([int(counted)] * len(new))
 
-    end = [tokenizer.end_id]
     for message in messages:
-        role, content = message["role"], message.get("content") or ""
+        role, content = message["role"], tokenizer.encode(message["content"])
         if role == "tool":
-            add(
-                [
-                    tokenizer.special(names.TOOL_RESPONSE),
-                    *tokenizer.encode(content),
-                    tokenizer.special(names.TOOL_RESPONSE_END),
-                    *end,
-                ],
-                False,
-            )
+            begin, end = tokenizer.special(names.TOOL_RESPONSE), tokenizer.special(names.TOOL_RESPONSE_END)
+            add([begin, *content, end, tokenizer.end_id], False)
         elif role == "assistant":
             add([tokenizer.special(names.ASSISTANT)], False)
-            add([*_assistant(content, message.get("tool_calls") or (), tokenizer), *end], True)
+            add(_assistant(message, tokenizer), True)
         else:
-            add([tokenizer.special(f"<|{role}|>"), *tokenizer.encode(content), *end], False)
+            add([tokenizer.special(f"<|{role}|>"), *content, tokenizer.end_id], False)
     return ids, mask
 
 
-def render_prompt(messages: Sequence[dict], tokenizer: AnyTokenizer, tools: Sequence[dict] = ()) -> list[int]:
-    """Ids up to where the assistant answers. `tools` are schemas for a published template that lists them itself."""
-    if isinstance(tokenizer, PublishedTokenizer):
-        return _template_ids(messages, tokenizer, generation=True, tools=tools)[0]
-    return [*render(messages, tokenizer)[0], tokenizer.special(names.ASSISTANT)]
-
-
-def encode_answer(answer: str, tokenizer: AnyTokenizer) -> list[int]:
-    """Ids of an assistant's turn, its tool calls and its closing end token included."""
-    if isinstance(tokenizer, PublishedTokenizer):
-        return [*tokenizer.encode(answer), tokenizer.end_id]
-    return [*_assistant(answer, (), tokenizer), tokenizer.end_id]
-
-
-def decode_answer(ids: Sequence[int], tokenizer: AnyTokenizer) -> str:
-    """The text of a sampled answer, without the end token where it has one."""
-    return tokenizer.decode(ids[:-1] if ids[-1] == tokenizer.end_id else ids)
-
-
-def _assistant(content: str, tool_calls: Sequence[dict], tokenizer: Tokenizer) -> list[int]:
-    for call in tool_calls:
-        call = call.get("function", call)
-        arguments = call["arguments"]
-        if isinstance(arguments, str):
-            arguments = json.loads(arguments)
-        body = json.dumps({"name": call["name"], "arguments": arguments}, ensure_ascii=False)
-        content += f"{names.TOOL_CALL}{body}{names.TOOL_CALL_END}"
+def _assistant(message: Message, tokenizer: Tokenizer) -> list[int]:
+    """What the assistant says in a turn, its end included; calls spelled in the content count as such."""
     ids: list[int] = []
-    for i, part in enumerate(_CALLS.split(content)):
+    for i, part in enumerate(_CALLS.split(calls.spelled(message["content"], message.get("tool_calls", ())))):
         if i % 2:
             ids += [tokenizer.special(names.TOOL_CALL), *tokenizer.encode(part), tokenizer.special(names.TOOL_CALL_END)]
         elif part:
             ids += tokenizer.encode(part)
-    return ids
+    return [*ids, tokenizer.end_id]
 
 
-# --- published chat templates ---------------------------------------------------------------------------------------
+# --- rows of files -------------------------------------------------------------------------------------------------
 
 
-def _render_template(messages: Sequence[dict], tokenizer: PublishedTokenizer) -> tuple[list[int], list[int]]:
-    """Ids and mask by a model's own template: what it writes for an assistant's turn, up to the end token, counts."""
-    ids: list[int] = []
-    mask: list[int] = []
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        prompt, before = _template_ids(messages[:i], tokenizer, generation=True)
-        _, after = _template_ids(messages[: i + 1], tokenizer, generation=False)
-        if prompt[: len(ids)] != ids or not after.startswith(before):
-            raise UserError(
-                f"the chat template of {tokenizer.folder} rewrites earlier turns, so their tokens cannot "
-                "be told apart; train on dialogues with one answer each"
-            )
-        said = after[len(before) :]
-        answer = said[: said.rindex(tokenizer.end)] if tokenizer.end in said else said
-        answer_ids = [
-            *(
-                tokenizer.encode(answer)
-                if tokenizer.spells_special(message.get("content") or "")
-                else tokenizer.encode_template(answer)
-            ),
-            tokenizer.end_id,
-        ]
-        mask += [0] * (len(prompt) - len(ids)) + [1] * len(answer_ids)
-        ids = [*prompt, *answer_ids]
-    return ids, mask
+def encode_examples(rows: Sequence[Mapping[str, Any]], tokenizer: AnyTokenizer) -> list[tuple[list[int], list[int]]]:
+    """(ids, mask) of every row's examples; plain text is trained on from its second token, with an end token.
 
-
-def _template_ids(
-    messages: Sequence[dict], tokenizer: PublishedTokenizer, *, generation: bool, tools: Sequence[dict] = ()
-) -> tuple[list[int], str]:
-    """Ids and text of a dialogue. A turn that spells a special token is encoded apart, as the plain text it is."""
-    text = tokenizer.apply_template(messages, generation=generation, tools=tools)
-    spelled = [m["content"] for m in messages if tokenizer.spells_special(m.get("content") or "")]
-    if not spelled:
-        return tokenizer.encode_template(text), text
-    ids: list[int] = []
-    for part in re.split("(" + "|".join(re.escape(content.strip()) for content in spelled) + ")", text):
-        plain = any(part == content.strip() for content in spelled)
-        ids += tokenizer.encode(part) if plain else tokenizer.encode_template(part)
-    return ids, text
-
-
-# --- tools and examples --------------------------------------------------------------------------------------------
-
-
-def with_tools(messages: Sequence[dict], tools: Sequence[dict], *, explained: bool = False) -> list[dict]:
-    """Tool schemas join the system turn, as in the chat template.
-
-    `explained` also says how to call one, for a model that was not trained on such dialogues.
+    Raises UserError for a row that the model's template refuses or would lose a part of, by its place.
     """
-    listing = json.dumps(list(tools), ensure_ascii=False)
-    if explained:
-        listing = (
-            f"You may call these tools:\n{listing}\nTo call one, answer {names.TOOL_CALL}"
-            f'{{"name": ..., "arguments": {{...}}}}{names.TOOL_CALL_END} and wait for its result.'
-        )
-    if messages and messages[0]["role"] == "system":
-        return [{"role": "system", "content": messages[0]["content"] + "\n" + listing}, *messages[1:]]
-    return [{"role": "system", "content": listing}, *messages]
-
-
-def encode_examples(rows: Sequence[dict], tokenizer: AnyTokenizer) -> list[tuple[list[int], list[int]]]:
-    """(ids, mask) of every row; plain text is trained on from its second token, with an end token."""
-    examples = []
+    found: list[tuple[list[int], list[int]]] = []
     for row in rows:
         if "text" in row:
-            ids = [*tokenizer.encode(row["text"]), tokenizer.end_id]
-            examples.append((ids, [1] * len(ids)))
-        else:
-            messages = with_tools(row["messages"], row["tools"]) if row.get("tools") else row["messages"]
-            examples.append(render(messages, tokenizer))
-    return examples
+            ids = [*tokenizer.start_ids, *tokenizer.encode(row["text"]), tokenizer.end_id]
+            found.append((ids, [1] * len(ids)))
+            continue
+        try:
+            found += examples(row["messages"], tokenizer, row.get("tools") or ())
+        except UserError as error:
+            raise UserError(f"{row['place']}: {error}" if row.get("place") else str(error)) from None
+    return found
+
+
+# --- names of before: other rooms still use them --------------------------------------------------------------------
+
+
+def render(messages: Sequence[Message], tokenizer: AnyTokenizer) -> tuple[list[int], list[int]]:
+    """`examples` of a dialogue that has one."""
+    return examples(messages, tokenizer)[0]
+
+
+render_prompt = prompt
+
+
+def encode_answer(reply: str, tokenizer: AnyTokenizer) -> list[int]:
+    """`answer` without knowing what it answers."""
+    return answer([{"role": "user", "content": "?"}], reply, tokenizer)
+
+
+decode_answer = text

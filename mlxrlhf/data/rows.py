@@ -203,11 +203,14 @@ def _turns(value: Any, role: str, place: str) -> Messages:
 
 
 def dialogues(source: str | Path, report: Report) -> Iterator[Row]:
-    """(place, {"messages": [...][, "tools"]} or {"text": ...}) of every row of a source that can be learnt from."""
+    """(place, {"messages": [...][, "tools"]} or {"text": ...}) of every row of a source that can be learnt from.
+
+    A row of messages holds its place too: whether a model's template can write it shows only later.
+    """
     for place, row in files.rows(source):
         found = dialogue(row, place, report)
         if found is not None:
-            yield place, found
+            yield place, {**found, "place": place} if "messages" in found else found
 
 
 def load_dialogues(source: str | Path) -> list[dict[str, Any]]:

@@ -14,11 +14,15 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mlxrlhf.errors import UserError
 from mlxrlhf.files import atomic_folder
+
+if TYPE_CHECKING:
+    from mlxrlhf.data.template import ChatTemplate
 
 PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
 TOOL_CALL, TOOL_CALL_END = "<tool_call>", "</tool_call>"
@@ -39,7 +43,12 @@ SPECIALS = (
 #: the module of mlx_lm.tool_parsers that reads <tool_call>{json}</tool_call>; mlx-lm's server takes its name from
 #: tokenizer_config.json, where a name it does not have would stop the server
 TOOL_PARSER = "json_tools"
+#: a checkpoint's file of the arguments its chat template was given in training: thinking on or off, the date
+TEMPLATE_ARGS = "template_args.json"
 _SPACE = "\u2581"
+# Noncharacters: no text means anything by them. A number between them stands for a special token that text spells.
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_HIDDEN = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
 
 #: the form of a dialogue, the same as `dialogue.render` writes (a test compares them)
 CHAT_TEMPLATE = """\
@@ -121,7 +130,8 @@ def train(texts: Iterable[str], vocab_size: int, folder: Path) -> None:
 def _sentences(texts: Iterable[str]) -> Iterable[str]:
     """Pieces of at most some 4,000 characters, cut at line ends: SentencePiece skips anything longer than its limit."""
     for text in texts:
-        piece, size = [], 0
+        piece: list[str] = []
+        size = 0
         for line in text.replace("\0", "").splitlines(keepends=True):
             if piece and size + len(line) > 4_000:
                 yield "".join(piece)
@@ -180,10 +190,13 @@ def _fast_tokenizer(processor) -> dict:
     }
 
 
-def open_tokenizer(folder: Path) -> Tokenizer | PublishedTokenizer:
+def open_tokenizer(
+    folder: Path, template_args: Mapping[str, Any] | None = None, chat_template: str = ""
+) -> Tokenizer | PublishedTokenizer:
     """The tokenizer of a folder: ours where it has our special tokens, otherwise a published model's own.
 
-    Raises UserError when there is none, or it cannot be read.
+    template_args and chat_template are for a published one: see there. Raises UserError when there is no tokenizer, or
+    it cannot be read.
     """
     path = Path(folder) / "tokenizer.json"
     if path.is_file():
@@ -195,11 +208,14 @@ def open_tokenizer(folder: Path) -> Tokenizer | PublishedTokenizer:
             return Tokenizer(folder)
     elif not (Path(folder) / "tokenizer_config.json").is_file():
         raise UserError(f"{folder} has no tokenizer.json; run: mlxrlhf prepare tokenizer")
-    return PublishedTokenizer(folder)
+    return PublishedTokenizer(folder, template_args, chat_template)
 
 
 class _Decoding:
     """What both kinds of tokenizer share: text that grows with every id."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        raise NotImplementedError
 
     def stream_decoder(self) -> Callable[[int], str]:
         """A function from the next id to the text it completes: characters split over tokens wait for their rest."""
@@ -241,6 +257,10 @@ class Tokenizer(_Decoding):
         self.folder = Path(folder)
         self.vocab_size = self._tokenizer.get_vocab_size()
         self.pad_id, self.end_id = self._specials[PAD], self._specials[END]
+        #: every id that ends a turn
+        self.ends: tuple[int, ...] = (self.end_id,)
+        #: what goes before a plain text
+        self.start_ids: list[int] = []
         model = content["model"]
         self.fingerprint = hashlib.sha256(json.dumps([model["vocab"], model["merges"]]).encode()).hexdigest()[:16]
 
@@ -251,6 +271,9 @@ class Tokenizer(_Decoding):
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; never a special token."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def save_turns(self, folder: Path) -> None:
+        """Nothing is left to write: the form of a dialogue is that of the code."""
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts, on every core."""
@@ -265,9 +288,12 @@ class PublishedTokenizer(_Decoding):
     """A published model's own tokenizer and chat template, read by transformers.
 
     Text never turns into a special token here either, except in `encode_template`.
+
+    template_args: arguments of the chat template, which go before those that are stored with the checkpoint.
+    chat_template: a file with the template to use instead of the folder's own.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, template_args: Mapping[str, Any] | None = None, chat_template: str = ""):
         from transformers import AutoTokenizer
 
         try:
@@ -279,70 +305,186 @@ class PublishedTokenizer(_Decoding):
             ) from None
         if self._tokenizer.eos_token_id is None:
             raise UserError(f"the tokenizer of {folder} names no end token; set eos_token in tokenizer_config.json")
-        if not self._tokenizer.chat_template:
-            raise UserError(
-                f"{folder} has no chat template; choose an instruction-tuned model, or add a chat_template.jinja"
-            )
         self.folder = Path(folder)
+        if chat_template:
+            self._tokenizer.chat_template = _read_template(Path(chat_template))
+        self.chosen_template = bool(chat_template)
+        self.template_args = {**_stored_args(self.folder), **(template_args or {})}
         self.vocab_size = len(self._tokenizer)
-        self.end_id, self.end = self._tokenizer.eos_token_id, self._tokenizer.eos_token
+        self.end_id: int = self._tokenizer.eos_token_id
+        self.end: str = self._tokenizer.eos_token
         pad = self._tokenizer.pad_token_id
         # Padding is masked by position, never by its id; it only must not be the end token.
-        self.pad_id = pad if pad not in (None, self.end_id) else int(self.end_id == 0)
-        vocabulary = sorted(self._tokenizer.get_vocab().items())
+        self.pad_id: int = pad if pad not in (None, self.end_id) else int(self.end_id == 0)
+        everything = self._tokenizer.get_vocab()
+        vocabulary = sorted(everything.items())
         self.fingerprint = hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()[:16]
-        self._specials = tuple(self._tokenizer.all_special_tokens)
+        added = self._tokenizer.added_tokens_decoder
+        self.specials: dict[str, int] = {str(token): id for id, token in added.items() if token.special}
+        self.specials |= {str(name): everything[str(name)] for name in self._tokenizer.all_special_tokens}
+        self.added: dict[str, int] = {str(token): id for id, token in added.items()} | self.specials
+        # Whether the tokenizer swallows the white space to the left and to the right of an added token.
+        self._swallows = {str(token): (token.lstrip, token.rstrip) for token in added.values()}
+        begin = self._tokenizer.bos_token_id
+        #: what goes before a plain text: the begin token where this tokenizer writes one by itself, as Gemma's does
+        self.start_ids: list[int] = (
+            [begin] if begin is not None and begin in self._tokenizer("a")["input_ids"][:1] else []
+        )
+        self._rows = _embedding_rows(self.folder)
+
+    # --- text ------------------------------------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; never a special token."""
-        return self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        return self._known(
+            self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        )
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts, on every core."""
-        return self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)[
-            "input_ids"
-        ]
+        found = self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return [self._known(ids) for ids in found["input_ids"]]
 
     def encode_template(self, text: str) -> list[int]:
-        """Ids of text that a chat template wrote: special tokens count as such."""
-        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        """Ids of text that a chat template wrote: special tokens count as such, where they are not `hidden`."""
+        if _HIDDEN.search(text) is None:
+            return self._known(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        ids: list[int] = []
+        for part in self._special_pattern.split(text):
+            if not part:
+                continue
+            if self._special_pattern.fullmatch(part):
+                ids.append(self.specials[part.strip()])
+            else:
+                ids += self._inside(self.shown(part), first=not ids)
+        return self._known(ids)
+
+    def encode_after(self, text: str) -> list[int]:
+        """`encode_template` of text that stands behind other text: nothing is put before its first word."""
+        anchor = self.encode_template(self.end)
+        ids = self.encode_template(self.end + text)
+        return ids[len(anchor) :] if ids[: len(anchor)] == anchor else self.encode_template(text)
+
+    def hidden(self, text: str) -> str:
+        """The text with the special tokens that it spells replaced by marks: `encode_template` spells them again, as
+        plain text."""
+        for name in self._longest_first:
+            if name in text:
+                text = text.replace(name, f"{_OPEN}{self.specials[name]}{_CLOSE}")
+        return text
+
+    def shown(self, text: str) -> str:
+        """The text with the marks of `hidden` spelled again."""
+        return _HIDDEN.sub(lambda mark: self._by_id.get(int(mark[1]), mark[0]), text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens spelled out; incomplete byte sequences become U+FFFD."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    def spells_special(self, text: str) -> bool:
-        """Whether a text spells one of the special tokens."""
-        return any(special in text for special in self._specials)
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     @functools.cached_property
-    def takes_tools(self) -> bool:
-        """Whether the chat template lists tools by itself."""
-        return bool(re.search(r"\btools\b", self._tokenizer.get_chat_template(tools=[{}])))
+    def _longest_first(self) -> list[str]:
+        return sorted((name for name in self.specials if name), key=len, reverse=True)
 
     @functools.cached_property
-    def takes_tool_turns(self) -> bool:
-        """Whether the chat template shows the model what is in a tool's turn."""
-        turns = [
-            {"role": "user", "content": "a"},
-            {"role": "assistant", "content": "b"},
-            {"role": "tool", "content": "a result"},
-        ]
-        try:
-            return "a result" in self.apply_template(turns, generation=True)
-        except UserError:
-            return False
+    def _by_id(self) -> dict[int, str]:
+        return {id: name for name, id in self.specials.items()}
 
-    def apply_template(self, messages: Sequence[dict], *, generation: bool, tools: Sequence[dict] = ()) -> str:
-        """The dialogue as the model's chat template writes it. Raises UserError when the template refuses it."""
-        from jinja2 import TemplateError
+    @functools.cached_property
+    def _special_pattern(self) -> re.Pattern[str]:
+        """A special token with the white space that it swallows."""
+        names = []
+        for name in self._longest_first:
+            left, right = self._swallows.get(name, (False, False))
+            names.append((r"\s*" if left else "") + re.escape(name) + (r"\s*" if right else ""))
+        return re.compile("(" + "|".join(names) + ")")
 
-        try:
-            return self._tokenizer.apply_chat_template(
-                list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=generation
-            )
-        except (TemplateError, TypeError, KeyError) as error:
+    def _inside(self, text: str, *, first: bool) -> list[int]:
+        """Ids of plain text that stands behind a special token: SentencePiece puts no space before it."""
+        if first or self._tokenizer("a", add_special_tokens=False)["input_ids"] == self.encode_after("a"):
+            return self.encode(text)
+        anchor = self.encode(_OPEN)  # a character that no vocabulary joins with its neighbours
+        ids = self.encode(_OPEN + text)
+        return ids[len(anchor) :] if ids[: len(anchor)] == anchor else self.encode(text)
+
+    def _known(self, ids: list[int]) -> list[int]:
+        """The ids. Raises UserError for one that the model has no embedding of, as some published tokenizers have."""
+        if self._rows and self.vocab_size > self._rows:
+            for id in ids:
+                if id >= self._rows:
+                    raise UserError(
+                        f"{self.folder}: the token {self._tokenizer.convert_ids_to_tokens(id)!r} ({id}) has no row in "
+                        f"the model's embedding of {self._rows:,}; leave it out of the text"
+                    )
+        return ids
+
+    # --- turns -----------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def template(self) -> ChatTemplate:
+        """The chat template. Raises UserError where there is none: a base model does without, except for dialogues."""
+        from mlxrlhf.data.template import ChatTemplate
+
+        if not self.has_template:
             raise UserError(
-                f"the chat template of {self.folder} refuses this dialogue ({error}); some models take no "
-                "system turn, or no tool turns"
-            ) from None
+                f"{self.folder} has no chat template, so it has no form for a dialogue; choose an instruction-tuned "
+                "model, or give one with --chat-template FILE"
+            )
+        return ChatTemplate(self, self._tokenizer, self.template_args)
+
+    @property
+    def has_template(self) -> bool:
+        """Whether dialogues can be written at all."""
+        return bool(self._tokenizer.chat_template)
+
+    @functools.cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Every id that ends a turn: generation_config.json's, the tokenizer's end token, what the template writes."""
+        known = {self.end_id, *_generation_ends(self.folder)}
+        return tuple(sorted(known | (self.template.ends(known) if self.has_template else set())))
+
+    def save_turns(self, folder: Path) -> None:
+        """Write what fixes the turns of a checkpoint into its folder: template, its arguments, and every end."""
+        if not self.has_template:
+            return
+        if self.chosen_template:
+            (folder / "chat_template.jinja").write_text(self._tokenizer.chat_template, encoding="utf-8")
+        (folder / TEMPLATE_ARGS).write_text(json.dumps(self.template.args, indent=2) + "\n")
+        path = folder / "generation_config.json"
+        content = _read_json(path)
+        path.write_text(json.dumps({**content, "eos_token_id": list(self.ends)}, indent=2) + "\n")
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--chat-template {path} cannot be read ({error}); give a Jinja file") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """An object of a JSON file, empty where there is no such file. Raises UserError for one that cannot be read."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _stored_args(folder: Path) -> dict[str, Any]:
+    return _read_json(folder / TEMPLATE_ARGS)
+
+
+def _generation_ends(folder: Path) -> set[int]:
+    """What generation_config.json names as ends: one id or a list."""
+    ends = _read_json(folder / "generation_config.json").get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [ends]
+    return {end for end in ends if isinstance(end, int) and end >= 0}
+
+
+def _embedding_rows(folder: Path) -> int:
+    """Rows of the model's embedding, 0 where the folder holds no model."""
+    content = _read_json(folder / "config.json")
+    rows = {**content, **(content.get("text_config") or {})}.get("vocab_size")
+    return rows if isinstance(rows, int) else 0
