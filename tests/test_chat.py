@@ -536,7 +536,7 @@ def test_save_and_load_come_back_exactly_and_finetune_reads_them(talk, tmp_path,
         chat.messages = []
         commands.run(chat, f"/load {tmp_path / name}")
         assert chat.messages == saved
-    assert load_dialogues(tmp_path / "talk.jsonl") == [{"messages": saved}] * 2
+    assert [row["messages"] for row in load_dialogues(tmp_path / "talk.jsonl")] == [saved] * 2
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="is a text file"):
         commands.run(chat, f"/save {tmp_path / 'notes.txt'}")

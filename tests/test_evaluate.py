@@ -46,7 +46,7 @@ class Scripted:
 
 
 class Letters:
-    end_id, pad_id = 2, 0
+    end_id, ends, pad_id = 2, (2,), 0
 
     def decode(self, ids):
         return "```python\n" + chr(87 + ids[0]) + "\n```"

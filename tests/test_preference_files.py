@@ -172,10 +172,10 @@ def test_what_says_nothing_is_left_out_and_counted(tmp_path):
         (
             {
                 "prompt": "p",
-                "chosen": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{}"}]}],
+                "chosen": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{"}]}],
                 "rejected": [assistant("b")],
             },
-            ":2: the last turn of chosen holds tool calls",
+            ":2: chosen: tool call 1 of message 1: arguments",
         ),
         ({"question": "p"}, ":2 has the keys question; each row needs prompt, chosen and rejected"),
     ],

@@ -19,7 +19,7 @@ DOUBLE = ["assert double(1) == 2", "assert double(2) == 4", "assert double(0) ==
 class Letters:
     """A tokenizer of characters; 0 ends."""
 
-    end_id = 0
+    end_id, ends = 0, (0,)
 
     def decode(self, ids):
         return "".join(map(chr, ids))

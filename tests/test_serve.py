@@ -333,4 +333,5 @@ def test_a_published_template_without_tools_gets_them_in_the_system_turn(tmp_pat
     )
     made.chat_template = template + "{{ tools | tojson }}"
     made.save_pretrained(tmp_path)
-    assert serve.prompt_maker(tokenizers.open_tokenizer(tmp_path)) is None
+    tokenizer = tokenizers.open_tokenizer(tmp_path)
+    assert tokenizer.decode(serve.prompt_maker(tokenizer)(ASKED, TOOLS)).endswith(f"<|im_end|>\n{json.dumps(TOOLS)}")

@@ -14,7 +14,8 @@ import numpy as np
 
 from mlxrlhf.agent import terminal, tools
 from mlxrlhf.config import ChatConfig
-from mlxrlhf.data.dialogue import AnyTokenizer, render_prompt, with_tools
+from mlxrlhf.data import dialogue
+from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.data.tokenizer import TOOL_CALL, PublishedTokenizer, open_tokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import folders
@@ -43,33 +44,11 @@ class Voice:
         model = load_model(backend, found.folder, found.adapter, dtype=config.dtype)
         return cls(found.name, model, tokenizer)
 
-    def turns(self, messages: list[dict]) -> list[dict]:
-        """The dialogue with tool results where this model's template can show them."""
-        if not isinstance(self.tokenizer, PublishedTokenizer) or self.tokenizer.takes_tool_turns:
-            return messages
-        turns: list[dict] = []
-        after_result = False  # such templates often want user and assistant to alternate
-        for message in messages:
-            result, content = message["role"] == "tool", message.get("content") or ""
-            if result:
-                message = {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>"}
-            if after_result and message["role"] == "user":
-                message = {"role": "user", "content": f"{turns.pop()['content']}\n{message.get('content') or ''}"}
-            turns.append(message)
-            after_result = result
-        return turns
-
     def prompt(self, messages: list[dict], offered: dict[str, tools.Tool]) -> list[int]:
         """Ids up to the answer, with the tools on offer as this model was trained to see them."""
-        messages = self.turns(messages)
-        schemas = tools.schemas(offered) if offered else []
-        published = isinstance(self.tokenizer, PublishedTokenizer)
-        if published and (not schemas or self.tokenizer.takes_tools):
-            return render_prompt(messages, self.tokenizer, schemas)
-        if published or not set(offered) <= set(tools.TOOLS):
-            # Our own dialogues call the six without a listing; only bfcl-eval's, whose tools differ, have one.
-            messages = with_tools(messages, schemas, explained=published)
-        return render_prompt(messages, self.tokenizer)
+        if not isinstance(self.tokenizer, PublishedTokenizer) and set(offered) <= set(tools.TOOLS):
+            offered = {}  # our own dialogues call the six without a listing; others, such as bfcl-eval's, have one
+        return dialogue.prompt(messages, self.tokenizer, tools.schemas(offered) if offered else ())
 
 
 @dataclass(frozen=True)

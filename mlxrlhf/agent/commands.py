@@ -203,14 +203,13 @@ def _rate(chat: Chat, argument: str) -> None:
         return
     reason = terminal.ask("why? (Enter leaves it out) ").strip()
     (winner, chosen), (loser, rejected) = (left, right) if _SIDES[reply] == "left" else (right, left)
-    turns = chat.voice.turns(messages)
-    alone = len(turns) == 1 and turns[0]["role"] == "user"
+    alone = len(messages) == 1 and messages[0]["role"] == "user"
     path = Path(chat.config.ratings).expanduser()
     try:
         append(
             path,
             {
-                "prompt": turns[0]["content"] if alone else turns,
+                "prompt": messages[0]["content"] if alone else messages,
                 "chosen": chosen,
                 "rejected": rejected,
                 "criterion": "preference",

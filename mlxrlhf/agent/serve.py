@@ -5,17 +5,15 @@ Prompts are made as in training: text from a user never becomes a special token,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from mlxrlhf import backends
 from mlxrlhf.config import ServeConfig
-from mlxrlhf.data import tokenizer as names
-from mlxrlhf.data.dialogue import AnyTokenizer, render_prompt, with_tools
-from mlxrlhf.data.rows import ROLES
-from mlxrlhf.data.tokenizer import PublishedTokenizer, open_tokenizer
+from mlxrlhf.data import dialogue
+from mlxrlhf.data.dialogue import AnyTokenizer
+from mlxrlhf.data.tokenizer import TOOL_PARSER, PublishedTokenizer, open_tokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint, folders
 
@@ -37,36 +35,33 @@ def run(config: ServeConfig) -> None:
         raise UserError(
             f"{adapter} holds no adapter_config.json; give the adapters folder that mlxrlhf or mlx-lm wrote"
         )
-    prompt = prompt_maker(open_tokenizer(folder))
-    serve.serve(folder, name, replace(config, adapter=adapter), prompt=prompt, max_positions=shape.max_positions)
+    tokenizer = open_tokenizer(folder)
+    serve.serve(
+        folder,
+        name,
+        replace(config, adapter=adapter),
+        prompt=prompt_maker(tokenizer),
+        tool_parser=tool_parser(tokenizer),
+        ends=tokenizer.ends,
+        max_positions=shape.max_positions,
+    )
 
 
-def prompt_maker(tokenizer: AnyTokenizer) -> Callable[[list[dict], list[dict] | None], list[int]] | None:
-    """A function from messages and tools to prompt ids; None for a published model whose own template takes tools.
-
-    Tools join the system turn and calls are spelled in the assistant's, the form that our tool dialogues are in.
-    """
-    if isinstance(tokenizer, PublishedTokenizer) and tokenizer.takes_tools:
-        return None
+def prompt_maker(tokenizer: AnyTokenizer) -> Callable[[list[dict], list[dict] | None], list[int]]:
+    """A function from a request's messages and tools to the ids that this model was trained to see."""
 
     def make(messages: list[dict], tools: list[dict] | None) -> list[int]:
-        turns = []
-        for message in messages:
-            role = {"developer": "system"}.get(message.get("role"), message.get("role"))  # OpenAI's newer name
-            if role not in ROLES:
-                raise UserError(f"a message has role {role!r}; use one of {', '.join(ROLES)}")
-            calls = [call["function"] for call in message.get("tool_calls") or ()]
-            content = (message.get("content") or "") + "".join(
-                names.TOOL_CALL
-                + json.dumps({"name": call["name"], "arguments": call["arguments"]}, ensure_ascii=False)
-                + names.TOOL_CALL_END
-                for call in calls
-            )
-            turns.append({"role": role, "content": content})
-        if not turns:
+        if not messages:
             raise UserError("a request needs at least one message")
-        if tools:
-            turns = with_tools(turns, tools, explained=isinstance(tokenizer, PublishedTokenizer))
-        return render_prompt(turns, tokenizer)
+        return dialogue.prompt(messages, tokenizer, tools or ())
 
     return make
+
+
+def tool_parser(tokenizer: AnyTokenizer) -> str:
+    """The module of mlx_lm.tool_parsers that reads this model's calls, "" where mlx-lm finds it by the template.
+
+    A template that writes no calls leaves them to us, who ask for our own form.
+    """
+    own = isinstance(tokenizer, PublishedTokenizer) and tokenizer.has_template and tokenizer.template.writes_calls
+    return "" if own else TOOL_PARSER

@@ -11,8 +11,7 @@ import numpy as np
 from mlxrlhf import backends
 from mlxrlhf.annotate.store import Item, Store
 from mlxrlhf.config import AnnotateConfig
-from mlxrlhf.data import files
-from mlxrlhf.data.dialogue import decode_answer, render_prompt
+from mlxrlhf.data import dialogue, files
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import folders, published
@@ -123,9 +122,9 @@ def _answerer(
     model = load_model(backend, found.folder, found.adapter, dtype=config.dtype)
 
     def answer(prompts: Sequence[str], rng: np.random.Generator) -> list[str]:
-        encoded = [render_prompt([{"role": "user", "content": prompt}], tokenizer) for prompt in prompts]
+        encoded = [dialogue.prompt([{"role": "user", "content": prompt}], tokenizer) for prompt in prompts]
         sampling.check_context(encoded, config.max_tokens, model.config.max_positions)
-        return [decode_answer(r, tokenizer) for r in sampling.responses(model, encoded, config, tokenizer, rng)]
+        return [dialogue.text(r, tokenizer) for r in sampling.responses(model, encoded, config, tokenizer, rng)]
 
     return answer
 

@@ -316,8 +316,9 @@ def write_tokens(
         for at in range(0, len(kept), 256):
             texts = kept[at : at + 256]
             for text, ids in zip(texts, tokenizer.encode_many(texts)):
-                tokens += len(ids) + 1
-                parts["val" if is_validation(text) else "train"].append(np.array([*ids, tokenizer.end_id], dtype))
+                document = [*tokenizer.start_ids, *ids, tokenizer.end_id]
+                tokens += len(document)
+                parts["val" if is_validation(text) else "train"].append(np.array(document, dtype))
         reasons = (
             (unreadable, "empty or not UTF-8"),
             (short, "shorter than 40 characters"),

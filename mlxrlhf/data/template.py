@@ -29,7 +29,7 @@ THINKING = "enable_thinking"
 #: stands for today in a template that asks for the date: nothing may depend on the day. It is Llama 3.2's own default
 DATE = "26 Jul 2024"
 #: the names that templates know reasoning by
-_REASONING = ("reasoning_content", "reasoning", "thinking")
+REASONING = ("reasoning_content", "reasoning", "thinking")
 #: what stands around reasoning in an answer
 _THINK = (("<think>", "</think>"), ("<|channel>thought", "<channel|>"), ("[THINK]", "[/THINK]"))
 _OPENED = re.compile(r"<think>\s*\Z")
@@ -122,7 +122,7 @@ class ChatTemplate:
         turn = {key: _hidden(value, self.tokenizer) for key, value in message.items()}
         if turn["role"] != "assistant":
             return turn
-        given = [turn.pop(name) for name in _REASONING if name in turn]
+        given = [turn.pop(name) for name in REASONING if name in turn]
         reasoning, content = split_reasoning(turn["content"])
         reasoning = next((text for text in given if text), reasoning)
         if self.writes_calls and not turn.get("tool_calls"):
@@ -141,7 +141,7 @@ class ChatTemplate:
         if reasoning and self.args.get(THINKING) is False:
             self._say_once("is used without thinking, so reasoning in the data is left out (see --template-args)")
         elif reasoning and self._reasoning_apart:
-            turn |= dict.fromkeys(_REASONING, reasoning)
+            turn |= dict.fromkeys(REASONING, reasoning)
         elif reasoning:
             content = f"<think>\n{reasoning}\n</think>\n\n{content}"
         return {**turn, "content": content}
@@ -156,7 +156,7 @@ class ChatTemplate:
             opened = _OPENED.search(start)
             if opened and whole.startswith(start[: opened.start()]):
                 # The prompt begins a block of reasoning that the template leaves out of finished turns.
-                reasoning = str(reply.get(_REASONING[0], ""))
+                reasoning = str(reply.get(REASONING[0], ""))
                 content = whole[opened.start() :]
                 if not reasoning:
                     reasoning, content = split_reasoning(content)
@@ -235,7 +235,7 @@ class ChatTemplate:
     @functools.cached_property
     def _reasoning_apart(self) -> bool:
         """Whether it looks for reasoning beside the content; otherwise it stands in it."""
-        reply = {"role": "assistant", "content": "zqsaid", **dict.fromkeys(_REASONING, "zqthought")}
+        reply = {"role": "assistant", "content": "zqsaid", **dict.fromkeys(REASONING, "zqthought")}
         return self._shows("zqthought", [_USER, reply], generation=False) or self.opens
 
     @functools.cached_property
@@ -365,7 +365,7 @@ def _shape(turn: Message) -> tuple:
     return (
         turn["role"],
         bool(turn["content"].strip()),
-        _REASONING[0] in turn,
+        REASONING[0] in turn,
         tuple(bool(call["function"]["arguments"]) for call in turn.get("tool_calls", ())),
     )
 
@@ -374,8 +374,8 @@ def _worded(turn: Message, word: str) -> Message:
     """The turn with a word of its own in the place of every part."""
     made = {key: value for key, value in turn.items() if key in ("role", "tool_call_id", "name")}
     made["content"] = f"{word}content" if turn["content"].strip() else ""
-    if _REASONING[0] in turn:
-        made |= dict.fromkeys(_REASONING, f"{word}thought")
+    if REASONING[0] in turn:
+        made |= dict.fromkeys(REASONING, f"{word}thought")
     if turn.get("tool_calls"):
         made["tool_calls"] = []
         for number, call in enumerate(turn["tool_calls"]):
@@ -392,7 +392,7 @@ def _absent(turn: Message, word: str, text: str, *, reasoning: bool = False) -> 
     """The part of a worded turn that a text lacks, or ""."""
     if turn["content"].strip() and f"{word}content" not in text:
         return "content"
-    if reasoning and _REASONING[0] in turn and f"{word}thought" not in text:
+    if reasoning and REASONING[0] in turn and f"{word}thought" not in text:
         return "reasoning"
     for number, call in enumerate(turn.get("tool_calls", ())):
         if f"{word}name{number}" not in text or (call["function"]["arguments"] and f"{word}value{number}" not in text):

@@ -162,6 +162,7 @@ def save_checkpoint(model, folder: Path, tokenizer: AnyTokenizer) -> None:
     """Weights, config and tokenizer: a folder that stands on its own. Adapters are merged, and kept beside it too."""
     model.save(folder, pad_id=tokenizer.pad_id, end_id=tokenizer.end_id)
     checkpoint.copy_tokenizer(tokenizer.folder, folder)
+    tokenizer.save_turns(folder)
     if model.adapters:
         save_adapters(model, folder)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlxrlhf.data.dialogue import encode_answer, render_prompt
+from mlxrlhf.data import dialogue
+from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import folders
 from mlxrlhf.preferences.files import load_pairs
@@ -89,12 +90,13 @@ def _that_fit(pairs: Sequence[EncodedPair], context: int) -> list[EncodedPair]:
     return fitting
 
 
-def _encode(pair: Pair, tokenizer) -> EncodedPair:
-    prompt = render_prompt(pair.messages, tokenizer)
-    return EncodedPair(
-        prompt + encode_answer(pair.chosen, tokenizer),
-        prompt + encode_answer(pair.rejected, tokenizer),
-        pair.criterion,
-        len(prompt),
-        pair.weight,
-    )
+def _encode(pair: Pair, tokenizer: AnyTokenizer) -> EncodedPair:
+    """The pair's ids. Raises UserError, by the row's place, where the model's template would lose a part of it."""
+    try:
+        prompt = dialogue.prompt(pair.messages, tokenizer, pair.tools)
+        chosen, rejected = (
+            dialogue.answer(pair.messages, side, tokenizer, pair.tools) for side in (pair.chosen, pair.rejected)
+        )
+    except UserError as error:
+        raise UserError(f"{pair.place}: {error}" if pair.place else str(error)) from None
+    return EncodedPair(prompt + chosen, prompt + rejected, pair.criterion, len(prompt), pair.weight)

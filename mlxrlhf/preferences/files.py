@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from mlxrlhf.data import files
-from mlxrlhf.data.rows import Messages, Report, messages_of
+from mlxrlhf.data.calls import spelled
+from mlxrlhf.data.rows import Messages, Report, messages_of, tools_of
+from mlxrlhf.data.template import REASONING
 from mlxrlhf.errors import UserError
 from mlxrlhf.preferences.pairs import Pair
 from mlxrlhf.settings import check_number, keys_of
@@ -106,8 +108,9 @@ def _explicit_or_implicit(row: dict[str, Any], place: str, report: Report) -> tu
 
 
 def _remarks(row: dict[str, Any], place: str) -> dict[str, Any]:
-    """What a row says about its pair: criterion, rationale, task and weight."""
+    """What a row says about its pair: criterion, rationale, task, weight, tools and where it stands."""
     named: dict[str, Any] = {k: str(row[k]) for k in ("criterion", "rationale", "task") if row.get(k)}
+    named |= {"tools": tuple(tools_of(row, place)), "place": place}
     if row.get("weight") is not None:  # Parquet writes an absent one as null
         named["weight"] = float(check_number(row["weight"], f"{place}: weight"))
         if named["weight"] <= 0:
@@ -143,9 +146,9 @@ def _parted(prompt: Any, sides: list[Messages], place: str) -> tuple[Messages, l
 def _answer(message: dict[str, Any], name: str, place: str) -> str:
     if message["role"] != "assistant":
         raise UserError(f"{place}: {name} is the {message['role']}'s; it must be the assistant's")
-    if message.get("tool_calls"):
-        raise UserError(f"{place}: {name} holds tool calls, which a pair cannot hold; write the answer as text")
-    return message["content"]
+    reasoning = next((message[key] for key in REASONING if message.get(key)), "")
+    thought = f"<think>\n{reasoning}\n</think>\n\n" if reasoning else ""
+    return thought + spelled(message["content"], message.get("tool_calls", ()))
 
 
 def _score(value: Any, name: str) -> float | None:
@@ -174,7 +177,7 @@ def _ultrafeedback(row: dict[str, Any], place: str, report: Report) -> Pair | No
         report.leave_out("scored alike", place)
         return None
     prompt = _prompt(row["instruction"], place)
-    return Pair(prompt, best[1], worst[1], rationale=f"scored {best[0]:g} against {worst[0]:g}")
+    return Pair(prompt, best[1], worst[1], rationale=f"scored {best[0]:g} against {worst[0]:g}", place=place)
 
 
 def _helpsteer(row: dict[str, Any], place: str, report: Report) -> Pair | None:
@@ -190,7 +193,7 @@ def _helpsteer(row: dict[str, Any], place: str, report: Report) -> Pair | None:
         report.leave_out("tied", place)
         return None
     answers = (row["response1"], row["response2"]) if preference < 0 else (row["response2"], row["response1"])
-    return Pair(start, *answers, rationale=f"preferred by {abs(preference):g} of 3")
+    return Pair(start, *answers, rationale=f"preferred by {abs(preference):g} of 3", place=place)
 
 
 def _prompt(value: Any, place: str, name: str = "prompt") -> str | Messages:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -23,7 +23,8 @@ SHARES = {"correctness": 0.25, "efficiency": 0.10, "readability": 0.25, "style":
 class Pair:
     """Two answers to one prompt; criterion and rationale say why the first is preferred.
 
-    prompt: a user's request, or the messages of a conversation up to where the assistant answers.
+    prompt: a user's request, or the messages of a conversation up to where the assistant answers. Tool calls of the
+    answers are spelled, in our own form: every model's template writes them in its own.
     """
 
     prompt: str | list[dict]
@@ -33,6 +34,8 @@ class Pair:
     rationale: str = ""
     task: str = ""
     weight: float = 1.0  # how much the pair counts in the reward model's loss
+    tools: Sequence[dict] = ()  # schemas of the tools on offer
+    place: str = field(default="", compare=False)  # file and line, where it was read from one
 
     @property
     def messages(self) -> list[dict]:
@@ -250,7 +253,7 @@ def length_baseline(pairs: Sequence[Pair]) -> float:
 
 def pair_to_json(pair: Pair) -> dict:
     """The pair as a row of rlhf_preferences.json."""
-    return asdict(pair)
+    return {key: value for key, value in asdict(pair).items() if value or key not in ("tools", "place")}
 
 
 def split_by_prompt(pairs: Sequence[Pair], seed: int, share: float = 0.1) -> tuple[list[Pair], list[Pair]]:

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf.data.dialogue import AnyTokenizer, decode_answer
+from mlxrlhf.data import dialogue
+from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.rewards.function import UserFunction
 from mlxrlhf.rewards.lint import lint
@@ -103,7 +104,7 @@ class Rewards:
     ) -> dict[str, np.ndarray]:
         """rows: prompt and tests of each response. Returns scores (B,), the weighted sum; reward/NAME (B,) for each
         component; and pass_rate, 1 or 0 for each response that has tests."""
-        texts = [decode_answer(r, self.tokenizer) for r in responses]
+        texts = [dialogue.text(r, self.tokenizer) for r in responses]
         codes = [code_for(row["tests"], text) for row, text in zip(rows, texts)]
         tested = [i for i, row in enumerate(rows) if row["tests"]] if self.run_tests else []
         shares = np.zeros(len(rows), np.float32)

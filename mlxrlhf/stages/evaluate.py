@@ -12,7 +12,7 @@ from mlxrlhf import backends, plan
 from mlxrlhf.algorithms import advantages, evidence, rollout
 from mlxrlhf.algorithms.rollout import TOGETHER
 from mlxrlhf.config import EvaluateConfig
-from mlxrlhf.data.dialogue import decode_answer, render_prompt
+from mlxrlhf.data import dialogue
 from mlxrlhf.files import atomic_text
 from mlxrlhf.models import folders
 from mlxrlhf.report.runlog import RunLog
@@ -64,13 +64,13 @@ def humaneval_figures(
     overlap = humaneval.Overlap(problems)
     ours = {overlap.find(f"{phrasing}\n{task.solution}") for task in load_tasks() for phrasing in task.phrasings}
     asked = [problem for problem in problems for _ in range(config.samples)]
-    encoded = [render_prompt([{"role": "user", "content": humaneval.request(p)}], tokenizer) for p in asked]
+    encoded = [dialogue.prompt([{"role": "user", "content": humaneval.request(p)}], tokenizer) for p in asked]
     sampling.check_context(encoded, config.max_tokens, context)
     found = sampling.responses(
         model, encoded, config, tokenizer, np.random.default_rng(config.seed), "evaluate: HumanEval"
     )
-    cut = sum(r[-1] != tokenizer.end_id for r in found)
-    answers = [decode_answer(r, tokenizer) for r in found]
+    cut = sum(r[-1] not in tokenizer.ends for r in found)
+    answers = [dialogue.text(r, tokenizer) for r in found]
     passed = np.array(humaneval.passes(asked, answers, unsafe=config.unsafe_exec), float)
     unseen = [i for i, problem in enumerate(asked) if problem.task_id not in ours]
     return {
@@ -140,7 +140,7 @@ def _side(
         kl += (advantages.kl_estimate(own, judged["logp"]) * batch["mask"]).sum(axis=1).tolist()
         scores += judge(some, answers, judged["features"]).tolist()
     best = np.arange(0, len(asked), keep) + np.reshape(scores, (-1, keep)).argmax(axis=1)
-    texts = [decode_answer(found[i], tokenizer) for i in best]
+    texts = [dialogue.text(found[i], tokenizer) for i in best]
     bank = {task.name: task for task in load_tasks()}
     codes = [code_for(bank[prompt["task"]].tests, text) for prompt, text in zip(prompts, texts)]
     return {

@@ -122,7 +122,7 @@ def held_out(config: ExportConfig, tokenizer: AnyTokenizer) -> tuple[str, np.nda
         name, parts = "Python's documentation", [[]]
         for _, text in corpora.python_docs():
             if corpora.is_validation(text) and len(text) > 1_000:
-                parts[0] += [*tokenizer.encode(text), tokenizer.end_id]
+                parts[0] += [*tokenizer.start_ids, *tokenizer.encode(text), tokenizer.end_id]
             if len(parts[0]) >= count * window:
                 break
     # Equal shares of prose and code where there are both.

@@ -310,7 +310,7 @@ def align(config: PPOConfig | GRPOConfig, stage: str) -> dict:
     )
     # With adapters the reference is the same trunk with them off: one trunk, four roles.
     reference = policy if config.lora_rank else backend.Model(model_config, **settings)
-    ppo = PPO(config, policy, reference, score, end_ids=[tokenizer.end_id], pad_id=tokenizer.pad_id)
+    ppo = PPO(config, policy, reference, score, end_ids=tokenizer.ends, pad_id=tokenizer.pad_id)
     start = 0
     if found:
         policy.load_state(found[0])

@@ -11,9 +11,9 @@ import numpy as np
 
 from mlxrlhf.agent.dialogues import bfcl, build_dialogues, split_dialogues
 from mlxrlhf.config import SIZES, PrepareConfig
-from mlxrlhf.data import corpora
+from mlxrlhf.data import corpora, dialogue
 from mlxrlhf.data import tokenizer as tokenizers
-from mlxrlhf.data.dialogue import AnyTokenizer, encode_answer, render_prompt
+from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.files import atomic_folder, atomic_text
 from mlxrlhf.models import folders, published
@@ -128,7 +128,8 @@ def _preferences(config: PrepareConfig, folder: Path, say) -> None:
     for side, chosen_pairs in sides.items():
         for kind in ("chosen", "rejected"):
             ids = [
-                render_prompt(p.messages, tokenizer) + encode_answer(getattr(p, kind), tokenizer) for p in chosen_pairs
+                dialogue.prompt(p.messages, tokenizer) + dialogue.answer(p.messages, getattr(p, kind), tokenizer)
+                for p in chosen_pairs
             ]
             rows = np.full((len(ids), max(map(len, ids))), tokenizer.pad_id, np.int32)
             for row, sequence in zip(rows, ids):

@@ -18,7 +18,7 @@ import numpy as np
 from mlxrlhf import backends, parallel, plan
 from mlxrlhf.algorithms import evidence
 from mlxrlhf.config import RewardConfig
-from mlxrlhf.data.dialogue import decode_answer, render_prompt
+from mlxrlhf.data import dialogue
 from mlxrlhf.files import atomic_folder
 from mlxrlhf.models import checkpoint, folders
 from mlxrlhf.models.savepoints import SavePoints
@@ -223,9 +223,9 @@ def sampled_pairs(base, config: RewardConfig, tokenizer) -> tuple[list[EncodedPa
             for phrasing in task.train_phrasings
             for _ in range(config.samples)
         ]
-        prompts = [render_prompt([{"role": "user", "content": phrasing}], tokenizer) for _, phrasing in requests]
+        prompts = [dialogue.prompt([{"role": "user", "content": phrasing}], tokenizer) for _, phrasing in requests]
         answers = [
-            decode_answer(r, tokenizer)
+            dialogue.text(r, tokenizer)
             for r in sampling.responses(base, prompts, config, tokenizer, rng, "reward: sampling")
         ]
         pairs = from_samples(requests, answers, config.seed, unsafe=config.unsafe_exec)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mlxrlhf.algorithms.rollout import TOGETHER
-from mlxrlhf.data.dialogue import render_prompt
+from mlxrlhf.data.dialogue import prompt
 from mlxrlhf.errors import UserError
 from mlxrlhf.report.runlog import progress
 
@@ -28,7 +28,7 @@ def responses(
                 uniforms=rng.random((len(some), config.max_tokens)),
                 temperature=config.temp,
                 max_tokens=config.max_tokens,
-                stop_ids=[tokenizer.end_id],
+                stop_ids=tokenizer.ends,
                 pad_id=tokenizer.pad_id,
             )
             advance(len(some))
@@ -37,7 +37,7 @@ def responses(
 
 def encode_prompts(rows: Sequence[dict], tokenizer) -> list[list[int]]:
     """Ids of each request, up to where the answer starts."""
-    return [render_prompt([{"role": "user", "content": row["prompt"]}], tokenizer) for row in rows]
+    return [prompt([{"role": "user", "content": row["prompt"]}], tokenizer) for row in rows]
 
 
 def check_context(prompts: Sequence[Sequence[int]], max_tokens: int, context: int) -> None:

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,14 +19,22 @@ from mlx_lm.models.cache import LRUPromptCache
 from mlx_lm.server import APIHandler, ModelProvider, ResponseGenerator
 
 from mlxrlhf.config import ServeConfig
-from mlxrlhf.data.tokenizer import TOOL_PARSER
 from mlxrlhf.errors import UserError
 
 
 class Provider(ModelProvider):
     """The one model that was asked for. The stock provider loads whatever folder or hub model a request names."""
 
-    def __init__(self, folder: Path, name: str, config: ServeConfig, prompt: Callable | None, max_positions: int):
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        config: ServeConfig,
+        prompt: Callable,
+        tool_parser: str,
+        ends: Sequence[int],
+        max_positions: int,
+    ):
         # What `python -m mlx_lm.server` would parse from its command line.
         super().__init__(
             SimpleNamespace(
@@ -56,9 +64,9 @@ class Provider(ModelProvider):
             )
         )
         self.name, self.names = name, {name, "default_model", str(folder), str(folder.resolve())}
-        self.loaded, self.prompt, self.max_positions = threading.Event(), prompt, max_positions
-        if prompt is not None:
-            self._tokenizer_config["tool_parser_type"] = TOOL_PARSER  # for folders that do not say it themselves
+        self.loaded, self.prompt, self.max_positions, self.ends = threading.Event(), prompt, max_positions, ends
+        if tool_parser:
+            self._tokenizer_config["tool_parser_type"] = tool_parser  # for folders that do not say it themselves
 
     def load_default(self):
         try:
@@ -70,20 +78,18 @@ class Provider(ModelProvider):
         if model_path not in self.names:
             raise ValueError(f"no model {model_path!r} here; this server has {self.name!r}")
         model, tokenizer = super().load("default_model", None, "default_model")
-        if "apply_chat_template" not in vars(tokenizer):
-            tokenizer.apply_chat_template = self._template(tokenizer.apply_chat_template)
+        tokenizer.apply_chat_template, tokenizer.has_chat_template = self._prompt, True
+        tokenizer.eos_token_ids = self.ends
         return model, tokenizer
 
-    def _template(self, stock: Callable) -> Callable:
-        def apply(messages: list[dict], *, tools: list[dict] | None = None, **settings) -> list[int]:
-            ids = self.prompt(messages, tools) if self.prompt else stock(messages, tools=tools, **settings)
-            if len(ids) >= self.max_positions:
-                raise UserError(
-                    f"the conversation has {len(ids):,} tokens; the model's context holds {self.max_positions:,}"
-                )
-            return ids
-
-        return apply
+    def _prompt(self, messages: list[dict], *, tools: list[dict] | None = None, **settings) -> list[int]:
+        """In the place of transformers' method: what this model was trained to see, its template's arguments fixed."""
+        ids = self.prompt(messages, tools)
+        if len(ids) >= self.max_positions:
+            raise UserError(
+                f"the conversation has {len(ids):,} tokens; the model's context holds {self.max_positions:,}"
+            )
+        return ids
 
 
 class Handler(APIHandler):
@@ -106,11 +112,20 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def serve(folder: Path, name: str, config: ServeConfig, *, prompt: Callable | None, max_positions: int) -> None:
+def serve(
+    folder: Path,
+    name: str,
+    config: ServeConfig,
+    *,
+    prompt: Callable,
+    tool_parser: str,
+    ends: Sequence[int],
+    max_positions: int,
+) -> None:
     """Answer requests until Ctrl-C, and end the process.
 
-    `prompt` makes the ids of (messages, tools); None leaves that to the chat template. Raises UserError for a bad
-    address or model.
+    prompt: makes the ids of (messages, tools). tool_parser: a module of mlx_lm.tool_parsers, or "" for the one that
+    mlx-lm finds by the template. ends: ids that end an answer. Raises UserError for a bad address or model.
     """
     generator = None
 
@@ -134,7 +149,7 @@ def serve(folder: Path, name: str, config: ServeConfig, *, prompt: Callable | No
             "that `mlx_lm.generate` runs"
         ) from None
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    provider = Provider(folder, name, config, prompt, max_positions)
+    provider = Provider(folder, name, config, prompt, tool_parser, ends, max_positions)
     generator = ResponseGenerator(provider, LRUPromptCache(provider.cli_args.prompt_cache_size))
     try:
         provider.loaded.wait()
