@@ -28,7 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from mlxrlhf.data import files as row_files
-from mlxrlhf.data.tokenizer import Tokenizer
+from mlxrlhf.data import prepared
+from mlxrlhf.data.tokenizer import PublishedTokenizer, Tokenizer, open_tokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.wheels import fetch_wheel
 
@@ -287,7 +288,12 @@ def is_validation(text: str) -> bool:
 
 
 def write_tokens(
-    sources: list[str], tokenizer: Tokenizer, folder: Path, stem: str, max_characters: int, say: Callable[[str], None]
+    sources: list[str],
+    tokenizer: Tokenizer | PublishedTokenizer,
+    folder: Path,
+    stem: str,
+    max_characters: int,
+    say: Callable[[str], None],
 ) -> dict[str, int]:
     """Write FOLDER/STEM_train.npy and STEM_val.npy: one array of ids each, an end token after every document.
 
@@ -343,11 +349,15 @@ def write_tokens(
 
 
 def load_tokens(folder: Path, stem: str, side: str, command: str) -> np.ndarray:
-    """A token array, memory-mapped. Raises UserError naming `command` when it was not prepared."""
-    path = Path(folder) / f"{stem}_{side}.npy"
-    try:
-        return np.load(path, mmap_mode="r")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run: {command}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); run again: {command}") from None
+    """A token array of prepared data, memory-mapped, whole and of the tokenizer that stands beside it.
+
+    Raises UserError, naming `command`, when it is not.
+    """
+    folder = Path(folder)
+    if not (folder / "tokenizer").is_dir():
+        raise UserError(f"{folder / 'tokenizer'} does not exist; run: {command}")
+    tokenizer = open_tokenizer(folder / "tokenizer")
+    ids = prepared.load_ids(folder, f"{stem}_{side}.npy", command, tokenizer.fingerprint, tokenizer.vocab_size)
+    if ids.ndim != 1:
+        raise UserError(f"{folder}/{stem}_{side}.npy holds rows where one line of ids belongs; run again: {command}")
+    return ids

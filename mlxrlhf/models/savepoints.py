@@ -70,7 +70,7 @@ class SavePoints:
                 if state["checksum"] != _checksum(state):
                     raise ValueError("checksum mismatch in state.json")
                 arrays = {folder / name: digest for name, digest in state["sha256"].items()}
-                if any(file_digest(file) != digest for file, digest in arrays.items()):
+                if any(files.digest(file) != digest for file, digest in arrays.items()):
                     raise ValueError("checksum mismatch")
                 return _Arrays(arrays), state
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -232,9 +232,3 @@ def _checksum(state: Mapping[str, Any]) -> str:
     """The sha256 of all that state.json says beside it."""
     content = {key: value for key, value in state.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """The sha256 of a file."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -141,8 +141,9 @@ def _prepared(config: ExportConfig, tokenizer: AnyTokenizer) -> list[np.ndarray]
     folder = folders.data(config)
     if not (folder / "tokenizer").is_dir() or open_tokenizer(folder / "tokenizer").fingerprint != tokenizer.fingerprint:
         return []
+    command = f"mlxrlhf prepare all {folders.flag(config)}"
     return [
-        np.load(folder / f"{stem}_val.npy", mmap_mode="r")
+        corpora.load_tokens(folder, stem, "val", command)
         for stem in ("language", "code")
         if (folder / f"{stem}_val.npy").is_file()
     ]

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mlxrlhf.agent.dialogues import bfcl, build_dialogues, split_dialogues
 from mlxrlhf.config import SIZES, PrepareConfig
-from mlxrlhf.data import corpora, dialogue
+from mlxrlhf.data import corpora, dialogue, prepared
 from mlxrlhf.data import tokenizer as tokenizers
 from mlxrlhf.data.dialogue import AnyTokenizer
-from mlxrlhf.errors import UserError
-from mlxrlhf.files import atomic_folder, atomic_text
+from mlxrlhf.files import Say, atomic_folder
 from mlxrlhf.models import folders, published
 from mlxrlhf.models.checkpoint import copy_tokenizer
 from mlxrlhf.preferences import mined
-from mlxrlhf.preferences.pairs import length_baseline, pair_to_json, split_by_task
+from mlxrlhf.preferences.pairs import Pair, length_baseline, pair_to_json, split_by_task
 from mlxrlhf.tasks import requests
 from mlxrlhf.tasks.task import load_tasks
 
@@ -31,19 +30,15 @@ TOKENIZER_CHARACTERS = 1_500_000
 def run(part: str, config: PrepareConfig, say: Callable[[str], None] = print) -> None:
     """Prepare one part, or all of them in order."""
     folder = folders.data(config)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --data-dir") from None
     for name in PARTS if part == "all" else (part,):
-        globals()[f"_{name}"](config, folder, say)
+        PREPARE[name](config, folder, say)
 
 
 def _sources(text: str) -> list[str]:
     return [source.strip() for source in text.split(",") if source.strip()]
 
 
-def _tokenizer(config: PrepareConfig, folder: Path, say) -> None:
+def _tokenizer(config: PrepareConfig, folder: Path, say: Say) -> None:
     if config.model:
         source = published.fetch(config.model, say)
         with atomic_folder(folder / "tokenizer") as target:
@@ -72,10 +67,10 @@ def _load_tokenizer(folder: Path) -> AnyTokenizer:
     return tokenizers.open_tokenizer(folders.need(folder / "tokenizer", "mlxrlhf prepare tokenizer"))
 
 
-def _language(config: PrepareConfig, folder: Path, say) -> None:
-    corpora.write_tokens(
-        _sources(config.language_sources), _load_tokenizer(folder), folder, "language", config.max_characters, say
-    )
+def _language(config: PrepareConfig, folder: Path, say: Say) -> None:
+    tokenizer = _load_tokenizer(folder)
+    with prepared.writing(folder, tokenizer.fingerprint) as new:
+        corpora.write_tokens(_sources(config.language_sources), tokenizer, new, "language", config.max_characters, say)
 
 
 def _code_dialogues(config: PrepareConfig) -> tuple[list[dict], list[dict]]:
@@ -83,38 +78,50 @@ def _code_dialogues(config: PrepareConfig) -> tuple[list[dict], list[dict]]:
     return requests.sft_dialogues(bank, rng), requests.sft_dialogues(bank, rng, per_phrasing=4, held_out=True)
 
 
-def _code(config: PrepareConfig, folder: Path, say) -> None:
-    corpora.write_tokens(
-        _sources(config.code_sources), _load_tokenizer(folder), folder, "code", config.max_characters, say
-    )
-    for side, rows in zip(("train", "val"), _code_dialogues(config)):
-        _write_jsonl(folder / f"code_dialogues_{side}.jsonl", rows)
-        say(f"code: {len(rows):,} requests with a solution ({side})")
-    _write_prompts(folder)
+def _code(config: PrepareConfig, folder: Path, say: Say) -> None:
+    tokenizer = _load_tokenizer(folder)
+    with prepared.writing(folder, tokenizer.fingerprint) as new:
+        corpora.write_tokens(_sources(config.code_sources), tokenizer, new, "code", config.max_characters, say)
+        for side, rows in zip(("train", "val"), _code_dialogues(config)):
+            _write_jsonl(new / f"code_dialogues_{side}.jsonl", rows)
+            say(f"code: {len(rows):,} requests with a solution ({side})")
+        _write_prompts(new)
 
 
 def _write_prompts(folder: Path) -> None:
     """The requests that PPO samples answers to, and those that evaluate holds out."""
-    atomic_text(folder / "prompts.json", json.dumps(requests.prompts(load_tasks()), indent=1))
+    (folder / "prompts.json").write_text(json.dumps(requests.prompts(load_tasks()), indent=1), encoding="utf-8")
 
 
-def _tools(config: PrepareConfig, folder: Path, say) -> None:
+def _tools(config: PrepareConfig, folder: Path, say: Say) -> None:
     dialogues = build_dialogues(config.dialogues, seed=config.seed, unsafe=config.unsafe_exec)
     train, val = split_dialogues(dialogues, int(config.dialogues * 0.9))
     if config.bfcl:
         extra = bfcl(config.bfcl, say)
         train = train + extra[: -len(extra) // 10]
         val = val + extra[-len(extra) // 10 :]
-    for side, rows in (("train", train), ("val", val)):
-        _write_jsonl(folder / f"tools_{side}.jsonl", rows)
-        say(f"tools: {len(rows):,} dialogues ({side}), their results printed by the tools themselves")
+    with prepared.writing(folder) as new:
+        for side, rows in (("train", train), ("val", val)):
+            _write_jsonl(new / f"tools_{side}.jsonl", rows)
+            say(f"tools: {len(rows):,} dialogues ({side}), their results printed by the tools themselves")
 
 
 def _write_jsonl(path: Path, rows: list[dict]) -> None:
-    atomic_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def _preferences(config: PrepareConfig, folder: Path, say) -> None:
+def _encoded(pairs: Sequence[Pair], kind: str, tokenizer: AnyTokenizer) -> np.ndarray:
+    """Prompt and answer of each pair as ids, padded on the right; (pairs, longest) int32."""
+    ids = [
+        dialogue.prompt(p.messages, tokenizer) + dialogue.answer(p.messages, getattr(p, kind), tokenizer) for p in pairs
+    ]
+    rows = np.full((len(ids), max(map(len, ids))), tokenizer.pad_id, np.int32)
+    for row, sequence in zip(rows, ids):
+        row[: len(sequence)] = sequence
+    return rows
+
+
+def _preferences(config: PrepareConfig, folder: Path, say: Say) -> None:
     tokenizer = _load_tokenizer(folder)
     pairs, bank, report = mined.build(
         _sources(config.sources),
@@ -125,19 +132,13 @@ def _preferences(config: PrepareConfig, folder: Path, say) -> None:
         unsafe=config.unsafe_exec,
     )
     sides = dict(zip(("train", "val"), split_by_task(pairs, bank)))
-    for side, chosen_pairs in sides.items():
-        for kind in ("chosen", "rejected"):
-            ids = [
-                dialogue.prompt(p.messages, tokenizer) + dialogue.answer(p.messages, getattr(p, kind), tokenizer)
-                for p in chosen_pairs
-            ]
-            rows = np.full((len(ids), max(map(len, ids))), tokenizer.pad_id, np.int32)
-            for row, sequence in zip(rows, ids):
-                row[: len(sequence)] = sequence
-            np.save(folder / f"rlhf_{side}_{kind}.npy", rows)
     readable = [{"split": side, **pair_to_json(p)} for side, some in sides.items() for p in some]
-    atomic_text(folder / "rlhf_preferences.json", json.dumps(readable, indent=1, ensure_ascii=False))
-    _write_prompts(folder)
+    with prepared.writing(folder, tokenizer.fingerprint) as new:
+        for side, some in sides.items():
+            for kind in ("chosen", "rejected"):
+                np.save(new / f"rlhf_{side}_{kind}.npy", _encoded(some, kind, tokenizer))
+        (new / "rlhf_preferences.json").write_text(json.dumps(readable, indent=1, ensure_ascii=False), encoding="utf-8")
+        _write_prompts(new)
     say(
         f"preferences: {len(sides['train']):,} train and {len(sides['val']):,} held-out pairs, every label run; "
         f"the longer answer wins {length_baseline(pairs):.0%}"
@@ -147,3 +148,13 @@ def _preferences(config: PrepareConfig, folder: Path, say) -> None:
     say("preferences: candidates: " + ", ".join(f"{name} {count:,}" for name, count in report.items()))
     if len(pairs) < config.pairs:
         say(f"preferences: {len(pairs):,} of the {config.pairs:,} pairs asked for could be verified; add --sources")
+
+
+#: how each part is prepared, in the order in which one needs another
+PREPARE = {
+    "tokenizer": _tokenizer,
+    "language": _language,
+    "code": _code,
+    "tools": _tools,
+    "preferences": _preferences,
+}
