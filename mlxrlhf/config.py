@@ -106,7 +106,7 @@ class RunConfig(BackendConfig):
     model: str = option(
         "",
         "published Llama-family checkpoint instead of a size of ours: a folder, smollm2, shipped "
-        "or a hub name; its folders are named after it",
+        "or a hub name (NAME@REVISION for a certain one); its folders are named after it",
     )
     checkpoint: str = option("", "folder to start from (default: the stage before, under weights/SIZE/)")
     out: str = option("", "folder to write (default: weights/SIZE/STAGE)")
@@ -267,7 +267,7 @@ class FinetuneConfig(TrainConfig):
 
 PAIRS_HELP = (
     "pairs instead of the prepared ones: a .jsonl, .json or .parquet file in TRL's, Anthropic HH's, "
-    "UltraFeedback's or HelpSteer3's form, or hub:NAME[:PATTERN]"
+    "UltraFeedback's or HelpSteer3's form, or hub:NAME[@REVISION][:PATTERN]"
 )
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlxrlhf import hub as hubs
 from mlxrlhf.data import files as row_files
 from mlxrlhf.data import prepared
 from mlxrlhf.data.tokenizer import PublishedTokenizer, Tokenizer, open_tokenizer
@@ -203,7 +204,8 @@ def hub(name: str, limit: int = 200_000) -> Iterator[Document]:
     except ImportError:
         raise UserError(f"--sources hub:{name} needs the datasets library; run: pip install datasets") from None
     try:
-        rows = load_dataset(name, split="train", streaming=True)
+        repository, revision = hubs.split(name)
+        rows = load_dataset(repository, split="train", streaming=True, revision=revision or None)
         for number, row in enumerate(rows):
             if number >= limit:
                 return

@@ -3,7 +3,7 @@
     rows.jsonl  rows.json  rows.jsonl.gz  rows.parquet     a row is a JSON object
     prompts.txt  prompts.txt.gz                            a row is a line, where a command takes text
     FOLDER                                                 its files, sorted by name
-    hub:NAME[:SPLIT or PATTERN]                            the files of a data set whose path matches
+    hub:NAME[@REVISION][:SPLIT or PATTERN]                 the files of a data set whose path matches
 
 Rows come one by one with the place where they stand, so a file of any length takes the memory of one row. Whatever the
 bytes are, they are rows or one UserError with file and line.
@@ -24,6 +24,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from mlxrlhf import hub
 from mlxrlhf.errors import UserError
 from mlxrlhf.settings import DECODER, check_value, parse_json
 
@@ -269,17 +270,14 @@ def _hub_files(source: str) -> list[Path]:
     Those that match the pattern; those of the split, where a plain word is given; without either those whose path has
     "train" in it, or all there are.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     name, _, asked = source.removeprefix("hub:").partition(":")
     pattern = f"*{asked}*" if asked.replace("_", "").replace("-", "").isalnum() else asked
     # Test splits are not even downloaded, unless there is nothing else or they are asked for.
     tries = [[pattern]] if pattern else [[f"*train*{suffix}" for suffix in SUFFIXES], [f"*{s}" for s in SUFFIXES]]
     for wanted in tries:
         try:
-            folder = Path(snapshot_download(name, repo_type="dataset", allow_patterns=wanted))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+            folder = hub.snapshot(name, wanted, kind="dataset")
+        except (OSError, ValueError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{source} could not be fetched from the hub ({reason}); check its name and the network, "

@@ -297,8 +297,13 @@ class PublishedTokenizer(_Decoding):
         from transformers import AutoTokenizer
 
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
+            if "trust_remote_code" in str(error):
+                raise UserError(
+                    f"the tokenizer of {folder} needs Python code that comes with it, and mlxrlhf runs no model's "
+                    "code; take a model whose tokenizer is a tokenizer.json"
+                ) from None
             raise UserError(
                 f"the tokenizer of {folder} cannot be read ({str(error).splitlines()[0]}); copy the "
                 "model's tokenizer files into it"

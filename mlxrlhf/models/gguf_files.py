@@ -155,7 +155,7 @@ def _add_tokenizer(writer, source: Path, vocab_size: int) -> None:
     from gguf import TokenType
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     model = content["model"]
     if model["type"] != "BPE":

@@ -1,4 +1,7 @@
-"""Checkpoints by name: a folder, `shipped` with this package, `smollm2` from a pinned one, or a model of the hub."""
+"""Checkpoints by name: a folder, `shipped` with this package, `smollm2` from a pinned one, or a model of the hub.
+
+A hub model is NAME, or NAME@REVISION for a certain branch, tag or commit.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mlxrlhf import hub
 from mlxrlhf.errors import UserError
 from mlxrlhf.models.gguf_files import convert_gguf
 from mlxrlhf.wheels import fetch_wheel
@@ -20,7 +24,9 @@ HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
 
 
 def label(model: str) -> str:
-    """The name of a model's folder under weights/ and data/."""
+    """The name of a model's folder under weights/ and data/: without the revision of a hub model."""
+    if _is_hub_name(model) and not Path(model).is_dir():
+        model = hub.split(model)[0]
     return Path(model.rstrip("/")).name
 
 
@@ -36,12 +42,16 @@ def fetch(model: str, say: Callable[[str], None] = print, files: Sequence[str] =
         return _smollm2(say)
     if model == "shipped":
         return shipped()
-    if model.count("/") == 1 and not model.startswith((".", "/")):
+    if _is_hub_name(model):
         return _hub(model, files)
     raise UserError(
         f"--model {model}: there is no such folder; name a checkpoint folder, shipped, smollm2 or a hub "
-        "model such as HuggingFaceTB/SmolLM2-135M-Instruct"
+        "model such as HuggingFaceTB/SmolLM2-135M-Instruct, with @REVISION for a certain branch, tag or commit"
     )
+
+
+def _is_hub_name(model: str) -> bool:
+    return hub.split(model)[0].count("/") == 1 and not model.startswith((".", "/", "~"))
 
 
 def shipped() -> Path:
@@ -57,13 +67,10 @@ def shipped() -> Path:
 
 
 def _hub(model: str, files: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     try:
-        return Path(snapshot_download(model, allow_patterns=list(files)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        return hub.snapshot(model, files)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"--model {model} is no folder and could not be fetched from the hub ({reason}); check its "
             "name and the network"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from mlxrlhf import parallel
+from mlxrlhf import hub, parallel
 from mlxrlhf.errors import UserError
 from mlxrlhf.files import atomic_text
 
@@ -43,7 +43,9 @@ class RunLog:
             self.folder.mkdir(parents=True, exist_ok=True)
             kept = [row for row in read_metrics(path) if row["step"] <= start] if start else []
             atomic_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-            atomic_text(self.folder / "config.json", json.dumps(config, indent=2))
+            # A name on the hub may stand for other files tomorrow: the commit says what was read.
+            settings = {**config, "fetched": hub.fetched} if hub.fetched else config
+            atomic_text(self.folder / "config.json", json.dumps(settings, indent=2))
             self._file = open(path, "a", encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from None

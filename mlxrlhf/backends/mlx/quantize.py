@@ -21,7 +21,13 @@ def convert(source: Path, target: Path, *, bits: int, group_size: int, dtype: st
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             mlx_lm.convert(
-                str(source), str(target / "mlx"), quantize=True, q_bits=bits, q_group_size=group_size, dtype=dtype
+                str(source),
+                str(target / "mlx"),
+                quantize=True,
+                q_bits=bits,
+                q_group_size=group_size,
+                dtype=dtype,
+                trust_remote_code=False,
             )
     except (ValueError, KeyError, RuntimeError) as error:
         raise UserError(
@@ -54,7 +60,7 @@ def cost(whole: Path, quantised: Path, rows: np.ndarray) -> dict[str, float]:
 def _load(folder: Path) -> nn.Module:
     """The model as mlx_lm.generate loads it. On the CPU its weights are unpacked to float32 first, the same numbers:
     MLX multiplies packed and bfloat16 matrices slowly there."""
-    model, _ = load_model(folder)
+    model, _ = load_model(folder, trust_remote_code=False)
     if mx.default_device() == mx.Device(mx.cpu):
         model.set_dtype(mx.float32)  # first: the weights would be rounded to the precision of their scales
         model = dequantize_model(model)

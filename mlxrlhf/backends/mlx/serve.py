@@ -142,7 +142,13 @@ def serve(
         ) from None
     try:
         # A trial: the server's own thread, where an array has to be made to be used, could only log a failure.
-        mlx_lm.load(str(folder), adapter_path=config.adapter or None, lazy=True)
+        mlx_lm.load(
+            str(folder),
+            adapter_path=config.adapter or None,
+            lazy=True,
+            tokenizer_config={"trust_remote_code": False},
+            trust_remote_code=False,
+        )
     except Exception as error:  # whatever a folder of another maker may lack
         raise UserError(
             f"mlx-lm cannot load {folder} ({(str(error) or repr(error)).splitlines()[0]}); take a model "
