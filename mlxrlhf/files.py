@@ -235,6 +235,23 @@ def replaced(path: Path, marker: Mapping[str, Any], say: Say = print) -> Iterato
         discard(new, path, say)
 
 
+@contextlib.contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`, on the same disk, which is gone afterwards. The caller holds the lock.
+
+    What a killed process left of one is removed by the next that writes `path`.
+    """
+    recover(path)
+    new = beside(path, "new")
+    os.mkdir(new)
+    try:
+        write_marker(new, {"building": True, "files": {}})
+        yield new
+    finally:
+        with contextlib.suppress(OSError):
+            discard(new, path)
+
+
 def _carry_over(path: Path, new: Path) -> None:
     """Link what no marker lists from the folder that is there into the new one."""
     if not path.is_dir():

@@ -29,27 +29,27 @@ def weights(folder, changed=0.0, files=1):
 
 
 def test_a_digest_of_weights_sees_every_value_and_no_file_names(tmp_path):
-    one = identity.weights_digest(weights(tmp_path / "one"))
-    assert identity.weights_digest(weights(tmp_path / "two", files=2)) == one and len(one) == 16
-    assert identity.weights_digest(weights(tmp_path / "three", changed=1e-6)) != one
+    one = identity.trunk_digest(weights(tmp_path / "one"))
+    assert identity.trunk_digest(weights(tmp_path / "two", files=2)) == one and len(one) == 16
+    assert identity.trunk_digest(weights(tmp_path / "three", changed=1e-6)) != one
     with pytest.raises(UserError, match=r"holds no model\*.safetensors"):
-        identity.weights_digest(tmp_path)
+        identity.trunk_digest(tmp_path)
     (tmp_path / "one" / "model-0.safetensors").write_bytes(b"12345678garbage")
     with pytest.raises(UserError, match="cannot be read"):
-        identity.weights_digest(tmp_path / "one")
+        identity.trunk_digest(tmp_path / "one")
 
 
 def test_a_digest_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(identity, "REMEMBERED_BYTES", 1)
     folder = weights(tmp_path / "one")
-    one = identity.weights_digest(folder)
+    one = identity.trunk_digest(folder)
     identity._known.clear()
     monkeypatch.setattr(identity, "_tensors_digest", lambda paths: pytest.fail("read again"))
-    assert identity.weights_digest(folder) == one
+    assert identity.trunk_digest(folder) == one
     monkeypatch.undo()
     (folder / "model-0.safetensors").write_bytes((tmp_path / "one" / "model-0.safetensors").read_bytes()[:-1] + b"?")
-    assert identity.weights_digest(folder) != one
+    assert identity.trunk_digest(folder) != one
 
 
 @pytest.fixture(scope="module")

@@ -28,20 +28,11 @@ def writing(folder: Path, tokenizer: str = "") -> Iterator[Path]:
     tokenizer: the fingerprint of the tokenizer whose ids the .npy files hold. Raises UserError where nothing can be
     written, or another process is writing there.
     """
-    place = folder / "part"
-    new = files.beside(place, "new")
     try:
         files.make_folder(folder)
-        with files.locked(folder):
-            files.recover(place)
-            os.mkdir(new)
-            try:
-                files.write_marker(new, {"building": True, "files": {}})
-                yield new
-                _put(new, folder, tokenizer)
-            finally:
-                with contextlib.suppress(OSError):
-                    files.discard(new, place)
+        with files.locked(folder), files.scratch(folder / "part") as new:
+            yield new
+            _put(new, folder, tokenizer)
     except BaseException as error:
         if files.is_file_system_error(error):
             raise UserError(f"cannot write to {folder}: {files.reason(error)}; choose another --data-dir") from None

@@ -29,7 +29,7 @@ LENGTH = 16
 _known: dict[tuple[str, ...], str] = {}
 
 
-def weights_digest(folder: Path, pattern: str = "model*.safetensors") -> str:
+def trunk_digest(folder: Path, pattern: str = "model*.safetensors") -> str:
     """Digest of every tensor's name, type, shape and bytes, however they are spread over files. Raises UserError."""
     paths = sorted(Path(folder).glob(pattern))
     if not paths:

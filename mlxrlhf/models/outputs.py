@@ -261,14 +261,9 @@ def refuse_path(path: Path, sources: Sequence[Path] = ()) -> None:
 
 def _probe(path: Path) -> None:
     """Do beside `path` once what the end of the run will do. Raises OSError."""
-    new = files.beside(path, "new")
-    os.mkdir(new)
-    try:
-        files.write_marker(new, {"building": True, "files": {}})
-        os.mkdir(new / "one")
-        os.rename(new / "one", new / "other")
-    finally:
-        files.discard(new, path)
+    with files.scratch(path) as folder:
+        os.mkdir(folder / "one")
+        os.rename(folder / "one", folder / "other")
     if not path.is_dir():
         return
     # In a folder such as /tmp only their owner may rename things.
