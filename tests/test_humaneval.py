@@ -3,7 +3,7 @@
 import gzip
 import json
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from test_preference_sources import OVERLAP, PROBLEM
@@ -11,6 +11,7 @@ from test_preference_sources import OVERLAP, PROBLEM
 from mlxrlhf.stages import evaluate
 from mlxrlhf.tasks import humaneval
 from mlxrlhf.tasks.answers import format_answer
+from mlxrlhf.tasks.expected import split
 
 WHOLE = "def running_peak(numbers: List[int]):\n    return [max(numbers[:i + 1]) for i in range(len(numbers))]"
 BODY = "    return [max(numbers[:i + 1]) for i in range(len(numbers))]"
@@ -28,6 +29,23 @@ def test_an_answer_is_a_whole_function_or_the_rest_of_it():
         "```python\nexit(0)\n```",
     ]
     assert humaneval.passes([PROBLEM] * 7, answers) == [True, True, True, False, False, True, False]
+
+
+def test_an_answer_that_says_itself_that_it_passed_does_not_count():
+    main = "\n\ndef main():\n    print('passed')\n    raise SystemExit(0)\n\n\nmain()"
+    quiet = "\n\nif __name__ == '__main__':\n    print('passed')"
+    endings = [main, main.replace("raise SystemExit(0)", "__import__('os')._exit(0)"), quiet]
+    answers = [format_answer(code + ending) for code in (WRONG, WHOLE) for ending in endings]
+    assert humaneval.passes([PROBLEM] * 6, answers) == [False, False, False, False, False, True]
+
+
+def test_no_expected_value_of_a_check_runs_beside_the_answer():
+    check = "import math\n\nMETADATA = {}\n\ndef check(candidate):\n    assert candidate([1]) == [77]\n    x = 3\n"
+    check += "    assert abs(candidate(x) - 77) < 1e-6, 'near 77'\n    for i in (1, 2):\n        assert candidate(i)\n"
+    tests = humaneval.tests(replace(PROBLEM, test=check))
+    assert tests[0] == "assert candidate([1]) == [77]" and tests[1].startswith("x = 3\nassert abs(") and len(tests) == 3
+    parts = [split(test) for test in tests]
+    assert [part.whole for part in parts] == [False, False, True] and "77" not in str([part.steps for part in parts])
 
 
 def test_problems_are_read_from_the_package(tmp_path):

