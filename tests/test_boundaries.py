@@ -67,7 +67,7 @@ def test_objectives_stay_inside_the_names_both_libraries_spell_alike():
 
 
 #: an optimizer's maker, the stand-in for mlx-lm's decoders, names of a batch's arrays, a question of MLX's device
-OF_MLX_ALONE = {"adamw", "Trunk", "arrays_of", "on_gpu"}
+OF_MLX_ALONE = {"compiles", "adamw", "Trunk", "arrays_of", "on_gpu"}
 
 
 def test_the_backends_mirror_each_other():

@@ -225,9 +225,9 @@ def test_full_kl_in_the_loss_is_exact():
     state = {"tokens": batch["tokens"], "start": 8}
     hidden = model.evaluate(state, ("hidden",), adapters=False)["hidden"]
     kl = model.evaluate({**state, "reference_hidden": hidden}, ("kl",))["kl"]
-    model._enable(True)
+    model._prepare(adapters=True, training=False)
     policy = log_softmax(model.logits(state["tokens"]))
-    model._enable(False)
+    model._prepare(adapters=False, training=False)
     reference = log_softmax(model.logits(state["tokens"]))
     expected = (np.exp(policy) * (policy - reference)).sum(-1)[:, 7:-1]
     assert expected.max() > 1e-3

@@ -328,9 +328,9 @@ def test_adapters_merge_alike():
 
 
 def _without_adapters(model, tokens):
-    model._enable(False)
+    model._prepare(adapters=False, training=False)
     logits = model.logits(tokens)
-    model._enable(True)
+    model._prepare(adapters=True, training=False)
     return logits
 
 

@@ -9,6 +9,13 @@ import numpy as np
 from mlxrlhf.algorithms.rollout import LEAVE_SHARE, distinct
 
 
+def draws(uniforms: np.ndarray | None) -> np.ndarray | None:
+    """Numbers in [0, 1) as float32 below 1: what lies above 1 - 2^-25 would round up to it, and past every token."""
+    if uniforms is None:
+        return None
+    return np.minimum(uniforms.astype(np.float32), np.nextafter(np.float32(1), np.float32(0)))
+
+
 class Prompts:
     """The distinct prompts of a batch, padded on the left.
 

@@ -9,6 +9,7 @@ mlx-lm brings transformers along, which takes seconds to import: only a model th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 from mlxrlhf.algorithms.rollout import bucket
 from mlxrlhf.backends.mlx.generate import pick
 from mlxrlhf.backends.mlx.trees import number
+from mlxrlhf.backends.sampling import draws
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint
 
@@ -62,14 +64,14 @@ class MLXLMTrunk(nn.Module):
 
     @property
     def gradient_checkpointing(self) -> bool:
-        return False
+        """Whether blocks compute their activations again in the backward pass."""
+        return hasattr(type(self.layers[0]), "checkpointed")
 
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, wanted: bool) -> None:
-        if wanted:
-            from mlx_lm.tuner.trainer import grad_checkpoint
-
-            grad_checkpoint(self.layers[0])  # it patches the class, so one block stands for all
+        if wanted and not self.gradient_checkpointing:
+            for block in self.layers:
+                block.__class__ = _checkpointed(type(block))
 
     def head_weight(self) -> mx.array:
         """(V, d)"""
@@ -108,6 +110,21 @@ class MLXLMTrunk(nn.Module):
             )
 
 
+@functools.cache
+def _checkpointed(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class of a block that forgets its activations while it is trained.
+
+    Of this one block: mlx-lm's own `grad_checkpoint` changes the class for every model in the process, and does so
+    while sampling too, where it would run the caches' side effects through a recorded function.
+    """
+
+    def call(self: nn.Module, *arguments: Any, **named: Any) -> Any:
+        forward = functools.partial(kind.__call__, self)
+        return (nn.utils.checkpoint(self, forward) if self.training else forward)(*arguments, **named)
+
+    return type(kind.__name__, (kind,), {"__call__": call, "checkpointed": True})
+
+
 def lay_out(segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where each document of rows with segments (B, T) goes, and where its states come back to.
 
@@ -143,7 +160,8 @@ def generate(
     """See `protocol.Model.generate`; batching, padding and caches are mlx-lm's."""
     from mlx_lm.generate import BatchGenerator
 
-    draws = None if uniforms is None else mx.array(uniforms.astype(np.float32))
+    numbers = draws(uniforms)
+    drawn = None if numbers is None else mx.array(numbers)
 
     def sampler(row: int) -> Callable[[mx.array], mx.array]:
         position = -1
@@ -151,7 +169,7 @@ def generate(
         def sample(logprobs: mx.array) -> mx.array:
             nonlocal position
             position = min(position + 1, max_tokens - 1)  # mlx-lm works one token ahead of a row's end
-            return pick(logprobs, temperature, None if draws is None else draws[row : row + 1, position])
+            return pick(logprobs, temperature, None if drawn is None else drawn[row : row + 1, position])
 
         return sample
 

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlxrlhf.backends.mlx.network import KVCache, Llama, segment_mask
-from mlxrlhf.backends.sampling import Prompts, Responses
+from mlxrlhf.backends.sampling import Prompts, Responses, draws
 
 
 def generate(
@@ -34,16 +34,17 @@ def generate(
     hidden = model(mx.array(p.tokens), mask=mask, caches=caches)[:, -1]
     if p.repeated:
         hidden = hidden[_keep(caches, p.copies)]
-    real, draws = mx.array(p.real[p.copies]), None if uniforms is None else mx.array(uniforms.astype(np.float32))
+    real, numbers = mx.array(p.real[p.copies]), draws(uniforms)
+    drawn = None if numbers is None else mx.array(numbers)
     responses = Responses(len(prompts), stop_ids, on_token)
-    picked = pick(model.logits(hidden), temperature, None if draws is None else draws[:, 0])
+    picked = pick(model.logits(hidden), temperature, None if drawn is None else drawn[:, 0])
     for position in range(max_tokens):
         following = None
         if position + 1 < max_tokens:
             end = p.width + position
             key_mask = real[:, None, None, : end + 1] if p.padded else "causal"
             hidden = model(picked[:, None], mask=key_mask, offset=end, caches=caches)[:, -1]
-            following = pick(model.logits(hidden), temperature, None if draws is None else draws[:, position + 1])
+            following = pick(model.logits(hidden), temperature, None if drawn is None else drawn[:, position + 1])
             mx.async_eval(following)
         responses.add(cast(list[int], picked.tolist()))
         if following is None or responses.finished:
@@ -51,7 +52,7 @@ def generate(
         if (staying := responses.leave()) is not None:
             rows = _keep(caches, staying)
             following, real = following[rows], real[rows]
-            draws = None if draws is None else draws[rows]
+            drawn = None if drawn is None else drawn[rows]
         picked = following
     return responses.ids
 
@@ -84,7 +85,9 @@ def pick(logits: mx.array, temperature: float, uniforms: mx.array | None) -> mx.
     ends = mx.cumsum(totals, axis=-1)
     threshold = uniforms[:, None] * ends[:, -1:]
     block = mx.minimum((ends <= threshold).sum(axis=-1, keepdims=True), ends.shape[1] - 1)
-    before = mx.take_along_axis(ends - totals, block, axis=1)
-    inside = before + mx.cumsum(blocks[mx.arange(rows), block[:, 0]], axis=-1)
-    token = mx.minimum((inside <= threshold).sum(axis=-1), BLOCK - 1)
+    inside = mx.cumsum(blocks[mx.arange(rows), block[:, 0]], axis=-1)
+    left = threshold - mx.take_along_axis(ends - totals, block, axis=1)
+    # Rounding may put it outside the block: then the first or the last token there that has any probability.
+    left = mx.clip(left, 0.0, inside[:, -1:] * (1 - 2**-24))
+    token = mx.minimum((inside <= left).sum(axis=-1), BLOCK - 1)
     return mx.minimum(block[:, 0] * BLOCK + token, size - 1)

@@ -35,7 +35,9 @@ class Model:
             self.network.value_head.load_saved(s.value_start)
         self.adapters: list[LoRALinear] = add_lora(self.trunk, s.lora_rank, s.lora_scale) if s.lora_rank else []
         mx.eval(self.network.parameters())
-        reference_weight = mx.array(self.trunk.head_weight()) if s.keep_reference_head else None
+        # A sum is a copy; mx.array(x) would be the same array, and an input of the compiled step.
+        reference_weight = self.trunk.head_weight() + 0 if s.keep_reference_head else None
+        mx.eval(reference_weight)
         self.trainer = Trainer(self.network, s, reference_weight)
 
     # --- forward ---------------------------------------------------------------------------------------------------
@@ -52,7 +54,7 @@ class Model:
         on_token: Callable[[int], None] | None = None,
         adapters: bool = True,
     ) -> list[list[int]]:
-        self._enable(adapters)
+        self._prepare(adapters=adapters, training=False)
         sample: Callable[..., list[list[int]]] = families.generate if self.config.family != "llama" else generate
         return sample(
             self.trunk,
@@ -68,7 +70,7 @@ class Model:
     def evaluate(
         self, batch: Batch, want: Sequence[str], *, temperature: float = 1.0, adapters: bool = True
     ) -> dict[str, np.ndarray]:
-        self._enable(adapters)
+        self._prepare(adapters=adapters, training=False)
         out = self.network(arrays_of(batch, self.network), want, temperature, self.trainer.reference_weight)
         mx.eval(out)
         return {name: np.array(value) for name, value in out.items()}
@@ -94,20 +96,23 @@ class Model:
         learning_rate: float,
         temperature: float = 1.0,
     ) -> dict[str, float]:
-        self._enable(True)
+        self._prepare(adapters=True, training=True)
         return self.trainer.step(objective, batches, want, learning_rate, temperature, self.world[1])
 
     def gradient(
         self, objective: Objective, batch: Batch, want: Sequence[str], temperature: float = 1.0
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        self._enable(True)
+        self._prepare(adapters=True, training=True)
         gradient, metrics = self.trainer.gradient(objective, batch, tuple(want), temperature)
         arrays = {name: np.array(g.astype(mx.float32)) for name, g in gradient.items()}
         return arrays, {name: float(value) for name, value in metrics.items()}
 
-    def _enable(self, adapters: bool) -> None:
+    def _prepare(self, *, adapters: bool, training: bool) -> None:
+        """Adapters on or off, and the mode: some of mlx-lm's families have kernels without a gradient for sampling."""
         for layer in self.adapters:
             layer.enabled = adapters
+        if self.network.training != training:
+            self.network.train(training)
 
     # --- state and saving ------------------------------------------------------------------------------------------
 

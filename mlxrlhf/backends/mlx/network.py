@@ -180,7 +180,7 @@ class Llama(nn.Module):
             mask = "causal" if segments is None else segment_mask(segments)
         x = self.model.embed_tokens(tokens)
         for i, block in enumerate(self.model.layers):
-            if self.gradient_checkpointing:
+            if self.gradient_checkpointing and self.training:  # while sampling, a block must reach its cache
                 x = nn.utils.checkpoint(block)(x, mask, offset)
             else:
                 x = block(x, mask, offset, caches[i] if caches else None)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from mlxrlhf.backends.sampling import Prompts, Responses
+from mlxrlhf.backends.sampling import Prompts, Responses, draws
 from mlxrlhf.backends.torch.network import KVCache, Llama, segment_mask
 
 
@@ -32,17 +32,18 @@ def generate(
     if p.repeated:
         hidden = hidden[_keep(caches, p.copies, device)]
     real = torch.from_numpy(p.real[p.copies]).to(device)
-    draws = None if uniforms is None else torch.from_numpy(uniforms.astype(np.float32)).to(device)
+    numbers = draws(uniforms)
+    drawn = None if numbers is None else torch.from_numpy(numbers).to(device)
     responses = Responses(len(prompts), stop_ids, on_token)
     for position in range(max_tokens):
-        picked = pick(model.logits(hidden), temperature, None if draws is None else draws[:, position])
+        picked = pick(model.logits(hidden), temperature, None if drawn is None else drawn[:, position])
         responses.add(picked.tolist())
         if position + 1 == max_tokens or responses.finished:
             break
         if (staying := responses.leave()) is not None:
             rows = _keep(caches, staying, device)
             picked, real = picked[rows], real[rows]
-            draws = None if draws is None else draws[rows]
+            drawn = None if drawn is None else drawn[rows]
         end = p.width + position
         key_mask = real[:, None, None, : end + 1] if p.padded else "causal"
         hidden = model(picked[:, None], mask=key_mask, offset=end, caches=caches)[:, -1]
@@ -78,7 +79,9 @@ def pick(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor | None
     ends = totals.cumsum(dim=-1)
     threshold = uniforms[:, None] * ends[:, -1:]
     block = (ends <= threshold).sum(dim=-1, keepdim=True).clamp(max=ends.shape[1] - 1)
-    before = ends.gather(1, block) - totals.gather(1, block)
-    inside = before + blocks[torch.arange(rows, device=block.device), block[:, 0]].cumsum(dim=-1)
-    token = (inside <= threshold).sum(dim=-1).clamp(max=BLOCK - 1)
+    inside = blocks[torch.arange(rows, device=block.device), block[:, 0]].cumsum(dim=-1)
+    left = threshold - (ends.gather(1, block) - totals.gather(1, block))
+    # Rounding may put it outside the block: then the first or the last token there that has any probability.
+    left = torch.minimum(left.clamp(min=0.0), inside[:, -1:] * (1 - 2**-24))
+    token = (inside <= left).sum(dim=-1).clamp(max=BLOCK - 1)
     return (block[:, 0] * BLOCK + token).clamp(max=size - 1)

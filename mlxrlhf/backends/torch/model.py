@@ -58,7 +58,7 @@ class Model:
         on_token: Callable[[int], None] | None = None,
         adapters: bool = True,
     ) -> list[list[int]]:
-        self._enable(adapters)
+        self._prepare(adapters=adapters, training=False)
         return generate(
             self.trunk,
             prompts,
@@ -74,7 +74,7 @@ class Model:
     def evaluate(
         self, batch: Batch, want: Sequence[str], *, temperature: float = 1.0, adapters: bool = True
     ) -> dict[str, np.ndarray]:
-        self._enable(adapters)
+        self._prepare(adapters=adapters, training=False)
         out = self.network(tensors_of(batch, self.device), want, temperature, self.trainer.reference_weight)
         return {name: value.cpu().numpy() for name, value in out.items()}
 
@@ -100,20 +100,23 @@ class Model:
         learning_rate: float,
         temperature: float = 1.0,
     ) -> dict[str, float]:
-        self._enable(True)
+        self._prepare(adapters=True, training=True)
         return self.trainer.step(objective, batches, want, learning_rate, temperature, self.world[1])
 
     def gradient(
         self, objective: Objective, batch: Batch, want: Sequence[str], temperature: float = 1.0
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        self._enable(True)
+        self._prepare(adapters=True, training=True)
         gradient, metrics = self.trainer.gradient(objective, batch, tuple(want), temperature)
         arrays = {name: to_numpy(g) for name, g in gradient.items()}
         return arrays, {name: float(value) for name, value in metrics.items()}
 
-    def _enable(self, adapters: bool) -> None:
+    def _prepare(self, *, adapters: bool, training: bool) -> None:
+        """Adapters on or off, and the mode."""
         for layer in self.adapters:
             layer.enabled = adapters
+        if self.network.training != training:
+            self.network.train(training)
 
     # --- state and saving ------------------------------------------------------------------------------------------
 

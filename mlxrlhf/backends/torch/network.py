@@ -255,7 +255,7 @@ class Llama(nn.Module):
         rotation = self.rotation(offset, tokens.shape[1])
         x = self.model.embed_tokens(tokens)
         for i, block in enumerate(self.layers):
-            if self.gradient_checkpointing and torch.is_grad_enabled():
+            if self.gradient_checkpointing and self.training:
                 x = checkpoint(block, x, mask, rotation, use_reentrant=False)
             else:
                 x = block(x, mask, rotation, caches[i] if caches else None)
