@@ -281,6 +281,38 @@ def test_sampling_finds_the_token_in_a_flat_tail():
         assert (picked == expected).mean() > 0.9 and np.abs(picked - expected).max() <= 1
 
 
+def test_a_number_just_below_one_picks_no_token_without_probability():
+    """By hand: p = (1/4, 3/4, 0). Numbers above 1 - 2^-25 are 1.0 in float32; 1/4 and more is the second token."""
+    import mlx.core as mx
+    import torch as library
+
+    from mlxrlhf.backends.sampling import draws
+
+    numbers = draws(np.array([0.0, 0.2499, 0.2501, 1 - 1e-6, 1 - 2**-25, 1 - 1e-12]))
+    assert numbers.dtype == np.float32 and (numbers[-2:] == 1 - 2**-24).all()
+    logits = np.tile(np.array([np.log(0.25), np.log(0.75), -np.inf], np.float32), (6, 1))
+    for picked in (
+        mlx_generate.pick(mx.array(logits), 1.0, mx.array(numbers)).tolist(),
+        torch_generate.pick(library.from_numpy(logits), 1.0, library.from_numpy(numbers)).tolist(),
+    ):
+        assert picked == [0, 0, 1, 1, 1, 1]
+    # The same at the end of a long vocabulary, whose sums round: the last 100 tokens have no probability.
+    long = np.random.default_rng(0).normal(size=(64, 2_000)).astype(np.float32)
+    long[:, -100:] = -np.inf
+    last = np.full(64, numbers[-1])
+    assert max(mlx_generate.pick(mx.array(long), 1.0, mx.array(last)).tolist()) < 1_900
+    assert max(torch_generate.pick(library.from_numpy(long), 1.0, library.from_numpy(last)).tolist()) < 1_900
+
+
+def test_the_largest_number_generates_no_impossible_token():
+    """Through `generate`: a row of ones would have picked the last token of the vocabulary at every step."""
+    a, b = twins()
+    settings = dict(max_tokens=6, temperature=1.0, stop_ids=[], pad_id=0)
+    for model in (a, b):
+        largest = model.generate([[5, 6]], uniforms=np.full((1, 6), 1 - 1e-16), **settings)
+        assert largest == model.generate([[5, 6]], uniforms=np.full((1, 6), 1 - 2**-24), **settings)
+
+
 def test_padding_packing_and_checkpointing_change_nothing_in_torch():
     _, model = twins()
     tokens = ids(model.config, 2, 12)
