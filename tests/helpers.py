@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -26,8 +27,13 @@ class Said(NamedTuple):
         return self.out + self.err
 
 
-def mlxrlhf(folder, *arguments, stdin="", code=0):
-    """`mlxrlhf ARGUMENTS` in FOLDER, in this process, which saves the seconds that libraries take to load.
+def words(command, *arguments):
+    """The command line as a list: the first word may hold flags too, split at spaces; what follows is kept whole."""
+    return [*command.split(), *map(os.fsdecode, arguments)]
+
+
+def mlxrlhf(folder, *command, stdin="", code=0):
+    """`mlxrlhf COMMAND` in FOLDER, in this process, which saves the seconds that libraries take to load.
 
     Goes through the entry point of the installed command. An error that is no UserError arrives here as it is.
     """
@@ -40,7 +46,7 @@ def mlxrlhf(folder, *arguments, stdin="", code=0):
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         mock.patch.object(sys, "stdin", typed),
-        mock.patch.object(sys, "argv", ["mlxrlhf", *map(str, arguments)]),
+        mock.patch.object(sys, "argv", ["mlxrlhf", *words(*command)]),
     ):
         try:
             main.run()
@@ -50,10 +56,10 @@ def mlxrlhf(folder, *arguments, stdin="", code=0):
     return Said(out.getvalue(), err.getvalue())
 
 
-def start(folder, *arguments, **settings):
+def start(folder, *command, **settings):
     """The same in a process of its own, its output in pipes."""
     return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
+        [*COMMAND, *words(*command)],
         cwd=folder,
         text=True,
         stdout=subprocess.PIPE,
@@ -62,9 +68,9 @@ def start(folder, *arguments, **settings):
     )
 
 
-def mlxrlhf_process(folder, *arguments, code=0):
+def mlxrlhf_process(folder, *command, code=0):
     """The same in a process of its own, to its end."""
-    process = start(folder, *arguments)
+    process = start(folder, *command)
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     assert "Traceback" not in err
@@ -92,8 +98,8 @@ main.run()
 """
 
 
-def kill_after(rows, folder, *arguments):
+def kill_after(rows, folder, *command):
     """Run a command in a process of its own that dies by SIGKILL right after row ROWS of its metrics."""
-    command = [sys.executable, "-c", KILLED, str(rows), *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    arguments = [sys.executable, "-c", KILLED, str(rows), *words(*command)]
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -14,6 +14,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from helpers import mlxrlhf
 from test_published import maker  # noqa: F401  (a fixture)
 
 from mlxrlhf.annotate import agreement, export, items, run, server
@@ -483,12 +484,6 @@ def test_a_weight_must_be_a_number_above_zero(tmp_path):
 # --- the command line ------------------------------------------------------------------------------------------------
 
 
-def mlxrlhf(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "mlxrlhf_cli.main", *arguments], cwd=folder, capture_output=True, text=True, timeout=60
-    )
-
-
 class Served:
     """`mlxrlhf annotate` in a process of its own, once it prints its link."""
 
@@ -586,9 +581,9 @@ def test_serve_vote_stop_stats_export(pairs, served):
     code, out = server.stop()
     assert code == 0 and "stopped; 1 votes in data/annotations.db" in out and "Traceback" not in out
     stats = mlxrlhf(pairs, "annotate", "--stats")
-    assert stats.returncode == 0 and "1 on 1 items" in stats.stdout and "1 style" in stats.stdout
-    done = mlxrlhf(pairs, "annotate", "--export", "out.jsonl")
-    assert done.returncode == 0 and len(load_pairs(pairs / "out.jsonl")) == 1
+    assert "1 on 1 items" in stats.out and "1 style" in stats.out
+    mlxrlhf(pairs, "annotate", "--export", "out.jsonl")
+    assert len(load_pairs(pairs / "out.jsonl")) == 1
 
 
 def test_another_page_is_refused(served):
@@ -639,9 +634,9 @@ def test_hosts():
 def test_a_port_in_use_is_one_sentence(pairs):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = mlxrlhf(pairs, "annotate", "--no-open", "--data", "pairs.jsonl", "--port", port)
-    assert done.returncode == 2 and f"port {port} on 127.0.0.1 cannot be used" in done.stderr
-    assert done.stderr.count("\n") == 1 and "choose another with --port" in done.stderr
+        said = mlxrlhf(pairs, "annotate --no-open --data pairs.jsonl --port", port, code=2).err
+    assert f"port {port} on 127.0.0.1 cannot be used" in said
+    assert said.count("\n") == 1 and "choose another with --port" in said
     assert not (pairs / "data").exists()
 
 

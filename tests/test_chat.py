@@ -14,6 +14,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from helpers import mlxrlhf
 
 from mlxrlhf import backends
 from mlxrlhf.agent import commands, own_tools, terminal, tools
@@ -39,19 +40,6 @@ DIALOGUES = [
     [("user", "What is 17 times 23?"), ("assistant", MULTIPLY), ("tool", "391"), ("assistant", "It is 391.")],
     [("user", "Say hello."), ("assistant", "Hello there, friend.")],
 ]
-
-
-def mlxrlhf(folder, *arguments, stdin="", code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "mlxrlhf_cli.main", *arguments],
-        cwd=folder,
-        input=stdin,
-        text=True,
-        capture_output=True,
-        timeout=300,
-    )
-    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
-    return done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -4,22 +4,17 @@ import subprocess
 import sys
 
 import pytest
+from helpers import mlxrlhf, mlxrlhf_process
 
 
-def mlxrlhf(*arguments):
-    return subprocess.run([sys.executable, "-m", "mlxrlhf_cli.main", *arguments], capture_output=True, text=True)
-
-
-def test_doctor_reports_and_checks_the_device():
-    result = mlxrlhf("doctor")
-    assert result.returncode == 0, result.stderr
+def test_doctor_reports_and_checks_the_device(tmp_path):
+    said = mlxrlhf(tmp_path, "doctor").out
     for line in ("device", "blas", "sandbox", "differ from the CPU's by at most"):
-        assert line in result.stdout
+        assert line in said
 
 
-def test_an_unknown_command_is_exit_code_2_without_a_traceback():
-    result = mlxrlhf("ppoo")
-    assert result.returncode == 2 and "Traceback" not in result.stderr
+def test_an_unknown_command_is_exit_code_2_without_a_traceback(tmp_path):
+    assert "ppoo" in mlxrlhf_process(tmp_path, "ppoo", code=2).err
 
 
 def test_help_imports_no_array_library():
@@ -52,8 +47,6 @@ def test_library_rooms_import_no_array_library():
         ("- a\n", [], "must hold lines"),
     ],
 )
-def test_a_yaml_file_gives_flags_and_the_command_line_wins(tmp_path, monkeypatch, written, typed, message):
-    monkeypatch.chdir(tmp_path)
+def test_a_yaml_file_gives_flags_and_the_command_line_wins(tmp_path, written, typed, message):
     (tmp_path / "settings.yaml").write_text(written)
-    result = mlxrlhf("pretrain", "-c", "settings.yaml", *typed)
-    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+    assert message in mlxrlhf(tmp_path, "pretrain -c settings.yaml", *typed, code=2).err

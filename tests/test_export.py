@@ -1,18 +1,15 @@
 """Exported models where they are to run: llama.cpp, mlx-lm and transformers give the same ids, text and numbers."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
-import sys
 import urllib.request
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import xllamacpp
+from helpers import mlxrlhf
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from mlxrlhf.data import corpora
@@ -111,25 +108,6 @@ class LlamaCpp:
             ignore_eos=True,
         )
         return answer["tokens"], answer["completion_probabilities"][0]["top_logprobs"][0]["logprob"]
-
-
-def mlxrlhf(folder, *arguments, code=0):
-    """The command line in this process: what it printed."""
-    from mlxrlhf_cli import main
-
-    out, errors, left = io.StringIO(), io.StringIO(), None
-    with (
-        contextlib.chdir(folder),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(errors),
-        mock.patch.object(sys, "argv", ["mlxrlhf", *arguments]),
-    ):
-        try:
-            main.run()
-        except SystemExit as error:
-            left = error.code
-    assert (left or 0) == code, errors.getvalue()
-    return out.getvalue() if code == 0 else errors.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +279,7 @@ def test_a_quantised_folder_and_what_it_cost(bits, trained, tmp_path):
         "--group-size",
         "32",
     )
-    figures = {line.split()[0]: line.split()[-1] for line in said.splitlines()}
+    figures = {line.split()[0]: line.split()[-1] for line in said.out.splitlines()}
     before = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32)
     after = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32)
     packed = mx.load(str(tmp_path / "q" / "model.safetensors"))
@@ -325,7 +303,7 @@ def test_a_quantised_folder_and_what_it_cost(bits, trained, tmp_path):
     model, stock = load(str(tmp_path / "q"))
     assert [r.token for r in stream_generate(model, stock, ids[:30], max_tokens=4)]
     assert stock.encode(TEXTS[0]) == tokenizer.encode(TEXTS[0])
-    again = mlxrlhf(tmp_path, "export", "--to", "gguf", "--model", "q", "--out", "q.gguf", code=2)
+    again = mlxrlhf(tmp_path, "export --to gguf --model q --out q.gguf", code=2).err
     assert "q is quantised" in again and not (tmp_path / "q.gguf").exists()
 
 
@@ -393,7 +371,7 @@ def test_other_families_are_quantised_by_mlx_lm_and_gguf_names_llama_cpp(house, 
     Qwen3ForCausalLM(Qwen3Config(**SHAPE, vocab_size=800, head_dim=16, eos_token_id=2)).save_pretrained(folder)
     for file in house.iterdir():
         shutil.copy(file, folder)
-    assert "convert_hf_to_gguf.py" in mlxrlhf(tmp_path, "export", "--model", "qwen", "--out", "q.gguf", code=2)
+    assert "convert_hf_to_gguf.py" in mlxrlhf(tmp_path, "export --model qwen --out q.gguf", code=2).err
     mlxrlhf(tmp_path, "export", "--to", "mlx-8bit", "--model", "qwen", "--out", "q8", "--eval-tokens", "0")
     assert type(load(str(tmp_path / "q8"))[0]).__module__ == "mlx_lm.models.qwen3"
     assert sorted(os.listdir(tmp_path)) == ["q8", "qwen"]
@@ -410,6 +388,6 @@ def test_what_cannot_be_exported_is_one_sentence_and_leaves_nothing(trained, tmp
         ("cannot be read", "--to", "mlx-4bit", "--model", str(trained), "--out", "x", "--text", "nowhere.txt"),
         ("fewer than 512", "--to", "mlx-4bit", "--model", str(trained), "--out", "x", "--text", "full/notes.txt"),
     ):
-        error = mlxrlhf(tmp_path, "export", *arguments, code=2)
+        error = mlxrlhf(tmp_path, "export", *arguments, code=2).err
         assert said in error and error.count("\n") == 1, error
     assert os.listdir(tmp_path) == ["full"]

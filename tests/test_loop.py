@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from helpers import mlxrlhf
 
 from mlxrlhf import backends
 from mlxrlhf.agent import commands, terminal
@@ -47,14 +46,6 @@ POLITE = "Gladly: "
 
 def question(thing):
     return f"What is {thing}?"
-
-
-def mlxrlhf(folder, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "mlxrlhf_cli.main", *arguments], cwd=folder, text=True, capture_output=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +158,6 @@ def test_rated_answers_change_the_model(base, monkeypatch):
         "--kl-coef",
         "0.3",
     )
-    assert "the score went from" in said
+    assert "the score went from" in said.out
     before, after = (polite_share(base / "weights" / "base" / stage, tokenizer) for stage in ("tools", "rlhf"))
     assert 0.2 < before < 0.8 and after > before + 0.25, (before, after)

@@ -1,13 +1,11 @@
 """Checkpoints of other makers: their tokenizer, their template, both backends, adapters; transformers is the oracle."""
 
-import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from helpers import metrics, mlxrlhf
 
 from mlxrlhf import backends
 from mlxrlhf.agent.terminal import cleaned
@@ -24,21 +22,17 @@ TEMPLATE = (
 ASKED = [{"role": "user", "content": "Write a Python function that sums the even numbers in a list"}]
 
 
-def mlxrlhf(folder, *arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "mlxrlhf_cli.main", *arguments], cwd=folder, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == code, done.stderr
-    return done.stdout + done.stderr
+@pytest.fixture(scope="session")
+def maker(once):
+    return once("maker", publish) / "tiny-instruct"
 
 
-@pytest.fixture(scope="module")
-def maker(tmp_path_factory):
+def publish(folder):
     """A folder as another maker publishes it: sharded bfloat16 weights, untied, byte-level BPE, ChatML."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("maker") / "tiny-instruct"
+    folder = folder / "tiny-instruct"
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer, trained.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     trained.train_from_iterator(
@@ -73,7 +67,6 @@ def maker(tmp_path_factory):
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder, max_shard_size="100KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
-    return folder
 
 
 def transformers_model(folder):
@@ -83,7 +76,7 @@ def transformers_model(folder):
 
 
 @pytest.mark.parametrize("name", ["mlx", "torch"])
-def test_logits_and_greedy_text_equal_transformers(maker, name):
+def test_logits_and_greedy_text_equal_transformers(maker, name, tmp_path):
     tokenizer, reference = open_tokenizer(maker), transformers_model(maker)
     ids = render_prompt(ASKED, tokenizer)
     model = backends.load(name).Model(read_config(maker), folder=maker)
@@ -97,22 +90,8 @@ def test_logits_and_greedy_text_equal_transformers(maker, name):
     with torch.no_grad():
         other = reference.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0, len(ids) :].tolist()
     assert greedy == other
-    said = mlxrlhf(
-        maker.parent,
-        "chat",
-        "--model",
-        str(maker),
-        "--backend",
-        name,
-        "--temp",
-        "0",
-        "--max-tokens",
-        "24",
-        "--tools",
-        "off",
-        "--prompt",
-        ASKED[0]["content"],
-    )
+    asked = ["--prompt", ASKED[0]["content"]]
+    said = mlxrlhf(tmp_path, "chat --temp 0 --max-tokens 24 --tools off --model", maker, "--backend", name, *asked).out
     assert cleaned(tokenizer.decode(other).replace("<|im_end|>", "")).strip() in said
 
 
@@ -135,107 +114,54 @@ def test_its_own_template_is_kept_and_text_is_never_a_special_token(maker):
     assert encode_answer("def f(x):", tokenizer)[-1] == tokenizer.end_id
 
 
-@pytest.fixture(scope="module")
-def aligned(maker):
-    """Every stage from that folder, adapters only, as a user types it."""
-    folder = maker.parent
-    model = ["--model", str(maker), "--backend", "mlx"]
-    for part in ("tokenizer", "code", "preferences"):
-        mlxrlhf(folder, "prepare", part, "--model", str(maker), "--max-characters", "300000", "--pairs", "60")
-    mlxrlhf(
-        folder,
-        "finetune",
-        "--stage",
-        "code",
-        *model,
-        "--steps-per-epoch",
-        "2",
-        "--batch-size",
-        "2",
-        "--sequence-length",
-        "768",
-        "--eval-batches",
-        "1",
-        "--lora-rank",
-        "4",
-    )
-    mlxrlhf(folder, "reward", *model, "--num-epochs", "2", "--samples", "0")
-    mlxrlhf(
-        folder,
-        "ppo",
-        *model,
-        "--steps-per-epoch",
-        "2",
-        "--batch-size",
-        "4",
-        "--mini-batch-size",
-        "2",
-        "--max-tokens",
-        "8",
-        "--learning-rate",
-        "1e-2",
-        "--lora-rank",
-        "4",
-    )
-    return folder / "weights" / maker.name
+@pytest.fixture(scope="session")
+def aligned(maker, once):
+    """The folder in which every stage started from that model, adapters only, as a user types it."""
+
+    def build(folder):
+        for part in ("tokenizer", "code", "preferences"):
+            mlxrlhf(folder, f"prepare {part} --max-characters 300000 --pairs 60 --model", maker)
+        few = "--steps-per-epoch 2 --batch-size 2 --sequence-length 768 --eval-batches 1 --lora-rank 4"
+        mlxrlhf(folder, f"finetune --stage code {few} --backend mlx --model", maker)
+        mlxrlhf(folder, "reward --num-epochs 2 --samples 0 --backend mlx --model", maker)
+        mlxrlhf(folder, f"ppo {PPO} --backend mlx --model", maker)
+
+    return once("aligned", build)
+
+
+PPO = "--steps-per-epoch 2 --batch-size 4 --mini-batch-size 2 --max-tokens 8 --learning-rate 1e-2 --lora-rank 4"
 
 
 def test_every_stage_takes_it_and_writes_beside_it(maker, aligned):
+    weights = aligned / "weights" / maker.name
     for stage in ("code", "reward", "rlhf"):
-        assert (aligned / stage / "run" / "summary.json").is_file()
-    assert open_tokenizer(aligned / "rlhf").fingerprint == open_tokenizer(maker).fingerprint
-    out = mlxrlhf(maker.parent, "evaluate", "--model", str(maker), "--prompts", "2", "--max-tokens", "8")
-    assert "win rate" in out
+        assert (weights / stage / "run" / "summary.json").is_file()
+    assert open_tokenizer(weights / "rlhf").fingerprint == open_tokenizer(maker).fingerprint
+    assert "win rate" in mlxrlhf(aligned, "evaluate --prompts 2 --max-tokens 8 --model", maker).out
 
 
 def test_a_ppo_step_is_the_same_on_both_backends(maker, aligned, tmp_path):
-    arguments = [
-        "ppo",
-        "--model",
-        str(maker),
-        "--steps-per-epoch",
-        "1",
-        "--batch-size",
-        "4",
-        "--max-tokens",
-        "8",
-        "--ppo-epochs",
-        "1",
-        "--mini-batch-size",
-        "4",
-    ]
+    once = "--steps-per-epoch 1 --batch-size 4 --max-tokens 8 --ppo-epochs 1 --mini-batch-size 4"
     rows = []
     for name in ("mlx", "torch"):
-        mlxrlhf(maker.parent, *arguments, "--backend", name, "--out", str(tmp_path / name))
-        rows.append(json.loads((tmp_path / name / "run" / "metrics.jsonl").read_text().splitlines()[0]))
+        mlxrlhf(aligned, f"ppo {once} --backend {name} --model", maker, "--out", tmp_path / name)
+        rows.append(metrics(tmp_path / name)[0])
     for key in ("loss/policy_avg", "objective/scores", "objective/entropy", "response/length", "val/ratio"):
         assert rows[0][key] == pytest.approx(rows[1][key], abs=2e-4), key
     assert all(row["grad_norm"] > 1e-3 for row in rows)
 
 
 def test_adapters_run_in_mlx_lm_and_fuse_to_the_aligned_checkpoint(maker, aligned, tmp_path):
+    import mlx.core as mx
     from mlx_lm import load
 
+    base, final = (aligned / "weights" / maker.name / stage for stage in ("code", "rlhf"))
     tokens = np.array([render_prompt(ASKED, open_tokenizer(maker))], np.int32)
-    expected = backends.load("mlx").Model(read_config(aligned / "rlhf"), folder=aligned / "rlhf").logits(tokens)
-    base = aligned / "code"
-    stock, _ = load(str(base), adapter_path=str(aligned / "rlhf" / "adapters"))
-    import mlx.core as mx
-
+    expected = backends.load("mlx").Model(read_config(final), folder=final).logits(tokens)
+    stock, _ = load(str(base), adapter_path=str(final / "adapters"))
     np.testing.assert_allclose(np.array(stock(mx.array(tokens)).astype(mx.float32)), expected, atol=1e-3)
-    out = mlxrlhf(
-        maker.parent,
-        "fuse",
-        "--model",
-        str(base),
-        "--adapter",
-        str(aligned / "rlhf" / "adapters"),
-        "--out",
-        str(tmp_path / "fused"),
-        "--backend",
-        "torch",
-    )
-    assert "wrote" in out
+    said = mlxrlhf(tmp_path, "fuse --out fused --backend torch --model", base, "--adapter", final / "adapters")
+    assert "wrote" in said.out
     fused = backends.load("torch").Model(read_config(tmp_path / "fused"), folder=tmp_path / "fused").logits(tokens)
     np.testing.assert_allclose(fused, expected, atol=1e-4)
     plain = backends.load("torch").Model(read_config(base), folder=base).logits(tokens)
@@ -252,8 +178,7 @@ def test_adapters_run_in_mlx_lm_and_fuse_to_the_aligned_checkpoint(maker, aligne
     ],
 )
 def test_wrong_input_is_one_sentence(maker, aligned, arguments, message):
-    said = mlxrlhf(maker.parent, *(a.format(maker=maker) for a in arguments), code=2)
-    assert message in said and "Traceback" not in said
+    assert message in mlxrlhf(aligned, *(a.format(maker=maker) for a in arguments), code=2).err
 
 
 # --- families that mlx-lm loads ------------------------------------------------------------------------------------
@@ -331,31 +256,13 @@ def test_another_family_is_aligned_and_stays_what_it_was(family, maker, aligned,
     """Reward and PPO on the data prepared above: the tokenizer is the same."""
     from mlx_lm import load
 
-    common = ["--model", str(family), "--backend", "mlx"]
-    data = maker.parent / "data" / family.name
+    data = aligned / "data" / family.name
     if not data.exists():
-        data.symlink_to(maker.parent / "data" / maker.name)
-    mlxrlhf(maker.parent, "reward", *common, "--num-epochs", "2", "--samples", "0")
-    mlxrlhf(
-        maker.parent,
-        "ppo",
-        *common,
-        "--steps-per-epoch",
-        "2",
-        "--batch-size",
-        "4",
-        "--mini-batch-size",
-        "2",
-        "--max-tokens",
-        "8",
-        "--learning-rate",
-        "1e-2",
-        "--lora-rank",
-        "4",
-        "--out",
-        str(tmp_path / "out"),
-    )
-    rows = [json.loads(line) for line in (tmp_path / "out" / "run" / "metrics.jsonl").read_text().splitlines()]
+        data.symlink_to(aligned / "data" / maker.name)
+    reward = ["--reward-model", tmp_path / "reward"]
+    mlxrlhf(aligned, "reward --num-epochs 2 --samples 0 --backend mlx --model", family, "--out", tmp_path / "reward")
+    mlxrlhf(aligned, f"ppo {PPO} --backend mlx --model", family, *reward, "--out", tmp_path / "out")
+    rows = metrics(tmp_path / "out")
     assert all(row["grad_norm"] > 1e-4 for row in rows)
     assert rows[0]["objective/kl"] == pytest.approx(0, abs=1e-3)  # adapters off is the reference
     stock, _ = load(str(tmp_path / "out"))
@@ -366,8 +273,8 @@ def test_another_family_is_aligned_and_stays_what_it_was(family, maker, aligned,
     np.testing.assert_allclose(np.array(stock(mx.array(tokens)).astype(mx.float32)), ours, atol=1e-4)
     before = backends.load("mlx").Model(read_config(family), folder=family).logits(tokens)
     assert np.abs(ours - before).max() > 1e-2
-    said = mlxrlhf(maker.parent, "chat", "--model", str(family), "--backend", "torch", "--prompt", "x", code=2)
-    assert "run on --backend mlx" in said
+    said = mlxrlhf(tmp_path, "chat --backend torch --prompt x --model", family, code=2)
+    assert "run on --backend mlx" in said.err
 
 
 # --- the real 135M model -------------------------------------------------------------------------------------------

@@ -2,15 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
-import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_chat import mlxrlhf
+from helpers import ROOT, mlxrlhf, start
 
 from mlxrlhf import backends
 from mlxrlhf.data.dialogue import render_prompt
@@ -21,7 +18,6 @@ from mlxrlhf.rewards.model import scorer
 from mlxrlhf.stages import demo
 from mlxrlhf.stages.evaluate import SHOWN
 
-ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "weights" / "demo"
 
 
@@ -106,25 +102,7 @@ def test_export_merges_the_adapters(tmp_path, merged):
 def test_annotate_samples_from_it(tmp_path):
     """Its answers are stored before anything is served; a taken port stops it there."""
     (tmp_path / "prompts.txt").write_text(f"{SHOWN}\n")
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mlxrlhf_cli.main",
-            "annotate",
-            "--prompts",
-            "prompts.txt",
-            "--max-tokens",
-            "8",
-            "--port",
-            "0",
-            "--no-open",
-        ],
-        cwd=tmp_path,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = start(tmp_path, "annotate --prompts prompts.txt --max-tokens 8 --port 0 --no-open")
     try:
         lines = [process.stdout.readline() for _ in range(2)]
     finally:
@@ -175,30 +153,3 @@ def test_the_demo_aligns_it(tmp_path, monkeypatch):
 def test_a_size_goes_with_a_demo_from_scratch(tmp_path):
     _, errors = mlxrlhf(tmp_path, "demo", "--size", "micro", code=2)
     assert "--size micro goes with --from-scratch" in errors
-
-
-def test_a_wheel_holds_it(tmp_path):
-    """Built by the build backend from a copy of the tree, unpacked, and run from there."""
-    source = tmp_path / "source"
-    for name in ("mlxrlhf", "cli", "weights/demo"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    built = subprocess.run(
-        [sys.executable, "-c", "from setuptools.build_meta import build_wheel\nbuild_wheel('..')"],
-        cwd=source,
-        capture_output=True,
-        text=True,
-    )
-    assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    packed = tmp_path / "site" / "mlxrlhf" / "shipped"
-    assert {p.relative_to(packed) for p in packed.rglob("*")} == {p.relative_to(FOLDER) for p in FOLDER.rglob("*")}
-    code = (
-        "import sys; sys.path.insert(0, 'site')\n"
-        "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f)]\n"
-        "from mlxrlhf.models import published; print(published.shipped())"
-    )
-    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert found.stdout.strip() == str(packed.resolve()), found.stderr
