@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import mlxrlhf
+from helpers import mlxrlhf, mlxrlhf_process
 
 from mlxrlhf import backends, plan
 from mlxrlhf.algorithms import losses
@@ -147,8 +147,9 @@ def gigabytes(said, name):
 
 
 def test_the_command_takes_the_stage_s_flags_and_needs_no_weights(tmp_path):
+    """In a process of its own, for what this one holds would count."""
     (tmp_path / "run.yaml").write_text("batch-size: 8\nsequence-length: 128\n")
-    nano = mlxrlhf(tmp_path, "plan --size nano --stage pretrain --backend mlx -c run.yaml").out
+    nano = mlxrlhf_process(tmp_path, "plan --size nano --stage pretrain --backend mlx -c run.yaml").out
     assert gigabytes(nano, "peak memory") == 0.16
     assert re.search(r"time per step +[\d.]+ (s|min|h)\b", nano)
     (tmp_path / "mine").mkdir()
@@ -167,7 +168,7 @@ def test_the_command_takes_the_stage_s_flags_and_needs_no_weights(tmp_path):
             }
         )
     )
-    mine = mlxrlhf(tmp_path, "plan --model mine --stage pretrain --backend mlx -c run.yaml").out
+    mine = mlxrlhf_process(tmp_path, "plan --model mine --stage pretrain --backend mlx -c run.yaml").out
     assert mine.splitlines()[0] == nano.splitlines()[0] and "2,361,024 weights" in mine
     assert gigabytes(mine, "peak memory") == 0.16
 

@@ -15,6 +15,7 @@ import numpy as np
 import openai
 import pytest
 import tokenizers as tokenizers_library
+from helpers import mlxrlhf_process
 
 from mlxrlhf import backends
 from mlxrlhf.agent import serve
@@ -273,15 +274,9 @@ def test_a_taken_port_is_one_sentence(served_folder):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        done = subprocess.run(
-            [sys.executable, "-m", "mlxrlhf_cli.main", "serve", "--port", port],
-            cwd=served_folder,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+        said = mlxrlhf_process(served_folder, "serve --model weights/nano/rlhf --port", port, code=2)
+    assert said.err.count("\n") == 1, said.err
+    assert f"cannot listen on 127.0.0.1:{port}" in said.err
 
 
 def test_what_cannot_be_served_is_named(served_folder, tmp_path, monkeypatch):

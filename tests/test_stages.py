@@ -53,7 +53,7 @@ def test_mlx_lm_loads_and_answers(project):
     model, tokenizer = load(str(project / "weights" / "nano" / "rlhf"))
     prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], add_generation_prompt=True)
     stock = generate(model, tokenizer, prompt, max_tokens=8)
-    ours = mlxrlhf(project, "chat", "--prompt", "Hello", "--max-tokens", "8", "--temp", "0", *MLX)
+    ours = mlxrlhf(project, "chat --model weights/nano/rlhf --prompt Hello --max-tokens 8 --temp 0", *MLX)
     assert ours.out.strip() == stock.strip()
 
 
