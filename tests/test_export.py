@@ -382,7 +382,8 @@ def test_what_cannot_be_exported_is_one_sentence_and_leaves_nothing(trained, tmp
     (tmp_path / "full" / "notes.txt").write_text("mine")
     for said, *arguments in (
         ("export needs --out", "--model", str(trained)),
-        ("is there already", "--to", "hf", "--model", str(trained), "--out", "full"),
+        ("no run of mlxrlhf export wrote (notes.txt)", "--to", "hf", "--model", str(trained), "--out", "full"),
+        ("is there already", "--model", str(trained), "--out", "full/notes.txt"),
         ("is a folder", "--model", str(trained), "--out", "full"),
         ("no readable adapter_config", "--to", "hf", "--model", str(trained), "--adapter", "full", "--out", "x"),
         ("cannot be read", "--to", "mlx-4bit", "--model", str(trained), "--out", "x", "--text", "nowhere.txt"),

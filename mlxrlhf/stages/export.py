@@ -5,109 +5,121 @@ Adapters are merged first. A quantised folder comes with what the quantisation c
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
 import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mlxrlhf import backends
-from mlxrlhf.config import ExportConfig, FuseConfig
+from mlxrlhf import backends, files
+from mlxrlhf.config import ExportConfig
 from mlxrlhf.data import corpora
 from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
-from mlxrlhf.files import atomic_folder
 from mlxrlhf.models import checkpoint, folders
+from mlxrlhf.models.adapters import load_model
 from mlxrlhf.models.gguf_files import write_gguf
-from mlxrlhf.stages import fuse
+from mlxrlhf.models.outputs import OutputFolder
 
 #: tokens that are measured on at once
 WINDOW = 512
 
 
-def run(config: ExportConfig, say: Callable[[str], None] = print) -> dict:
+def run(config: ExportConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Write --out and return its figures: the size and, for a quantisation, its cost. Raises UserError."""
     if not config.out:
         raise UserError("export needs --out: a folder to write or, for --to gguf, a file")
     out = Path(config.out)
     if config.to == "gguf" and out.is_dir():
         raise UserError(f"{out} is a folder; give --out a file name, such as {out / 'model.gguf'}")
-    if config.to != "gguf" and (out.is_file() or out.is_dir() and any(out.iterdir())):
-        raise UserError(f"{out} is there already; give --out a new folder")
     _, source, adapter = folders.find_model(config.model, size=config.size, adapter=config.adapter)
     # The data that a model of weights/SIZE/STAGE was trained on is under SIZE.
     config = replace(config, adapter=adapter, size=config.size or source.parent.name)
-    shape = checkpoint.read_config(source)
     checkpoint.refuse_quantised(source)
-    figures: dict = {}
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=_room(out)) as room:
-        whole = Path(room) / source.resolve().name
-        if config.to == "gguf":
-            write_gguf(_plain(config, source, whole) if config.adapter else source, out, config.gguf_type)
-        elif config.to == "hf":
-            _plain(config, source, out, "float32" if config.dtype == "auto" else config.dtype)
-        elif config.adapter or not checkpoint.mlx_lm_reads_rope(source, shape):
-            figures = _quantise(config, _plain(config, source, whole), out, say)
-        else:
-            figures = _quantise(config, source, out, say)
-    files = [out] if out.is_file() else [p for p in out.iterdir() if p.is_file()]
-    return {"wrote": str(out), "megabytes": round(sum(p.stat().st_size for p in files) / 1e6, 1), **figures}
+    figures: dict[str, Any] = {}
+    if config.to == "gguf":
+        with new_file(out) as room:
+            whole = _plain(config, source, room / source.resolve().name) if config.adapter else source
+            write_gguf(whole, room / out.name, config.gguf_type)
+            os.replace(room / out.name, out)
+    else:
+        with OutputFolder(out, stage="export", need_bytes=_need(config, source), sources=(source,)) as taken:
+            with taken.replace() as folder:
+                figures = _fill(config, source, folder, say)
+    written = [out] if out.is_file() else [p for p in out.iterdir() if p.is_file()]
+    return {"wrote": str(out), "megabytes": round(sum(p.stat().st_size for p in written) / 1e6, 1), **figures}
 
 
-def _room(out: Path) -> Path:
-    """The folder beside --out, made where there is none: temporary files belong on the same disk."""
+@contextlib.contextmanager
+def new_file(out: Path) -> Iterator[Path]:
+    """A scratch folder to write the file --out in. Raises UserError where it is there already or cannot be written."""
+    made: list[Path] = []
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return out.parent
-    except OSError as error:
-        raise UserError(f"cannot write to {out.parent}: {error.strerror}; choose another --out") from None
+        if os.path.lexists(out):
+            raise UserError(f"{out} is there already; give --out a new name")
+        made = files.make_folder(out.parent)
+        with files.locked(out), files.scratch(out) as room:
+            yield room
+    except BaseException as error:
+        files.remove_empty(made)
+        if files.is_file_system_error(error):
+            raise UserError(f"cannot write {out}: {files.reason(error)}; choose another --out") from None
+        raise
 
 
-def _plain(config: ExportConfig, source: Path, out: Path, dtype: str = "float32") -> Path:
-    """A whole checkpoint in `dtype`, adapters merged and left behind."""
-    if config.adapter:
-        fuse.run(
-            FuseConfig(
-                model=str(source),
-                adapter=config.adapter,
-                out=str(out),
-                backend=config.backend,
-                device=config.device,
-                dtype=dtype,
-            )
-        )
-        shutil.rmtree(out / "adapters")
-        return out
-    backend = backends.load(config.backend, config.device)
-    tokenizer = open_tokenizer(source)
-    model = backend.Model(checkpoint.read_config(source), folder=source, dtype=dtype)
-    with atomic_folder(out) as folder:
-        folders.save_checkpoint(model, folder, tokenizer)
-    return out
+def _need(config: ExportConfig, source: Path) -> int:
+    """Bytes that are written at most, the merged checkpoint that a quantisation starts from included."""
+    weights = checkpoint.read_config(source).parameters()
+    return 4 * weights if config.to == "hf" else 6 * weights
 
 
-def _quantise(config: ExportConfig, whole: Path, out: Path, say: Callable[[str], None]) -> dict:
+def _fill(config: ExportConfig, source: Path, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Write a plain or a quantised checkpoint into an empty folder; returns the figures."""
+    if config.to == "hf":
+        _plain(config, source, folder, "float32" if config.dtype == "auto" else config.dtype)
+        return {}
+    if not config.adapter and checkpoint.mlx_lm_reads_rope(source, checkpoint.read_config(source)):
+        return _quantise(config, source, folder, say)
+    whole = _plain(config, source, folder / "whole")
+    figures = _quantise(config, whole, folder, say)
+    shutil.rmtree(whole)
+    return figures
+
+
+def _plain(config: ExportConfig, source: Path, folder: Path, dtype: str = "float32") -> Path:
+    """Write a whole checkpoint in `dtype`, adapters merged and left behind, into an empty folder."""
+    folder.mkdir(exist_ok=True)
+    model = load_model(backends.load(config.backend, config.device), source, config.adapter, dtype=dtype)
+    folders.save_checkpoint(model, folder, open_tokenizer(source))
+    if (folder / "adapters").is_dir():
+        shutil.rmtree(folder / "adapters")
+    return folder
+
+
+def _quantise(config: ExportConfig, whole: Path, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     backends.load("mlx", config.device if config.backend != "torch" else "")
     from mlxrlhf.backends.mlx import quantize
 
     bits = int(config.to.removeprefix("mlx-").removesuffix("bit"))
     name, rows = held_out(config, open_tokenizer(whole)) if config.eval_tokens else ("", None)
-    with atomic_folder(out) as folder:
-        quantize.convert(
-            whole,
-            folder,
-            bits=bits,
-            group_size=config.group_size,
-            dtype="bfloat16" if config.dtype == "auto" else config.dtype,
-        )
-        checkpoint.copy_tokenizer(whole, folder)
+    quantize.convert(
+        whole,
+        folder,
+        bits=bits,
+        group_size=config.group_size,
+        dtype="bfloat16" if config.dtype == "auto" else config.dtype,
+    )
+    checkpoint.copy_tokenizer(whole, folder)
     if rows is None:
         return {}
     say(f"measuring on {rows.size:,} tokens of {name}")
-    return quantize.cost(whole, out, rows)
+    return quantize.cost(whole, folder, rows)
 
 
 def held_out(config: ExportConfig, tokenizer: AnyTokenizer) -> tuple[str, np.ndarray]:
@@ -115,22 +127,21 @@ def held_out(config: ExportConfig, tokenizer: AnyTokenizer) -> tuple[str, np.nda
     window = max(2, min(WINDOW, config.eval_tokens))
     count = config.eval_tokens // window
     if config.text:
-        name, parts = config.text, [tokenizer.encode(_read(Path(config.text)))]
+        name, parts = config.text, [np.array(tokenizer.encode(_read(Path(config.text))), np.int32)]
     elif folders.data(config).is_dir() and _prepared(config, tokenizer):
         name, parts = str(folders.data(config)), _prepared(config, tokenizer)
     else:
-        name, parts = "Python's documentation", [[]]
+        ids: list[int] = []
         for _, text in corpora.python_docs():
             if corpora.is_validation(text) and len(text) > 1_000:
-                parts[0] += [*tokenizer.start_ids, *tokenizer.encode(text), tokenizer.end_id]
-            if len(parts[0]) >= count * window:
+                ids += [*tokenizer.start_ids, *tokenizer.encode(text), tokenizer.end_id]
+            if len(ids) >= count * window:
                 break
+        name, parts = "Python's documentation", [np.array(ids, np.int32)]
     # Equal shares of prose and code where there are both.
-    rows = [
-        np.asarray(part[: len(part) // window * window], np.int32).reshape(-1, window)[: -(-count // len(parts))]
-        for part in parts
-    ]
-    rows = np.concatenate(rows)[:count]
+    share = math.ceil(count / len(parts))
+    cut = [np.asarray(part[: len(part) // window * window], np.int32).reshape(-1, window)[:share] for part in parts]
+    rows = np.concatenate(cut)[:count]
     if not len(rows):
         raise UserError(f"{name} has fewer than {window} tokens to measure on; give a longer --text, or --eval-tokens")
     return name, rows
