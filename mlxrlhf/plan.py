@@ -35,6 +35,7 @@ from mlxrlhf.config import (
 )
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint, published
+from mlxrlhf.models.savepoints import KEPT
 
 GB = 2**30
 #: bytes of a number
@@ -255,6 +256,26 @@ def predict(job: Job, backend: Backend) -> Plan:
         }
     phase, parts = max(phases.items(), key=lambda item: sum(item[1].values()))
     return Plan({name: value for name, value in {**always, **parts}.items() if value}, phase)
+
+
+def disk_bytes(config: RunConfig, model: ModelConfig) -> int:
+    """Bytes that a training command writes at most beside what is there: saves, the best weights, the result.
+
+    A save holds each trained weight and its two moments in float32. One more than is kept stands while it is written,
+    and so does a new result beside the old one.
+    """
+    job = Job.of(config, model)
+    trained = trained_weights(job) if isinstance(config, WeightsConfig) else _head_weights(job)
+    save = 3 * 4 * trained
+    result = 4 * (model.parameters() + small_weights(job)) if isinstance(config, WeightsConfig) else 4 * trained
+    best = result if isinstance(config, TrainConfig) else 0
+    return KEPT * save + best + max(save, result)
+
+
+def _head_weights(job: Job) -> int:
+    """Weights of a reward head, and of the adapters of its base."""
+    width = job.model.hidden_size
+    return adapter_weights(job.model, job.lora_rank) + (width + 2) * (width // 2) + 1
 
 
 # --- time ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from faults import KINDS, Faults, Killed
 
-from mlxrlhf import files
+from mlxrlhf import files, plan
+from mlxrlhf.config import SIZES, DPOConfig, PretrainConfig, RewardConfig
 from mlxrlhf.errors import UserError
 from mlxrlhf.models.checkpoint import load_arrays, write_safetensors
 from mlxrlhf.models.outputs import OutputFolder
@@ -354,3 +355,14 @@ def test_a_changed_state_is_damaged(tmp_path, change):
     path = points.folder / "step-00000002" / "state.json"
     path.write_bytes(change(path.read_bytes()))
     assert points.latest(said.append)[1]["step"] == 1 and "step-00000002 is damaged" in said[0]
+
+
+def test_what_a_run_writes_is_predicted():
+    weights = SIZES["nano"].parameters()
+    # Two saves of three float32 numbers for each weight and a third while it is written; the best weights.
+    assert plan.disk_bytes(PretrainConfig(), SIZES["nano"]) == (3 * 12 + 4) * weights
+    # Adapters of rank 16 in 4 blocks: q and o 192 + 192, k and v 192 + 64, gate, up and down 192 + 512 wide.
+    adapters = 4 * 16 * (2 * 384 + 2 * 256 + 3 * 704)
+    assert plan.disk_bytes(DPOConfig(), SIZES["nano"]) == 2 * 12 * adapters + 4 * (weights + adapters)
+    # The head: Linear(192, 96) - Linear(96, 1).
+    assert plan.disk_bytes(RewardConfig(), SIZES["nano"]) == 3 * 12 * (192 * 96 + 96 + 96 + 1)

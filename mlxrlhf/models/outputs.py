@@ -32,7 +32,7 @@ from mlxrlhf.errors import UserError
 from mlxrlhf.models.savepoints import SavePoints, drop_log, log_files
 
 #: what may be missing from a prediction of the space that is needed
-SPARE_BYTES = 2**20
+SPARE_BYTES = 2**24
 
 
 class OutputFolder:
@@ -155,7 +155,9 @@ class OutputFolder:
         if not self.need_bytes:
             return
         free = shutil.disk_usage(self.given.parent).free
-        if free < self.need_bytes + SPARE_BYTES:
+        # Saves and the best weights that are there are deleted when new ones stand.
+        freed = sum(_size(self.given / name) for name in ("state", "best"))
+        if free + freed < self.need_bytes + SPARE_BYTES:
             raise UserError(
                 f"this run will write up to {self.need_bytes / 1e9:.2f} GB to {self.given}, and its disk has "
                 f"{free / 1e9:.2f} GB free; make room, or choose another folder with --out"
@@ -271,6 +273,10 @@ def _probe(path: Path) -> None:
     foreign = os.geteuid() not in (0, path.stat().st_uid, path.parent.stat().st_uid)
     if (sticky and foreign) or not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def _size(folder: Path) -> int:
+    return sum(files.stamp(folder / name)[0] for name in files.walk(folder)) if folder.is_dir() else 0
 
 
 def _mount_points() -> set[str]:
