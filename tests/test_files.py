@@ -1,5 +1,6 @@
 """What is written survives: a failure at every call that changes the disk leaves the old or the new, and no stray."""
 
+import errno
 import itertools
 import os
 import shutil
@@ -286,8 +287,11 @@ def one_result(out):
     return texts.pop()
 
 
-@pytest.mark.parametrize("changes", [{}, {"resume": True}, {"restart": True}], ids=["again", "resume", "restart"])
-def test_a_run_survives_a_failure_at_every_call(root, monkeypatch, changes):
+@pytest.mark.parametrize("way", ["again", "resume", "restart", "two renames"])
+def test_a_run_survives_a_failure_at_every_call(root, monkeypatch, way):
+    changes = {"resume": {"resume": True}, "restart": {"restart": True}}.get(way, {})
+    if way == "two renames":
+        monkeypatch.setattr(files, "exchange", lambda one, other: False)
     out = root / "language"
     root.mkdir()
 
@@ -299,14 +303,16 @@ def test_a_run_survives_a_failure_at_every_call(root, monkeypatch, changes):
                 train(out, "two", 9, stop=2)
 
     def check(failed, where):
-        assert one_result(out) in ("one", "two"), where
-        assert (out / "notes.txt").read_text() == "mine", where
+        if out.exists() or way != "two renames":
+            assert one_result(out) in ("one", "two"), where
+            assert (out / "notes.txt").read_text() == "mine", where
         if failed is None:
             assert one_result(out) == "two", where
         elif not isinstance(failed, Killed):
             assert isinstance(failed, UserError) and "\n" not in str(failed), (where, failed)
         said = []
         with OutputFolder(out, stage="pretrain", config=config(resume=True), say=said.append) as folder:
+            assert one_result(out) in ("one", "two"), where
             found = folder.points.latest(said.append)
             assert found and found[1]["step"] in (1, 2, 3), where
         assert train(out, "three", 4, resume=True) >= 1, where
@@ -366,3 +372,33 @@ def test_what_a_run_writes_is_predicted():
     assert plan.disk_bytes(DPOConfig(), SIZES["nano"]) == 2 * 12 * adapters + 4 * (weights + adapters)
     # The head: Linear(192, 96) - Linear(96, 1).
     assert plan.disk_bytes(RewardConfig(), SIZES["nano"]) == 3 * 12 * (192 * 96 + 96 + 96 + 1)
+
+
+def test_the_users_files_in_the_state_folder_are_never_deleted(tmp_path):
+    points = SavePoints(tmp_path)
+    for step in (1, 2):
+        points.save(step, [("x", np.ones(2, np.float32))], {})
+    (points.folder / "notes.txt").write_text("mine")
+    (points.folder / "step-mine").mkdir()
+    (points.folder / "step-mine" / "a").write_text("mine")
+    (points.folder / "step-00000001" / "notes.txt").write_text("mine")
+    points.save(3, [("x", np.ones(2, np.float32))], {})
+    points.clear()
+    assert tree(points.folder) == {
+        "notes.txt": b"mine",
+        "step-mine/a": b"mine",
+        "step-00000001.old-1/notes.txt": b"mine",
+    }
+
+
+def test_where_folders_cannot_be_exchanged_two_renames_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "exchange", lambda one, other: False)
+    monkeypatch.setattr(os, "link", lambda *names, **more: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
+    out = tmp_path / "out"
+    for text in ("one", "two"):
+        train(out, text, 2)
+        (out / "notes.txt").write_text("mine")
+        assert one_result(out) == text and os.listdir(tmp_path) == ["out"]
+    os.rename(out, files.beside(out, "old"))  # as a run leaves it that is killed between the two renames
+    assert train(out, "three", 2, resume=True) == 2 and one_result(out) == "three"
+    assert os.listdir(tmp_path) == ["out"] and (out / "notes.txt").read_text() == "mine"
