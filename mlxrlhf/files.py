@@ -314,7 +314,7 @@ def discard(folder: Path, standing: Path, say: Say = print) -> None:
 
     Where others remain, the folder with them is set aside as NAME.old-1.
     """
-    if not os.path.lexists(folder):
+    if folder.is_symlink() or not folder.is_dir():
         return
     marker = read_marker(folder)
     building, listed = (marker.get("building"), marker["files"]) if marker else (False, {})

@@ -160,6 +160,18 @@ def test_data_prepared_half_way_are_refused_at_every_call(tokenizer, tmp_path, m
             assert {len(ids) for ids in load(folder)} in ({50}, {51}), "the old or the new, never some of both"
         except UserError as error:
             refused += "half replaced" in str(error)
+        assert not [path for path in folder.iterdir() if ".old" in path.name], number
     assert refused >= 2
     prepare(folder, tokenizer, seed=2)
     assert {len(ids) for ids in load(folder)} == {52} and not [p for p in tmp_path.rglob("*") if ".mlxrlhf-" in p.name]
+
+
+def test_what_the_user_changed_is_set_aside(tokenizer, tmp_path, capsys):
+    folder = tmp_path / "nano"
+    prepare(folder, tokenizer)
+    (folder / "prompts.json").write_text("mine")
+    prepare(folder, tokenizer)
+    assert (folder / "prompts.json.old-1").read_text() == "mine" and "is now" in capsys.readouterr().out
+    assert json.loads((folder / "prompts.json").read_text()) == {"seed": 0}
+    prepare(folder, tokenizer, seed=1)
+    assert [p.name for p in folder.iterdir() if ".old" in p.name] == ["prompts.json.old-1"]

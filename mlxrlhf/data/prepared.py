@@ -22,9 +22,10 @@ MANIFEST = "manifest.json"
 
 
 @contextlib.contextmanager
-def writing(folder: Path, tokenizer: str = "") -> Iterator[Path]:
+def writing(folder: Path, tokenizer: str = "", say: files.Say = print) -> Iterator[Path]:
     """Yield an empty folder; when the block ends well its files take their places in `folder`, then the manifest.
 
+    A file there that somebody else wrote or changed is set aside as NAME.old-1, which is said.
     tokenizer: the fingerprint of the tokenizer whose ids the .npy files hold. Raises UserError where nothing can be
     written, or another process is writing there.
     """
@@ -32,24 +33,40 @@ def writing(folder: Path, tokenizer: str = "") -> Iterator[Path]:
         files.make_folder(folder)
         with files.locked(folder), files.scratch(folder / "part") as new:
             yield new
-            _put(new, folder, tokenizer)
+            _put(new, folder, tokenizer, say)
     except BaseException as error:
         if files.is_file_system_error(error):
             raise UserError(f"cannot write to {folder}: {files.reason(error)}; choose another --data-dir") from None
         raise
 
 
-def _put(new: Path, folder: Path, tokenizer: str) -> None:
+def _put(new: Path, folder: Path, tokenizer: str, say: files.Say) -> None:
     names = [str(name) for name in files.walk(new) if str(name) != files.MARKER]
     entries = {name: _describe(new / name, tokenizer) for name in names}
     for name in names:
         files.sync(new / name)
+    before = _read(folder)
     for name in names:
-        (folder / name).parent.mkdir(exist_ok=True)
+        _set_aside(folder / name, before.get(name), entries[name]["sha256"], say)
+    # What will come is written down first: a file that is there when this is killed is known as ours.
+    coming = {name: {**(before.get(name) or {}), "next": entry["sha256"]} for name, entry in entries.items()}
+    _write(folder, {**before, **coming})
+    for name in names:
         os.replace(new / name, folder / name)
     files.sync(folder)
-    before = _read(folder) or {}
-    files.atomic_text(folder / MANIFEST, json.dumps({**before, **entries}, indent=1) + "\n")
+    _write(folder, {**before, **entries})
+
+
+def _set_aside(path: Path, entry: Any, new: str, say: files.Say) -> None:
+    """Move a file that somebody else wrote or changed out of the way, unless it is the one that will be written."""
+    if not os.path.lexists(path):
+        return
+    known = entry if isinstance(entry, dict) else {}
+    if path.is_file() and files.digest(path) in (new, known.get("sha256"), known.get("next")):
+        return
+    aside = files.set_aside_name(path)
+    os.rename(path, aside)
+    say(f"{path} is not as mlxrlhf prepare wrote it; it is now {aside}")
 
 
 def _describe(path: Path, tokenizer: str) -> dict[str, Any]:
@@ -68,7 +85,7 @@ def load_ids(folder: Path, name: str, command: str, tokenizer: str, vocabulary: 
     path = Path(folder) / name
     if not path.is_file():
         raise UserError(f"{path} does not exist; run: {command}")
-    entry = (_read(folder) or {}).get(name)
+    entry = _read(folder).get(name)
     if not isinstance(entry, dict):
         raise UserError(f"{path} is not in {MANIFEST}: it was prepared by an earlier version; run again: {command}")
     if entry.get("tokenizer") != tokenizer:
@@ -91,9 +108,13 @@ def load_ids(folder: Path, name: str, command: str, tokenizer: str, vocabulary: 
     return ids
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
+def _read(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write(folder: Path, entries: dict[str, Any]) -> None:
+    files.atomic_text(folder / MANIFEST, json.dumps(entries, indent=1) + "\n")

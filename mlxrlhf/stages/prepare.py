@@ -69,7 +69,7 @@ def _load_tokenizer(folder: Path) -> AnyTokenizer:
 
 def _language(config: PrepareConfig, folder: Path, say: Say) -> None:
     tokenizer = _load_tokenizer(folder)
-    with prepared.writing(folder, tokenizer.fingerprint) as new:
+    with prepared.writing(folder, tokenizer.fingerprint, say) as new:
         corpora.write_tokens(_sources(config.language_sources), tokenizer, new, "language", config.max_characters, say)
 
 
@@ -80,7 +80,7 @@ def _code_dialogues(config: PrepareConfig) -> tuple[list[dict], list[dict]]:
 
 def _code(config: PrepareConfig, folder: Path, say: Say) -> None:
     tokenizer = _load_tokenizer(folder)
-    with prepared.writing(folder, tokenizer.fingerprint) as new:
+    with prepared.writing(folder, tokenizer.fingerprint, say) as new:
         corpora.write_tokens(_sources(config.code_sources), tokenizer, new, "code", config.max_characters, say)
         for side, rows in zip(("train", "val"), _code_dialogues(config)):
             _write_jsonl(new / f"code_dialogues_{side}.jsonl", rows)
@@ -100,7 +100,7 @@ def _tools(config: PrepareConfig, folder: Path, say: Say) -> None:
         extra = bfcl(config.bfcl, say)
         train = train + extra[: -len(extra) // 10]
         val = val + extra[-len(extra) // 10 :]
-    with prepared.writing(folder) as new:
+    with prepared.writing(folder, say=say) as new:
         for side, rows in (("train", train), ("val", val)):
             _write_jsonl(new / f"tools_{side}.jsonl", rows)
             say(f"tools: {len(rows):,} dialogues ({side}), their results printed by the tools themselves")
@@ -133,7 +133,7 @@ def _preferences(config: PrepareConfig, folder: Path, say: Say) -> None:
     )
     sides = dict(zip(("train", "val"), split_by_task(pairs, bank)))
     readable = [{"split": side, **pair_to_json(p)} for side, some in sides.items() for p in some]
-    with prepared.writing(folder, tokenizer.fingerprint) as new:
+    with prepared.writing(folder, tokenizer.fingerprint, say) as new:
         for side, some in sides.items():
             for kind in ("chosen", "rejected"):
                 np.save(new / f"rlhf_{side}_{kind}.npy", _encoded(some, kind, tokenizer))
