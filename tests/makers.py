@@ -34,7 +34,17 @@ _QWEN = Maker(
     added=("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"),
 )
 _MISTRAL = Maker(
-    ("<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
+    (
+        "<s>",
+        "</s>",
+        "[INST]",
+        "[/INST]",
+        "[TOOL_CALLS]",
+        "[AVAILABLE_TOOLS]",
+        "[/AVAILABLE_TOOLS]",
+        "[TOOL_RESULTS]",
+        "[/TOOL_RESULTS]",
+    ),
     "</s>",
     ("</s>",),
     "<s>",
@@ -44,7 +54,9 @@ _GEMMA = Maker(
     ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"), "<eos>", ("<eos>", "<end_of_turn>"), "<bos>", True
 )
 _GRANITE = Maker(
-    ("<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>", "<|tool_call|>"), "<|end_of_text|>", ("<|end_of_text|>",)
+    ("<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>", "<|tool_call|>"),
+    "<|end_of_text|>",
+    ("<|end_of_text|>",),
 )
 #: template -> its maker's tokenizer
 MAKERS = {
@@ -95,7 +107,13 @@ MAKERS = {
     ),
     "deepseek_r1_distill": Maker(
         ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>")
-        + ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>")
+        + (
+            "<｜tool▁calls▁begin｜>",
+            "<｜tool▁call▁begin｜>",
+            "<｜tool▁sep｜>",
+            "<｜tool▁call▁end｜>",
+            "<｜tool▁calls▁end｜>",
+        )
         + ("<｜tool▁outputs▁begin｜>", "<｜tool▁output▁begin｜>", "<｜tool▁output▁end｜>", "<｜tool▁outputs▁end｜>"),
         "<｜end▁of▁sentence｜>",
         ("<｜end▁of▁sentence｜>",),
@@ -112,7 +130,16 @@ MAKERS = {
         True,
     ),
     "gptoss": Maker(
-        ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|call|>", "<|return|>", "<|endoftext|>"),
+        (
+            "<|start|>",
+            "<|end|>",
+            "<|message|>",
+            "<|channel|>",
+            "<|constrain|>",
+            "<|call|>",
+            "<|return|>",
+            "<|endoftext|>",
+        ),
         "<|return|>",
         ("<|return|>", "<|endoftext|>", "<|call|>"),
     ),
@@ -121,7 +148,7 @@ MAKERS = {
 
 def write(folder, name, maker=None, *, template=None):
     """The tokenizer's files of one maker. Returns the folder."""
-    from tokenizers import AddedToken, processors
+    from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
     maker = maker or MAKERS[name]

@@ -341,7 +341,8 @@ def test_no_half_of_a_marker_is_shown_and_calls_are_held_back():
     for _ in range(50):
         written, calls, at = [], [], 0
         whole = "1 < 2 <tool \nbetween\n <tool_cal"
-        stream = terminal.Stream(written.append, True, lambda: calls.append(1))  # noqa: B023
+        hidden = terminal.Hidden("<tool_call>", "</tool_call>", lambda: calls.append(1))  # noqa: B023
+        stream = terminal.Stream(written.append, [hidden])
         while at < len(text):
             step = rng.randint(1, 9)
             stream.push(text[at : at + step])

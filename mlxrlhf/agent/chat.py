@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from mlxrlhf.agent import terminal, tools
+from mlxrlhf.backends.protocol import Model
 from mlxrlhf.config import ChatConfig
-from mlxrlhf.data import dialogue
+from mlxrlhf.data import calls, dialogue
 from mlxrlhf.data.dialogue import AnyTokenizer
-from mlxrlhf.data.tokenizer import TOOL_CALL, PublishedTokenizer, open_tokenizer
+from mlxrlhf.data.tokenizer import PublishedTokenizer, open_tokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import folders
 from mlxrlhf.models.adapters import load_model
@@ -34,7 +36,7 @@ class Voice:
     """A model that answers."""
 
     name: str
-    model: object  # backends.protocol.Model
+    model: Model
     tokenizer: AnyTokenizer
 
     @classmethod
@@ -55,9 +57,15 @@ class Voice:
 class Answer:
     """What a model said, and why it ended: by itself, by Ctrl-C, or at its last token."""
 
-    text: str
+    said: str  # as the model wrote it, without its reasoning
+    message: dict[str, Any]  # what stays in the conversation
     stopped: bool
     cut_off: bool
+
+    @property
+    def text(self) -> str:
+        """What a person reads, tool calls spelled in our own form."""
+        return calls.spelled(self.message["content"], self.message.get("tool_calls", ()))
 
 
 @dataclass
@@ -65,7 +73,7 @@ class Chat:
     """One conversation: what was said, who answers, which tools may run."""
 
     voice: Voice
-    backend: object
+    backend: Any  # backends.protocol.Backend
     config: ChatConfig
     own: dict[str, tools.Tool] = field(default_factory=dict)
 
@@ -100,17 +108,17 @@ class Chat:
         """Answer, run what the answer calls, and answer again, at most --max-rounds times."""
         for number in range(self.config.max_rounds + 1):
             answer = self.answer(self.voice, self.messages)
-            self.messages.append({"role": "assistant", "content": answer.text})
+            self.messages.append(answer.message)
             if not self.tools_on or answer.stopped:
                 return
-            calls = tools.parse_calls(answer.text, self.available)
-            if not calls:
+            asked = tools.parse_calls(answer.said, self.available, dialogue.call_form(self.voice.tokenizer))
+            if not asked:
                 return
             if number == self.config.max_rounds:
                 terminal.note(f"[not run: the limit of --max-rounds {self.config.max_rounds} is reached]")
-                self.messages += [{"role": "tool", "content": TOO_MANY} for _ in calls]
+                self.messages += [{"role": "tool", "content": TOO_MANY} for _ in asked]
                 return
-            if not self._run_all(calls, answer):
+            if not self._run_all(asked, answer):
                 return
 
     def answer(self, voice: Voice, messages: list[dict], show: bool = True) -> Answer:
@@ -128,17 +136,14 @@ class Chat:
         limit, push, began = min(self.config.max_tokens, room), tokenizer.stream_decoder(), time.monotonic()
         said: list[str] = []
         heard: list[int] = []
-        stream = terminal.Stream(
-            terminal.say if show else lambda text: None,
-            hide_calls=self.tools_on and show,
-            on_call=lambda: terminal.note("[a tool call ...]"),
-        )
+        stream = terminal.Stream(terminal.say, *self._hidden(tokenizer)) if show else None
 
         def hear(token: int) -> None:
             heard.append(token)
-            if token != tokenizer.end_id:
+            if token not in tokenizer.ends:
                 said.append(push(token))
-                stream.push(said[-1])
+                if stream:
+                    stream.push(said[-1])
 
         uniforms = np.random.default_rng([self.config.seed, self.answers]).random((1, limit))
         self.answers += 1
@@ -149,7 +154,7 @@ class Chat:
                 uniforms=uniforms,
                 max_tokens=limit,
                 temperature=self.temp,
-                stop_ids=[tokenizer.end_id],
+                stop_ids=tokenizer.ends,
                 pad_id=tokenizer.pad_id,
                 on_token=hear,
             )
@@ -158,27 +163,48 @@ class Chat:
                 raise
             stopped = True
         seconds = time.monotonic() - began
-        stream.finish()
-        stream.break_line()
-        if show:
+        if stream:
+            stream.finish()
+            stream.break_line()
             terminal.note(
                 f"[{'stopped, ' * stopped}{len(heard)} tokens, {len(heard) / seconds:.0f} tok/s, "
                 f"{self.backend.peak_memory() / 2**30:.2f} GB]"
             )
-        return Answer("".join(said), stopped, len(heard) == limit and heard[-1] != tokenizer.end_id)
+        whole = "".join(said)
+        return Answer(
+            dialogue.visible(whole, tokenizer),
+            dialogue.message(whole, tokenizer, tools.schemas(self.available)),
+            stopped,
+            len(heard) == limit and heard[-1] not in tokenizer.ends,
+        )
+
+    def _hidden(self, tokenizer: AnyTokenizer) -> tuple[list[terminal.Hidden], terminal.Hidden | None]:
+        """What of an answer is not shown as it streams, and which of it the answer begins inside of."""
+        hidden = []
+        thought = dialogue.thought(tokenizer)
+        if thought:
+            hidden.append(
+                terminal.Hidden(thought.begin, thought.end, lambda: terminal.note("[thinking ...]"), trim=True)
+            )
+        form = dialogue.call_form(tokenizer)
+        if self.tools_on and calls.opening(form):
+            note = terminal.Hidden(calls.opening(form), calls.closing(form), lambda: terminal.note("[a tool call ...]"))
+            hidden.append(note)
+        return hidden, hidden[0] if thought and thought.opened else None
 
     # --- tools -----------------------------------------------------------------------------------------------------
 
-    def _run_all(self, calls: list, answer: Answer) -> bool:
+    def _run_all(self, asked: list, answer: Answer) -> bool:
         """Run the calls in order and append their results; False when the user stopped one, and with it the turn."""
         stopped = False
-        for index, call in enumerate(calls):
+        for index, call in enumerate(asked):
             result = STOPPED
             if isinstance(call, tools.ParseError):
-                cut = answer.cut_off and index == len(calls) - 1
+                cut = answer.cut_off and index == len(asked) - 1
                 result = CUT_OFF if cut else call.message
                 terminal.note(f"[not run: {terminal.cleaned(result.removeprefix('error: '))}]")
-                terminal.note(f"  {terminal.cleaned(answer.text[answer.text.find(TOOL_CALL) :])}")
+                mark = calls.opening(dialogue.call_form(self.voice.tokenizer))
+                terminal.note(f"  {terminal.cleaned(answer.said[answer.said.find(mark) :])}")
             elif not stopped:
                 try:
                     result = self._run(call["name"], call["arguments"])

@@ -8,43 +8,62 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from mlxrlhf.data.tokenizer import TOOL_CALL, TOOL_CALL_END
 from mlxrlhf.display import Cleaner, cleaned, revealed
 
 
-class Stream:
-    """Writes an answer as it comes, except tool calls, which are shown whole before they are run."""
+@dataclass(frozen=True)
+class Hidden:
+    """What is not shown of an answer: all between two marks; without a second, all behind the first.
 
-    def __init__(self, write: Callable[[str], None], hide_calls: bool, on_call: Callable[[], None] = lambda: None):
-        self._write, self._hide, self._on_call = write, hide_calls, on_call
-        self._cleaner, self._waiting, self._in_call, self._last = Cleaner(), "", False, "\n"
+    notice: called where it begins. trim: line breaks behind it are left out too.
+    """
+
+    begin: str
+    end: str
+    notice: Callable[[], object]
+    trim: bool = False
+
+
+class Stream:
+    """Writes an answer as it comes, except what is hidden: reasoning, and tool calls, which are shown before they run.
+
+    inside: the hidden part that the answer begins in.
+    """
+
+    def __init__(self, write: Callable[[str], None], hidden: Sequence[Hidden] = (), inside: Hidden | None = None):
+        self._write, self._hidden, self._inside = write, list(hidden), inside
+        self._cleaner, self._waiting, self._last, self._trim = Cleaner(), "", "\n", False
+        if inside:
+            inside.notice()
 
     def push(self, text: str) -> None:
         self._waiting += text
-        while self._hide:
-            marker = TOOL_CALL_END if self._in_call else TOOL_CALL
-            before, found, after = self._waiting.partition(marker)
-            if not found:
+        while True:
+            if self._inside:
+                _, found, after = self._waiting.partition(self._inside.end) if self._inside.end else ("", "", "")
+                if not found:
+                    return
+                self._trim, self._inside, self._waiting = self._inside.trim, None, after
+            begins = [(at, h) for h in self._hidden if (at := self._waiting.find(h.begin)) >= 0]
+            if not begins:
                 break
-            if not self._in_call:
-                self._emit(before)
-                self.break_line()
-                self._on_call()
-            self._in_call, self._waiting = not self._in_call, after
-        if self._in_call:
-            return
-        # Half a marker waits: where it is no special token, it comes in several pieces.
-        ends = [n for n in range(1, len(TOOL_CALL)) if self._waiting.endswith(TOOL_CALL[:n])] if self._hide else []
-        kept = max(ends, default=0)
+            at, self._inside = min(begins, key=lambda pair: pair[0])
+            self._emit(self._waiting[:at])
+            self._waiting = self._waiting[at + len(self._inside.begin) :]
+            self.break_line()
+            self._inside.notice()
+        # Half a mark waits: where it is no special token, it comes in several pieces.
+        kept = max((_half(self._waiting, h.begin) for h in self._hidden), default=0)
         self._emit(self._waiting[: len(self._waiting) - kept])
         self._waiting = self._waiting[len(self._waiting) - kept :]
 
     def finish(self) -> None:
-        """Write what still waits, unless it belongs to a call."""
-        if not self._in_call:
+        """Write what still waits, unless it is hidden."""
+        if not self._inside:
             self._emit(self._waiting)
         self._put(self._cleaner.finish())
 
@@ -54,12 +73,20 @@ class Stream:
             self._put("\n")
 
     def _emit(self, text: str) -> None:
+        if self._trim:
+            text = text.lstrip("\n")
+            self._trim = not text
         self._put(self._cleaner.push(text))
 
     def _put(self, text: str) -> None:
         if text:
             self._write(text)
             self._last = text[-1]
+
+
+def _half(text: str, mark: str) -> int:
+    """How many characters at the end of a text begin a mark."""
+    return max((n for n in range(1, len(mark)) if text.endswith(mark[:n])), default=0)
 
 
 def say(text: str) -> None:

@@ -16,8 +16,10 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mlxrlhf.agent.documentation import quoted, search_docs
+from mlxrlhf.data import calls
 from mlxrlhf.sandbox import runner
 from mlxrlhf.tasks import quality
 from mlxrlhf.tasks.answers import parse
@@ -72,42 +74,22 @@ def format_call(name: str, arguments: Mapping) -> str:
     return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}</tool_call>"
 
 
-_SPACE = re.compile(r"\s*")
-
-
-def _past_space(text: str, position: int) -> int:
-    space = _SPACE.match(text, position)
-    return space.end() if space else position
-
-
-def parse_calls(text: str, available: Mapping[str, Tool] | None = None) -> list[dict | ParseError]:
+def parse_calls(
+    text: str, available: Mapping[str, Tool] | None = None, form: str = "json"
+) -> list[dict[str, Any] | ParseError]:
     """The calls of an assistant's text in order: {"name", "arguments"}, or an error for each that cannot be made.
 
-    available: the tools on offer (default: the six).
+    available: the tools on offer (default: the six). form: one of `calls`' forms.
     """
-    opening, closing = "<tool_call>", "</tool_call>"
-    calls: list[dict | ParseError] = []
-    decoder, position = json.JSONDecoder(), 0
-    while (start := text.find(opening, position)) >= 0:
-        position = _past_space(text, start + len(opening))
-        try:
-            value, end = decoder.raw_decode(text, position)  # its own end: a string may contain the closing tag
-        except (ValueError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "too deep or too large"
-            calls.append(ParseError(f"error: the tool call is not valid JSON: {reason}"))
-            end = text.find(closing, position)
-            position = end if end >= 0 else position
-            continue
-        position = _past_space(text, end)
-        if not text.startswith(closing, position):
-            calls.append(ParseError(f"error: the tool call does not end with {closing}"))
-        elif not isinstance(value, dict) or set(value) != {"name", "arguments"}:
-            calls.append(ParseError('error: a tool call has the keys "name" and "arguments"'))
-        elif problem := _problem(value["name"], value["arguments"], available):
-            calls.append(ParseError(problem))
+    found: list[dict[str, Any] | ParseError] = []
+    for one in calls.read(text, form, schemas(available))[1]:
+        if isinstance(one, calls.Malformed):
+            found.append(ParseError(f"error: the tool call {one.reason}"))
+        elif problem := _problem(one["name"], one["arguments"], available):
+            found.append(ParseError(problem))
         else:
-            calls.append(value)
-    return calls
+            found.append({"name": one["name"], "arguments": one["arguments"]})
+    return found
 
 
 def call(name: str, arguments: Mapping, unsafe: bool = False, available: Mapping[str, Tool] | None = None) -> str:
@@ -116,13 +98,13 @@ def call(name: str, arguments: Mapping, unsafe: bool = False, available: Mapping
 
 
 def call_many(
-    calls: Sequence[tuple[str, Mapping]], unsafe: bool = False, available: Mapping[str, Tool] | None = None
+    made: Sequence[tuple[str, Mapping]], unsafe: bool = False, available: Mapping[str, Tool] | None = None
 ) -> list[str]:
     """The same for many calls at once, in order; equal calls are made once."""
     outcomes: dict[object, str] = {}
     programs: dict[object, Program] = {}
     keys: list[object] = []
-    for index, (name, arguments) in enumerate(calls):
+    for index, (name, arguments) in enumerate(made):
         if problem := _problem(name, arguments, available):
             keys.append(index)
             outcomes[index] = problem

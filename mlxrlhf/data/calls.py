@@ -57,7 +57,12 @@ def form_of(template: str) -> str:
 
 def opening(form: str) -> str:
     """The text that a call begins with, "" where it has no mark of its own."""
-    return _OPENINGS.get(form, CALL)
+    return _ENCLOSURES.get(form, (CALL, CALL_END))[0]
+
+
+def closing(form: str) -> str:
+    """The text that a call ends with, "" where that is the answer's end."""
+    return _ENCLOSURES.get(form, (CALL, CALL_END))[1]
 
 
 # --- one reader for each form --------------------------------------------------------------------------------------
@@ -71,20 +76,20 @@ _MARKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("kimi", ("<|tool_calls_section_begin|>",)),
     ("mistral", ("[TOOL_CALLS]",)),
     ("deepseek", ("<｜tool▁calls▁begin｜>",)),
-    ("harmony", ("to=functions.",)),
+    ("harmony", ("<|channel|>",)),
     ("list", ("<|tool_call|>",)),
     ("json", (CALL,)),
     ("bare", ('"parameters": ',)),
 )
-_OPENINGS = {
-    "gemma4": "<|tool_call>",
-    "python": "<|tool_call_start|>",
-    "kimi": "<|tool_calls_section_begin|>",
-    "mistral": "[TOOL_CALLS]",
-    "deepseek": "<｜tool▁calls▁begin｜>",
-    "harmony": "<|start|>assistant to=functions.",
-    "list": "<|tool_call|>",
-    "bare": "",
+_ENCLOSURES = {
+    "gemma4": ("<|tool_call>", "<tool_call|>"),
+    "python": ("<|tool_call_start|>", "<|tool_call_end|>"),
+    "kimi": ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
+    "mistral": ("[TOOL_CALLS]", ""),
+    "deepseek": ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
+    "harmony": (" to=functions.", ""),
+    "list": ("<|tool_call|>", ""),
+    "bare": ("", ""),
 }
 _SPACE = re.compile(r"\s*")
 _DECODER = json.JSONDecoder()
@@ -109,7 +114,7 @@ def _json(text: str, types: _Types) -> Iterator[_Found]:
             continue
         at += len(CALL_END)
         if not isinstance(value, dict) or set(value) != {"name", "arguments"}:
-            yield begin, at, Malformed('has other keys than "name" and "arguments"')
+            yield begin, at, Malformed('must have the keys "name" and "arguments"')
         else:
             yield begin, at, value
 

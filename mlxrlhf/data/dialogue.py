@@ -25,7 +25,7 @@ from typing import Any
 from mlxrlhf.data import calls
 from mlxrlhf.data import tokenizer as names
 from mlxrlhf.data.rows import messages_of
-from mlxrlhf.data.template import Message, split_reasoning, with_tools
+from mlxrlhf.data.template import Message, Thought, split_reasoning, with_tools
 from mlxrlhf.data.tokenizer import PublishedTokenizer, Tokenizer
 from mlxrlhf.errors import UserError
 
@@ -52,10 +52,10 @@ def answer(
 
     Raises UserError as `prompt` does.
     """
-    message = {"role": "assistant", "content": reply} if isinstance(reply, str) else reply
+    said = {"role": "assistant", "content": reply} if isinstance(reply, str) else reply
     if isinstance(tokenizer, PublishedTokenizer):
-        return tokenizer.template.answer(messages, message, tools)
-    return _assistant(_turns([message])[0], tokenizer)
+        return tokenizer.template.answer(messages, said, tools)
+    return _assistant(_turns([said])[0], tokenizer)
 
 
 def examples(
@@ -69,36 +69,57 @@ def examples(
     if not isinstance(tokenizer, PublishedTokenizer):
         return [_written(_turns(messages, tools), tokenizer)]
     found: list[tuple[list[int], list[int]]] = []
-    for at, message in enumerate(messages):
-        if message["role"] != "assistant":
+    for at, reply in enumerate(messages):
+        if reply["role"] != "assistant":
             continue
-        before = prompt(messages[:at], tokenizer, tools)
-        said = answer(messages[:at], message, tokenizer, tools)
+        shown = prompt(messages[:at], tokenizer, tools)
+        new = answer(messages[:at], reply, tokenizer, tools)
         ids, mask = found[-1] if found else ([], [])
-        if found and before[: len(ids)] == ids:
+        if found and shown[: len(ids)] == ids:
             found.pop()
         else:
             mask = []
-        mask = [*mask, *[0] * (len(before) - len(mask)), *[1] * len(said)]
-        found.append(([*before, *said], mask))
+        found.append(([*shown, *new], [*mask, *[0] * (len(shown) - len(mask)), *[1] * len(new)]))
     return found
 
 
 def text(ids: Sequence[int], tokenizer: AnyTokenizer, *, reasoning: bool = False) -> str:
     """What a person reads of a sampled answer: without its end and, unless asked for, without its reasoning."""
     whole = tokenizer.decode(ids[:-1] if len(ids) and ids[-1] in tokenizer.ends else ids)
-    if reasoning or not isinstance(tokenizer, PublishedTokenizer) or not tokenizer.has_template:
-        return whole
-    return split_reasoning(whole, tokenizer.template.opens)[1]
+    return whole if reasoning else visible(whole, tokenizer)
+
+
+def visible(said: str, tokenizer: AnyTokenizer) -> str:
+    """An answer's text without its reasoning."""
+    marks = thought(tokenizer)
+    return split_reasoning(said, marks.opened)[1] if marks else said
+
+
+def thought(tokenizer: AnyTokenizer) -> Thought | None:
+    """What stands around a model's reasoning; None for one that writes none, ours among them."""
+    if isinstance(tokenizer, PublishedTokenizer) and tokenizer.has_template:
+        return tokenizer.template.thought
+    return None
 
 
 def said(ids: Sequence[int], tokenizer: AnyTokenizer, tools: Sequence[dict] = ()) -> Message:
     """A sampled answer as the assistant's message: content, and reasoning and tool calls where its model has a form
     for them. In ours, calls stay in the content."""
-    whole = text(ids, tokenizer, reasoning=True)
+    return message(text(ids, tokenizer, reasoning=True), tokenizer, tools)
+
+
+def message(said: str, tokenizer: AnyTokenizer, tools: Sequence[dict] = ()) -> Message:
+    """The same from an answer's text."""
     if isinstance(tokenizer, PublishedTokenizer) and tokenizer.has_template:
-        return tokenizer.template.message(whole, tools)
-    return {"role": "assistant", "content": whole}
+        return tokenizer.template.message(said, tools)
+    return {"role": "assistant", "content": said}
+
+
+def call_form(tokenizer: AnyTokenizer) -> str:
+    """In which of `calls`' forms the model writes its tool calls."""
+    if isinstance(tokenizer, PublishedTokenizer) and tokenizer.has_template:
+        return tokenizer.template.form
+    return "json"
 
 
 # --- our own form --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlxrlhf.data import calls
 from mlxrlhf.data.rows import messages_of
@@ -31,11 +31,24 @@ DATE = "26 Jul 2024"
 #: the names that templates know reasoning by
 REASONING = ("reasoning_content", "reasoning", "thinking")
 #: what stands around reasoning in an answer
-_THINK = (("<think>", "</think>"), ("<|channel>thought", "<channel|>"), ("[THINK]", "[/THINK]"))
+_THINK = (
+    ("<think>", "</think>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<|channel|>analysis<|message|>", "<|end|>"),
+    ("[THINK]", "[/THINK]"),
+)
 _OPENED = re.compile(r"<think>\s*\Z")
 # gpt-oss writes reasoning and answer into channels.
 _FINAL = "<|channel|>final<|message|>"
 _ANALYSIS = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>analysis<\|message\|>(.*?)(?:<\|end\|>|\Z)", re.DOTALL)
+
+
+class Thought(NamedTuple):
+    """The marks around reasoning. opened: a prompt ends behind the first, and the model begins inside."""
+
+    begin: str
+    end: str
+    opened: bool
 
 
 class ChatTemplate:
@@ -50,7 +63,6 @@ class ChatTemplate:
         self.source: str = written if isinstance(written, str) else "\n".join(written.values())
         self.args = _arguments(self.source, args, str(tokenizer.folder))
         self._date = _date(self.args.get("date_string", DATE))
-        self.form = calls.form_of(self.source)
         self._lost: dict[tuple, str] = {}
 
     # --- ids -------------------------------------------------------------------------------------------------------
@@ -81,7 +93,7 @@ class ChatTemplate:
         message: Message = {"role": "assistant", "content": content}
         if reasoning:
             message["reasoning_content"] = reasoning
-        visible, found = calls.read(content, self.form if self.writes_calls else "json", tools)
+        visible, found = calls.read(content, self.form, tools)
         if found and self.writes_calls and not any(isinstance(call, calls.Malformed) for call in found):
             message["content"] = visible.strip()
             message["tool_calls"] = [_as_openai(call) for call in found if not isinstance(call, calls.Malformed)]
@@ -112,16 +124,19 @@ class ChatTemplate:
             problem = self._problem(form, said, tools)
             if not problem:
                 if form is not turns:
-                    self._say_once("has no place for a system turn: its text joins the user's turn")
+                    self._say_once("has no place for a system turn here: its text joins the user's turn")
                 return form, said, tools
             problems.append(problem)
         raise UserError(f"the chat template of {self.tokenizer.folder} {problems[0]}")
 
     def _turn(self, message: Message) -> Message:
         """One message as this template takes it: reasoning and calls where it looks for them."""
-        turn = {key: _hidden(value, self.tokenizer) for key, value in message.items()}
+        turn: Message = {key: _hidden(value, self.tokenizer) for key, value in message.items()}
         if turn["role"] != "assistant":
             return turn
+        if self.takes_tools and not self.writes_calls:  # its calls stand in the content, their mark a special token
+            mark = calls.opening(self.form)
+            turn["content"] = turn["content"].replace(self.tokenizer.hidden(mark), mark)
         given = [turn.pop(name) for name in REASONING if name in turn]
         reasoning, content = split_reasoning(turn["content"])
         reasoning = next((text for text in given if text), reasoning)
@@ -211,6 +226,11 @@ class ChatTemplate:
         return self._call_arguments is not None
 
     @property
+    def form(self) -> str:
+        """In which of `calls`' forms the model is told to write its calls: its maker's, or ours where it has none."""
+        return calls.form_of(self.source) if self.writes_calls or self.takes_tools else "json"
+
+    @property
     def _arguments_as_text(self) -> bool:
         return self._call_arguments == "text"
 
@@ -245,6 +265,12 @@ class ChatTemplate:
             return bool(_OPENED.search(self._write([_USER], (), generation=True)))
         except UserError:
             return False
+
+    @functools.cached_property
+    def thought(self) -> Thought:
+        """What stands around the model's reasoning; any model may have learned the commonest marks."""
+        marks = next((m for m in _THINK if m[0] in self.source or m[0] in self.tokenizer.added), _THINK[0])
+        return Thought(*marks, self.opens)
 
     @functools.cached_property
     def _nine(self) -> bool:
@@ -324,7 +350,8 @@ class ChatTemplate:
         if reply is not None:
             said = self._difference(words, _worded(reply, "zqreply"), tools)[1]
             if lost := _absent(reply, "zqreply", said, reasoning=True):
-                return f"drops the {lost} of the answer, so nothing would be learned of it; leave the row out"
+                spelled = "; write calls into the content, in the model's own form" if "call" in lost else ""
+                return f"drops the {lost} of the answer, so nothing would be learned of it{spelled}"
         return ""
 
     def _say_once(self, what: str) -> None:
