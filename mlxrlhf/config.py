@@ -99,7 +99,20 @@ class BackendConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig(BackendConfig):
+class TemplateConfig:
+    """How a published model's dialogues are written: what every command that asks one takes."""
+
+    template_args: str = option(
+        "",
+        "JSON object of arguments for a published model's chat template, stored with what is trained, such as "
+        "'{\"enable_thinking\": true}' (default: those that the checkpoint was trained with; else no thinking and a "
+        "fixed date_string)",
+    )
+    chat_template: str = option("", "Jinja file to use as the chat template, for a base model that has none")
+
+
+@dataclass(frozen=True)
+class RunConfig(TemplateConfig, BackendConfig):
     """What every training command takes."""
 
     size: str = option("nano", "model size", choices=tuple(SIZES))
@@ -119,7 +132,7 @@ class RunConfig(BackendConfig):
 
 
 @dataclass(frozen=True)
-class PrepareConfig:
+class PrepareConfig(TemplateConfig):
     """Defaults of `mlxrlhf prepare`."""
 
     size: str = option("nano", "model size: it decides the vocabulary", choices=tuple(SIZES))
@@ -142,7 +155,7 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True)
-class ChatConfig(BackendConfig):
+class ChatConfig(TemplateConfig, BackendConfig):
     """Defaults of `mlxrlhf chat`."""
 
     size: str = _trained_size()
@@ -176,7 +189,7 @@ class FuseConfig(BackendConfig):
 
 
 @dataclass(frozen=True)
-class ServeConfig:
+class ServeConfig(TemplateConfig):
     """Defaults of `mlxrlhf serve`; it runs on MLX."""
 
     size: str = _trained_size()
@@ -445,7 +458,7 @@ class EvaluateConfig(RunConfig):
 
 
 @dataclass(frozen=True)
-class AnnotateConfig(BackendConfig):
+class AnnotateConfig(TemplateConfig, BackendConfig):
     """Defaults of `mlxrlhf annotate`: people compare two answers on a local web page."""
 
     data: str = option(

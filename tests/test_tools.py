@@ -310,11 +310,11 @@ def test_bfcl_becomes_dialogues(tmp_path):
         ],
     )
     called, refused = from_bfcl(tmp_path)
-    assert [message["role"] for message in called["messages"]] == ["system", "user", "assistant"]
-    assert called["messages"][2]["content"] == (
+    assert [message["role"] for message in called["messages"]] == ["user", "assistant"]
+    assert called["messages"][1]["content"] == (
         '<tool_call>{"name": "math.hypot", "arguments": {"x": 4, "o": {"p": [1.5]}}}</tool_call>'
     )
-    schema = json.loads(called["messages"][0]["content"])[0]["function"]["parameters"]
+    schema = called["tools"][0]["function"]["parameters"]
     assert schema == {
         "type": "object",
         "required": ["x", "o"],
@@ -325,7 +325,7 @@ def test_bfcl_becomes_dialogues(tmp_path):
             "o": {"type": "object", "properties": {"p": {"type": "array", "items": {"type": "number"}}}},
         },
     }
-    assert refused["kind"] == "none" and "<tool_call>" not in refused["messages"][2]["content"]
+    assert refused["kind"] == "none" and "<tool_call>" not in refused["messages"][1]["content"]
     assert from_bfcl(tmp_path / "BFCL_v4_irrelevance.json") == [refused]
 
     (tmp_path / "possible_answer/BFCL_v4_simple_python.json").unlink()

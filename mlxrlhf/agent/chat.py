@@ -18,7 +18,7 @@ from mlxrlhf.backends.protocol import Model
 from mlxrlhf.config import ChatConfig
 from mlxrlhf.data import calls, dialogue
 from mlxrlhf.data.dialogue import AnyTokenizer
-from mlxrlhf.data.tokenizer import PublishedTokenizer, open_tokenizer
+from mlxrlhf.data.tokenizer import PublishedTokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import folders
 from mlxrlhf.models.adapters import load_model
@@ -42,7 +42,7 @@ class Voice:
     @classmethod
     def load(cls, found: folders.Found, backend, config: ChatConfig) -> Voice:
         """The model of a checkpoint folder, under the name that the user has for it."""
-        tokenizer = open_tokenizer(found.folder)
+        tokenizer = folders.tokenizer_for(config, found.folder, found.adapter)
         model = load_model(backend, found.folder, found.adapter, dtype=config.dtype)
         return cls(found.name, model, tokenizer)
 

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxrlhf.agent import documentation, tools
-from mlxrlhf.data.dialogue import with_tools
 from mlxrlhf.errors import UserError
 from mlxrlhf.wheels import fetch_wheel
 
@@ -1181,11 +1180,12 @@ def _from_row(row: dict, answer: list[dict] | None) -> dict | None:
         for name, right in one.items()
     ]
     kind = "none" if not calls else "single" if len(calls) == 1 else "parallel"
-    asked = with_tools(
-        [{"role": turn["role"], "content": turn["content"]} for turn in turns],
-        [_schema(function) for function in row["function"]],
-    )
-    return {"kind": kind, "messages": [*asked, {"role": "assistant", "content": "\n".join(calls) or _NO_TOOL_FITS}]}
+    asked = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+    return {
+        "kind": kind,
+        "messages": [*asked, {"role": "assistant", "content": "\n".join(calls) or _NO_TOOL_FITS}],
+        "tools": [_schema(function) for function in row["function"]],
+    }
 
 
 def _arguments(right: dict[str, list], required: Sequence[str]) -> dict:

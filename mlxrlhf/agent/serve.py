@@ -13,7 +13,7 @@ from mlxrlhf import backends
 from mlxrlhf.config import ServeConfig
 from mlxrlhf.data import dialogue
 from mlxrlhf.data.dialogue import AnyTokenizer
-from mlxrlhf.data.tokenizer import TOOL_PARSER, PublishedTokenizer, open_tokenizer
+from mlxrlhf.data.tokenizer import TOOL_PARSER, PublishedTokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint, folders
 
@@ -35,7 +35,7 @@ def run(config: ServeConfig) -> None:
         raise UserError(
             f"{adapter} holds no adapter_config.json; give the adapters folder that mlxrlhf or mlx-lm wrote"
         )
-    tokenizer = open_tokenizer(folder)
+    tokenizer = folders.tokenizer_for(config, folder, adapter)
     serve.serve(
         folder,
         name,

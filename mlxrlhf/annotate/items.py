@@ -12,7 +12,6 @@ from mlxrlhf import backends
 from mlxrlhf.annotate.store import Item, Store
 from mlxrlhf.config import AnnotateConfig
 from mlxrlhf.data import dialogue, files
-from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import folders, published
 from mlxrlhf.models.adapters import load_model
@@ -118,7 +117,7 @@ def _answerer(
     found: folders.Found, config: AnnotateConfig, backend
 ) -> Callable[[Sequence[str], np.random.Generator], list[str]]:
     """A function from prompts to a model's sampled answers."""
-    tokenizer = open_tokenizer(found.folder)
+    tokenizer = folders.tokenizer_for(config, found.folder, found.adapter)
     model = load_model(backend, found.folder, found.adapter, dtype=config.dtype)
 
     def answer(prompts: Sequence[str], rng: np.random.Generator) -> list[str]:

@@ -275,6 +275,9 @@ class Tokenizer(_Decoding):
     def save_turns(self, folder: Path) -> None:
         """Nothing is left to write: the form of a dialogue is that of the code."""
 
+    def save_args(self, folder: Path) -> None:
+        """Nothing: our form takes no arguments."""
+
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts, on every core."""
         return [e.ids for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
@@ -314,7 +317,7 @@ class PublishedTokenizer(_Decoding):
         if chat_template:
             self._tokenizer.chat_template = _read_template(Path(chat_template))
         self.chosen_template = bool(chat_template)
-        self.template_args = {**_stored_args(self.folder), **(template_args or {})}
+        self.template_args = {**stored_args(self.folder), **(template_args or {})}
         self.vocab_size = len(self._tokenizer)
         self.end_id: int = self._tokenizer.eos_token_id
         self.end: str = self._tokenizer.eos_token
@@ -453,10 +456,15 @@ class PublishedTokenizer(_Decoding):
             return
         if self.chosen_template:
             (folder / "chat_template.jinja").write_text(self._tokenizer.chat_template, encoding="utf-8")
-        (folder / TEMPLATE_ARGS).write_text(json.dumps(self.template.args, indent=2) + "\n")
+        self.save_args(folder)
         path = folder / "generation_config.json"
         content = _read_json(path)
         path.write_text(json.dumps({**content, "eos_token_id": list(self.ends)}, indent=2) + "\n")
+
+    def save_args(self, folder: Path) -> None:
+        """Write the template's arguments, where it has any, into a folder of a checkpoint or of adapters."""
+        if self.has_template and self.template.args:
+            (folder / TEMPLATE_ARGS).write_text(json.dumps(self.template.args, indent=2) + "\n")
 
 
 def _read_template(path: Path) -> str:
@@ -477,7 +485,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _stored_args(folder: Path) -> dict[str, Any]:
+def stored_args(folder: Path) -> dict[str, Any]:
+    """The chat template's arguments that a checkpoint or adapters were trained with."""
     return _read_json(folder / TEMPLATE_ARGS)
 
 

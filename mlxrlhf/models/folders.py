@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 from mlxrlhf.config import SIZES, STAGES, ModelConfig
 from mlxrlhf.data.dialogue import AnyTokenizer
-from mlxrlhf.data.tokenizer import open_tokenizer
+from mlxrlhf.data.tokenizer import PublishedTokenizer, open_tokenizer, stored_args
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint, published
 from mlxrlhf.models.adapters import save_adapters
+from mlxrlhf.settings import parse_json
 
 #: the command that writes each stage's folder
 COMMANDS = {
@@ -138,14 +139,31 @@ def open_checkpoint(config, stage: str, given: str = "") -> tuple[Path, ModelCon
                     f"{folder} has {name} {getattr(shape, name)}, but --size {config.size} has "
                     f"{getattr(expected, name)}; give the --size it was made with, or --model {folder}"
                 )
-    tokenizer = open_tokenizer(folder)
-    # Published models may round their embedding up.
-    if tokenizer.vocab_size > shape.vocab_size or (not config.model and tokenizer.vocab_size != shape.vocab_size):
+    tokenizer = tokenizer_for(config, folder)
+    # Published models round their embedding up, or have tokens that it has no row for: those may not be used.
+    if tokenizer.vocab_size != shape.vocab_size and not isinstance(tokenizer, PublishedTokenizer):
         raise UserError(
             f"{folder}: its tokenizer has {tokenizer.vocab_size:,} pieces and its model "
             f"{shape.vocab_size:,}; copy the tokenizer it was trained with"
         )
     return folder, shape, tokenizer
+
+
+_EXAMPLE = '{"enable_thinking": true}'
+
+
+def tokenizer_for(config, folder: Path, adapter: str = "") -> AnyTokenizer:
+    """A checkpoint's tokenizer, its template's arguments those of --template-args before those it was trained with.
+
+    config: a TemplateConfig. adapter: the folder of adapters put on it, which were trained with arguments of their own.
+    """
+    given = parse_json(config.template_args, "--template-args") if config.template_args else {}
+    if not isinstance(given, dict):
+        raise UserError(
+            f'--template-args is {config.template_args}; give a JSON object such as {{"enable_thinking": true}}'
+        )
+    stored = stored_args(Path(adapter)) if adapter else {}
+    return open_tokenizer(folder, {**stored, **given}, config.chat_template)
 
 
 def same_tokenizer(tokenizer: AnyTokenizer, folder: Path) -> None:
@@ -165,6 +183,7 @@ def save_checkpoint(model, folder: Path, tokenizer: AnyTokenizer) -> None:
     tokenizer.save_turns(folder)
     if model.adapters:
         save_adapters(model, folder)
+        tokenizer.save_args(folder / "adapters")
 
 
 def load_prompts(config, groups: Sequence[str]) -> list[dict]:

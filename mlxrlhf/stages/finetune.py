@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlxrlhf.agent import tools
 from mlxrlhf.config import FinetuneConfig
 from mlxrlhf.data import corpora
 from mlxrlhf.data.batches import Mixture, Rows, Stream, packed_rows
 from mlxrlhf.data.dialogue import AnyTokenizer, encode_examples
 from mlxrlhf.data.rows import load_dialogues
+from mlxrlhf.data.tokenizer import PublishedTokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import folders
 from mlxrlhf.stages.pretrain import fit
@@ -41,8 +43,15 @@ def _mixture(folder: Path, side: str, tokenizer: AnyTokenizer, config: FinetuneC
         other: Rows | Stream = Stream(tokens, config.sequence_length, tokenizer.end_id)
     else:
         path = folders.need(folder / f"tools_{side}.jsonl", command)
-        other = _pack(load_dialogues(path), tokenizer, config, str(path))
+        other = _pack(offering(load_dialogues(path), tokenizer), tokenizer, config, str(path))
     return Mixture(solutions, other, config.dialogue_share)
+
+
+def offering(rows: list[dict], tokenizer: AnyTokenizer) -> list[dict]:
+    """Our tool dialogues as the model is to see them in chat: a published model is told which tools there are."""
+    if not isinstance(tokenizer, PublishedTokenizer):
+        return rows
+    return [{"tools": tools.schemas(), **row} for row in rows]
 
 
 def _pack(rows: list[dict], tokenizer: AnyTokenizer, config: FinetuneConfig, name: str) -> Rows:

@@ -63,12 +63,12 @@ def _tokenizer(config: PrepareConfig, folder: Path, say: Say) -> None:
     say(f"tokenizer: {size:,} pieces in {folder / 'tokenizer'}")
 
 
-def _load_tokenizer(folder: Path) -> AnyTokenizer:
-    return tokenizers.open_tokenizer(folders.need(folder / "tokenizer", "mlxrlhf prepare tokenizer"))
+def _load_tokenizer(config: PrepareConfig, folder: Path) -> AnyTokenizer:
+    return folders.tokenizer_for(config, folders.need(folder / "tokenizer", "mlxrlhf prepare tokenizer"))
 
 
 def _language(config: PrepareConfig, folder: Path, say: Say) -> None:
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = _load_tokenizer(config, folder)
     with prepared.writing(folder, tokenizer.fingerprint, say) as new:
         corpora.write_tokens(_sources(config.language_sources), tokenizer, new, "language", config.max_characters, say)
 
@@ -79,7 +79,7 @@ def _code_dialogues(config: PrepareConfig) -> tuple[list[dict], list[dict]]:
 
 
 def _code(config: PrepareConfig, folder: Path, say: Say) -> None:
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = _load_tokenizer(config, folder)
     with prepared.writing(folder, tokenizer.fingerprint, say) as new:
         corpora.write_tokens(_sources(config.code_sources), tokenizer, new, "code", config.max_characters, say)
         for side, rows in zip(("train", "val"), _code_dialogues(config)):
@@ -122,7 +122,7 @@ def _encoded(pairs: Sequence[Pair], kind: str, tokenizer: AnyTokenizer) -> np.nd
 
 
 def _preferences(config: PrepareConfig, folder: Path, say: Say) -> None:
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = _load_tokenizer(config, folder)
     pairs, bank, report = mined.build(
         _sources(config.sources),
         config.pairs,
