@@ -1,29 +1,25 @@
-"""The program that runs inside the sandbox: it jails itself, then forks a child per snippet.
+"""The program that runs inside the sandbox: it jails itself, then forks a keeper for each snippet.
 
-`runner.py` starts it as `python jail.py OPTIONS` and is the only caller. It uses the standard library
-alone and imports nothing of this package, which a jailed process may not read.
+`runner.py` starts it as `python jail.py OPTIONS` and is the only caller. It uses the standard library and, on Linux,
+the files beside it; a snippet finds none of them.
 
-    sandbox.py ──control socket──> launcher     namespaces, read-only mounts, a scratch folder of its own
-                                      │ fork
-                   ┌──line socket── warden      one per snippet: ends it when the line closes, reports its end
-                   │                  │ fork
-              one snippet            init       process 1 of a new PID namespace: when it ends, all in it die
-                                      │ fork
-                                   snippet      limits, Landlock, no privileges, system call filter; then the code
+    runner.py ──control socket──> launcher     namespaces and a read-only tree of its own, made once
+                                     │ fork
+                   ┌──line socket── keeper     one for each snippet: ends it when the line closes, reports its end.
+                   │                 │ fork    With namespaces it is process 1 of a new one: when it ends, all in it die
+              one snippet         snippet      limits, no privileges, Landlock, system call filter; then the code
 
-The launcher only ever receives file descriptors. Code arrives at the warden by the snippet's own line and
-output goes from the snippet to `sandbox.py` by its own pipes, so no snippet finds another one's code or
-result in the memory it was forked from.
+The launcher only ever receives file descriptors, and it serves several snippets at once. Code arrives at the keeper by
+the snippet's own line and output goes from the snippet to `runner.py` by its own pipes, so no snippet finds another
+one's code or result in the memory it was forked from.
 """
 
 import atexit
-import ctypes
+import gc
 import json
 import os
-import platform
 import resource
 import select
-import shutil
 import signal
 import socket
 import struct
@@ -31,35 +27,19 @@ import sys
 import threading
 import traceback
 import types
+from dataclasses import dataclass, field
+from typing import NoReturn
 
 LINUX = sys.platform.startswith("linux")
-libc = ctypes.CDLL(None, use_errno=True)
+if LINUX:
+    if __name__ == "__main__":
+        sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    from mlxrlhf.sandbox import kernel, landlock, namespaces, seccomp
 
-# Inside the namespace root is user 0, and code runs as this user: nobody outside, so that it owns no file
-# and RLIMIT_NPROC, which never binds root, binds it.
-SNIPPET_USER, NOBODY = 1000, 65534
+    if __name__ == "__main__":
+        del sys.path[0]
 
-# <linux/sched.h>, <sys/mount.h>, <linux/prctl.h>, <linux/capability.h>
-CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (
-    0x00020000,
-    0x08000000,
-    0x10000000,
-    0x20000000,
-    0x40000000,
-)
-MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x4000, 0x40000
-SYS_MOUNT_SETATTR, MOUNT_ATTR_RDONLY, AT_FDCWD, AT_RECURSIVE = 442, 0x1, -100, 0x8000
-PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_SECCOMP = 1, 8, 22
-PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 36, 38, 47
-CAP_DAC_READ_SEARCH = 2
-
-# <linux/landlock.h>; the system calls have the same numbers on every architecture
-SYS_LANDLOCK_CREATE_RULESET, SYS_LANDLOCK_ADD_RULE, SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
-LANDLOCK_EXECUTE, LANDLOCK_WRITE_FILE, LANDLOCK_READ_FILE, LANDLOCK_READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
-LANDLOCK_TRUNCATE, LANDLOCK_IOCTL_DEV = 1 << 14, 1 << 15
-LANDLOCK_READ = LANDLOCK_EXECUTE | LANDLOCK_READ_FILE | LANDLOCK_READ_DIR
-LANDLOCK_ON_FILES = LANDLOCK_EXECUTE | LANDLOCK_WRITE_FILE | LANDLOCK_READ_FILE | LANDLOCK_TRUNCATE | LANDLOCK_IOCTL_DEV
-
+#: What a snippet may read. With namespaces nothing else is there.
 READABLE = [
     "/usr",
     "/lib",
@@ -74,209 +54,52 @@ READABLE = [
     "/etc/localtime",
 ]
 DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
-
-# System calls that no snippet needs and that reach the network, other processes or rarely used parts of the
-# kernel. `socket` covers TCP, UDP and the Unix sockets of local services (Docker, ssh-agent), which
-# Landlock does not; `socketpair` stays, asyncio needs it. Numbers: (x86-64, arm64).
-FORBIDDEN_CALLS = {
-    "socket": (41, 198),
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "pivot_root": (155, 41),
-    "chroot": (161, 51),
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "open_tree": (428, 428),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "mount_setattr": (442, 442),
-    "open_by_handle_at": (304, 265),
-    "bpf": (321, 280),
-    "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282),
-    "io_uring_setup": (425, 425),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    "init_module": (175, 105),
-    "finit_module": (313, 273),
-    "kexec_load": (246, 104),
-}
-AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+NOBODY = 65534
+#: Records on a line, each of one letter and a number: the keeper's process number, how the snippet ended.
+RECORD, KEEPER, ENDED = struct.Struct("=ci"), b"k", b"e"
 
 
-def check(result: int, what: str) -> int:
-    """Pass on the result of a C call, or raise OSError when it is negative."""
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{what}: {os.strerror(code)}")
-    return result
+#: Made once where it is the same for all snippets.
+CALL_FILTER = b""
 
 
-def prctl(option: int, *values) -> None:
-    check(libc.prctl(option, *[ctypes.c_ulong(v) for v in values + (0,) * (4 - len(values))]), f"prctl {option}")
+@dataclass
+class Jail:
+    """What the launcher was asked for, and which parts of it work here. Sent to `runner.py` as JSON."""
+
+    kind: str  # landlock, bubblewrap, sandbox-exec, none
+    namespaces: bool
+    landlock: int = 0  # version of the interface, 0: not in use
+    filter: bool = False
+    error: str = ""
+    home: str = field(default="", repr=False)
+
+    @property
+    def contained(self) -> bool:
+        """Whether the snippet's mounts and process numbers are its own."""
+        return self.namespaces or self.kind == "bubblewrap"
 
 
-# --- the launcher's part: namespaces and mounts, once ------------------------------------------------
-
-
-def enter_namespaces(scratch: str, scratch_bytes: int) -> None:
-    """Move into new user, network, mount and IPC namespaces: no network, and nothing writable but `scratch`.
-
-    Raises OSError where the kernel or a container's policy forbids it.
-    """
-    # An ordinary user may map only himself; root also maps the unprivileged user that the code will run as.
-    # The map is written by a helper outside, which alone has the right.
-    pid, uid, gid = os.getpid(), os.getuid(), os.getgid()
-    ready, go = os.pipe()
-    done, finished = os.pipe()
-    helper = os.fork()
-    if helper == 0:
-        os.close(go)
-        os.close(done)
-        ok = b"n"
-        if os.read(ready, 1):
-            try:
-                for name, me in (("uid", uid), ("gid", gid)):
-                    if name == "gid" and uid != 0:
-                        write_file(f"/proc/{pid}/setgroups", "deny")
-                    more = f"{SNIPPET_USER} {NOBODY} 1\n" if uid == 0 else ""
-                    write_file(f"/proc/{pid}/{name}_map", f"{me} {me} 1\n{more}")
-                ok = b"y"
-            except OSError:
-                pass
-        os.write(finished, ok)
-        os._exit(0)
-    os.close(ready)
-    os.close(finished)
-    try:
-        check(
-            libc.unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWIPC),
-            "unshare",
-        )
-        os.write(go, b"g")
-    finally:
-        os.close(go)
-        answer = os.read(done, 1)
-        os.close(done)
-        os.waitpid(helper, 0)
-    if answer != b"y":
-        raise OSError("the user namespace could not be mapped")
-
-    # Landlock does not control chmod, utime and the like; a read-only mount does. The scratch folder
-    # is a small file system in memory, which bounds what a snippet can store.
-    check(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "mount private")
-    read_only = struct.pack("QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
-    check(libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, read_only, len(read_only)), "mount_setattr")
-    options = f"size={scratch_bytes},nr_inodes=8192,mode=0711".encode()
-    check(libc.mount(b"tmpfs", scratch.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, options), "mount tmpfs")
-
-
-def write_file(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-
-
-def landlock_version() -> int:
-    """The version of the kernel's Landlock interface, 0 where there is none."""
-    return max(0, libc.syscall(SYS_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1)) if LINUX else 0
-
-
-# --- the snippet's part: limits and jail, just before its code -----------------------------------------
-
-
-def apply_landlock(version: int, writable: str) -> None:
-    """Let this process read Python and the system's programs, write below `writable`, and no more."""
-    handled = (1 << (13 + (version >= 2) + (version >= 3))) - 1  # 2: rename across folders; 3: truncate
-    if version >= 5:
-        handled |= LANDLOCK_IOCTL_DEV
-    tcp = 0b11 if version >= 4 else 0  # bind, connect
-    scoped = 0b11 if version >= 6 else 0  # abstract Unix sockets, signals
-    attributes = struct.pack("QQQ", handled, tcp, scoped)
-    ruleset = check(
-        libc.syscall(SYS_LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0),
-        "landlock_create_ruleset",
-    )
-    rules = [(path, LANDLOCK_READ) for path in READABLE + python_folders()]
-    rules += [(path, LANDLOCK_READ_FILE | LANDLOCK_WRITE_FILE) for path in DEVICES]
-    rules += [(writable, handled)]
-    for path, access in rules:
-        try:
-            fd = os.open(path, os.O_PATH)
-        except OSError:
-            continue  # not on this system
-        if not os.path.isdir(path):
-            access &= LANDLOCK_ON_FILES
-        rule = struct.pack("=Qi", access & handled, fd)
-        check(libc.syscall(SYS_LANDLOCK_ADD_RULE, ruleset, 1, rule, 0), f"landlock_add_rule {path}")
-        os.close(fd)
-    prctl(PR_SET_NO_NEW_PRIVS, 1)
-    check(libc.syscall(SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
-    os.close(ruleset)
-
-
-def python_folders() -> list[str]:
-    """What reading Python itself needs; never a folder that holds the user's home."""
-    home = os.path.realpath(OPTIONS["home"])
-    folders = {os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix)}
+def readable() -> list[str]:
+    """What a snippet may read: the system's programs, and Python without a folder that holds the user's home."""
+    home = os.path.realpath(JAIL.home)
+    folders = sorted({os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix)})
     if any(os.path.commonpath([home, folder]) == folder for folder in folders):
-        return [os.path.dirname(os.path.realpath(os.__file__)), os.path.realpath(sys.executable)]
-    return sorted(folders)
+        folders = [os.path.dirname(os.path.realpath(os.__file__)), os.path.realpath(sys.executable)]
+    return READABLE + folders
 
 
-def drop_privileges() -> None:
-    """Give up every capability in the namespace and, for root, root's own identity."""
-    keep = 0
-    if os.getuid() == 0:
-        prctl(PR_SET_KEEPCAPS, 1)
-        os.setgroups([])
-        os.setresgid(SNIPPET_USER, SNIPPET_USER, SNIPPET_USER)
-        os.setresuid(SNIPPET_USER, SNIPPET_USER, SNIPPET_USER)
-        # A Python below root's closed home stays readable by this capability; Landlock still decides.
-        if not os.access(os.__file__, os.R_OK):
-            keep = 1 << CAP_DAC_READ_SEARCH
-    header = struct.pack("Ii", 0x20080522, 0)
-    check(libc.capset(header, struct.pack("IIIIII", keep, keep, keep, 0, 0, 0)), "capset")
-    if keep:
-        prctl(PR_CAP_AMBIENT, 2, CAP_DAC_READ_SEARCH)
+def call_filter(own_number: int = 0) -> bytes:
+    """The system call filter of this jail for a snippet of this process number."""
+    rules = seccomp.rules(contained=JAIL.contained, landlock=JAIL.landlock)
+    return seccomp.encoded(seccomp.program(os.uname().machine, rules, own_number))
 
 
-def filter_system_calls() -> None:
-    """Make the FORBIDDEN_CALLS fail with EPERM. Raises OSError where the kernel has no such filter."""
-    column = list(AUDIT_ARCH).index(platform.machine())
-    numbers = [entry[column] for entry in FORBIDDEN_CALLS.values()]
-    allow, refuse, kill = 0x7FFF0000, 0x00050001, 0x80000000
-    load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06  # BPF instructions
-    program = [
-        (load, 0, 0, 4),
-        (equal, 1, 0, AUDIT_ARCH[platform.machine()]),
-        (answer, 0, 0, kill),  # a call by another architecture's numbers
-        (load, 0, 0, 0),
-        (at_least, len(numbers) + 1, 0, 0x40000000),  # x32 calls
-        *[(equal, len(numbers) - i, 0, number) for i, number in enumerate(numbers)],
-        (answer, 0, 0, allow),
-        (answer, 0, 0, refuse),
-    ]
-    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
-    prog = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
-    prctl(PR_SET_NO_NEW_PRIVS, 1)
-    check(libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(2), prog, 0, 0), "seccomp")
-
-
-def filter_available() -> bool:
-    return (
-        LINUX
-        and platform.machine() in AUDIT_ARCH
-        and sys.maxsize > 2**32
-        and os.path.exists("/proc/sys/kernel/seccomp")
-    )
+# --- the snippet: limits and jail, just before its code ----------------------------------------------------------
 
 
 def set_limits(limits: dict, others: int) -> None:
-    """Apply the rlimits; `others` is how many processes this user has besides the snippet's own."""
+    """Apply the rlimits; `others` is how many processes count besides the snippet's own."""
     wanted = {
         resource.RLIMIT_CPU: limits["cpu_seconds"],
         resource.RLIMIT_FSIZE: limits["file_bytes"],
@@ -292,29 +115,60 @@ def set_limits(limits: dict, others: int) -> None:
         resource.setrlimit(which, (value, value))
 
 
-def run_snippet(request: dict, folder: str, fds: list[int], state: dict) -> None:
-    """Become the snippet: never returns."""
+def become_nobody() -> None:
+    """Give up root, where there is no user namespace to do so, and every capability. Raises OSError."""
+    keep = 0
+    if os.getuid() == 0:
+        if LINUX:
+            kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
+        os.setgroups([])
+        os.setregid(NOBODY, NOBODY)
+        os.setreuid(NOBODY, NOBODY)
+        # A Python below root's closed home stays readable by this capability; Landlock still decides.
+        if LINUX and not os.access(os.__file__, os.R_OK):
+            keep = 1 << kernel.CAP_DAC_READ_SEARCH
+    if LINUX:
+        kernel.drop_capabilities(keep)
+        if keep:
+            kernel.prctl(kernel.PR_CAP_AMBIENT, 2, kernel.CAP_DAC_READ_SEARCH)
+
+
+def enter_jail(folder: str, limits: dict, others: int) -> None:
+    """Everything that holds a snippet, applied to this process. Raises OSError when a part of it fails."""
+    if JAIL.namespaces:
+        namespaces.leave_privileges()
+    else:
+        become_nobody()
+    set_limits(limits, others)
+    if JAIL.landlock and JAIL.namespaces:
+        landlock.apply(JAIL.landlock, readable=["/"], writable=namespaces.BOX, devices=DEVICES)
+    elif JAIL.landlock:
+        landlock.apply(JAIL.landlock, readable=readable(), writable=folder, devices=DEVICES)
+    if JAIL.filter:
+        seccomp.install(CALL_FILTER or call_filter(os.getpid()))
+
+
+def run_snippet(request: dict, folder: str, fds: list[int], others: int) -> NoReturn:
+    """Become the snippet."""
     os.setsid()
     for target, fd in enumerate(fds):
         os.dup2(fd, target)
     os.closerange(3, 1 << 16)
     os.chdir(folder)
     os.umask(0o077)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    os.environ.update(HOME=folder, TMPDIR=folder)
-    set_limits(request["limits"], state["others"])
-    if state["landlock"]:
-        apply_landlock(state["landlock"], folder)
-    if state["namespaces"]:
-        drop_privileges()
-    if state["filter"]:
-        filter_system_calls()
+    os.environ.update(HOME=folder, TMPDIR=namespaces.TEMPORARY if JAIL.contained else folder)
+    enter_jail(folder, request["limits"], others)
 
     if request["argv"]:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as a shell's programs expect
         os.execv(request["argv"][0], request["argv"])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mlxrlhf"]:
+        del sys.modules[name]
     main = types.ModuleType("__main__")
     main.__file__ = "main.py"
     sys.modules["__main__"] = main
@@ -332,7 +186,7 @@ def run_snippet(request: dict, folder: str, fds: list[int], state: dict) -> None
         traceback.print_exception(type(error), error, error.__traceback__ and error.__traceback__.tb_next)
     # What a normal end does, without the milliseconds of tearing the interpreter down.
     try:
-        threading._shutdown()
+        threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -341,110 +195,129 @@ def run_snippet(request: dict, folder: str, fds: list[int], state: dict) -> None
     os._exit(status & 0xFF)
 
 
-# --- between the two: one warden and one init per snippet ----------------------------------------------
+# --- the keeper: one for each snippet ----------------------------------------------------------------------------
 
 
-def watch(fds: list[int], number: int, state: dict) -> None:
-    """The warden: run one snippet, end it when the line closes, report {"returncode"}. Never returns."""
+def keep(fds: list[int]) -> NoReturn:
+    """Run one snippet, end it when the line closes, report how it ended."""
     *streams, line_fd = fds
     line = socket.socket(fileno=line_fd)
     request = receive(line)
-    folder = os.path.join(OPTIONS["scratch"], str(number))
-    os.mkdir(folder, 0o700)
-    own = [folder]
+    folder, others = prepare(request)
+    standard_input = os.path.join(folder, ".stdin")
+    write_file(standard_input, request["stdin"])
+    streams = [os.open(standard_input, os.O_RDONLY), *streams]
+    os.unlink(standard_input)
     for name, text in request["files"].items():
         path = os.path.join(folder, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         write_file(path, text)
-    if state["namespaces"] and os.getuid() == 0:
-        for parent, folders, files in os.walk(folder):
-            own += [os.path.join(parent, name) for name in folders + files]
-        for path in own:
-            os.chown(path, SNIPPET_USER, SNIPPET_USER)
-    stdin = os.path.join(OPTIONS["scratch"], f"{number}.stdin")
-    write_file(stdin, request["stdin"])
-    streams = [os.open(stdin, os.O_RDONLY), *streams]
-    os.unlink(stdin)
+    if os.getuid() == 0:
+        for parent, _, files in os.walk(folder):
+            for path in (parent, *(os.path.join(parent, name) for name in files)):
+                os.chown(path, NOBODY, NOBODY)
 
-    if state["namespaces"]:
-        check(libc.unshare(CLONE_NEWPID | CLONE_NEWIPC), "unshare")
-        state["others"] = 4  # launcher, warden, init; root's bookkeeping differs by one
-    elif LINUX:
-        prctl(PR_SET_CHILD_SUBREAPER, 1)
-        state["others"] = processes_of_user()
-    else:
-        state["others"] = OPTIONS["user_processes"]
-    news, teller = os.pipe()
-    init = os.fork()
-    if init == 0:
-        os.close(news)
-        line.close()
-        serve_as_init(request, folder, streams, state, teller)
-    os.close(teller)
-    for fd in streams:
-        os.close(fd)
-
-    snippet, status = 0, -signal.SIGKILL
-    told = b""
-    while True:
-        ready, _, _ = select.select([news, line], [], [], None if state["namespaces"] or not LINUX else 0.02)
-        if news in ready:
-            piece = os.read(news, 16)
-            told += piece
-            if len(told) >= 4 and not snippet:
-                snippet = struct.unpack("i", told[:4])[0]
-            if len(told) == 8:
-                status = struct.unpack("i", told[4:])[0]
-                break
-            if not piece:
-                break
-        elif line in ready:
-            break
-        elif not ready and len(descendants(os.getpid())) > request["limits"]["processes"] + 1:
-            break
-    try:
-        os.kill(init, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    if not state["namespaces"]:
-        if snippet:
-            try:
-                os.killpg(snippet, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
-        sweep()
-    try:
-        os.waitpid(init, 0)
-    except ChildProcessError:
-        pass
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        line.sendall(json.dumps({"returncode": status}).encode())
-    except OSError:
-        pass  # nobody is listening any more
-    os._exit(0)
-
-
-def serve_as_init(request: dict, folder: str, streams: list[int], state: dict, teller: int) -> None:
-    """Fork the snippet, adopt and reap its orphans, tell its pid and then how it ended. Never returns."""
-    if LINUX:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    wake, woken = os.pipe()
+    for fd in (wake, woken):
+        os.set_blocking(fd, False)
+    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     snippet = os.fork()
     if snippet == 0:
         try:
-            run_snippet(request, folder, streams, state)
+            run_snippet(request, folder, streams, others)
         except BaseException as error:  # the jail itself failed: say so and run nothing
             os.write(2, f"sandbox: {error}\n".encode())
         finally:
             os._exit(126)
     for fd in streams:
         os.close(fd)
-    os.write(teller, struct.pack("i", snippet))
+    status = wait_for(snippet, line, wake)
+    end_all(snippet)
+    try:
+        line.sendall(RECORD.pack(ENDED, status))
+    except OSError:
+        pass  # nobody is listening any more
+    os._exit(0)
+
+
+def prepare(request: dict) -> tuple[str, int]:
+    """The snippet's folder, and how many processes count besides its own. With namespaces the folder is made here."""
+    if JAIL.namespaces:
+        size = sum(len(text.encode("utf-8", "replace")) for text in (request["stdin"], *request["files"].values()))
+        namespaces.make_box(4 * request["limits"]["file_bytes"] + size + (1 << 20))
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        # Until Linux 5.14 processes were counted by user alone, whatever the namespace.
+        return namespaces.HOME, 0 if kernel.version() >= (5, 14) else processes_of_user()
+    if JAIL.kind == "bubblewrap":
+        for folder in (namespaces.HOME, namespaces.TEMPORARY, namespaces.SHARED):
+            os.mkdir(folder, 0o700)
+    if LINUX:
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if JAIL.kind == "bubblewrap":
+        return namespaces.HOME, 4  # bwrap, its first process, launcher, keeper
+    if LINUX:
+        # Others may start meanwhile: what is exact is runner.py's count.
+        return request["folder"], processes_of_user() + 4 * request["limits"]["processes"]
+    return request["folder"], request["user_processes"]
+
+
+def write_file(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        file.write(text)
+
+
+def wait_for(snippet: int, line: socket.socket, wake: int) -> int:
+    """Adopt and reap orphans until the snippet ends or the line closes; the snippet's return code."""
+    waiting: list[int | socket.socket] = [wake, line]
     while True:
-        pid, status = os.waitpid(-1, 0)
-        if pid == snippet:
-            os.write(teller, struct.pack("i", os.waitstatus_to_exitcode(status)))
-            os._exit(0)
+        try:
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] == snippet:
+                    return os.waitstatus_to_exitcode(ended[1])
+        except ChildProcessError:
+            return -signal.SIGKILL
+        ready, _, _ = select.select(waiting, [], [])
+        if line in ready:
+            return -signal.SIGKILL
+        try:
+            os.read(wake, 4096)
+        except BlockingIOError:
+            pass
+
+
+def end_all(snippet: int) -> None:
+    """End whatever the snippet left."""
+    if JAIL.namespaces:
+        try:
+            os.kill(-1, signal.SIGKILL)  # everything in this process namespace but its first process, which is this
+        except ProcessLookupError:
+            pass
+    else:
+        try:
+            os.killpg(snippet, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+        # Orphans have become this process's children, level by level as their parents die.
+        while LINUX and (left := descendants(os.getpid())):
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:
+                pass
+        if not LINUX:
+            return  # runner.py remembers them and ends them
+    try:
+        while True:
+            os.waitpid(-1, 0)
+    except ChildProcessError:
+        pass
 
 
 def descendants(root: int) -> list[int]:
@@ -462,27 +335,13 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def sweep() -> None:
-    """Kill what a snippet left behind, where no PID namespace does: orphans become the warden's children."""
-    while LINUX and (left := descendants(os.getpid())):
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
-            pass
-
-
 def processes_of_user() -> int:
-    """How many threads run under this user: RLIMIT_NPROC counts them all where there is no namespace."""
+    """How many threads run as the snippet's user: RLIMIT_NPROC counts them all where there is no namespace."""
+    uid = os.getuid() or NOBODY
     count = 0
-    for name in os.listdir("/proc"):
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         try:
-            if name.isdigit() and os.stat(f"/proc/{name}").st_uid == os.getuid():
+            if name.isdigit() and os.stat(f"/proc/{name}").st_uid == uid:
                 count += len(os.listdir(f"/proc/{name}/task"))
         except OSError:
             continue  # it ended meanwhile
@@ -504,41 +363,63 @@ def receive(line: socket.socket) -> dict:
     return json.loads(exactly(struct.unpack(">Q", exactly(8))[0]))
 
 
-def main() -> None:
-    """Jail this process, say on the control socket what worked, then run snippets one after another."""
-    control = socket.socket(fileno=OPTIONS["control"])
-    state = {"landlock": 0, "namespaces": False, "filter": False}
-    if OPTIONS["jail"] == "landlock":
-        state["landlock"] = landlock_version()
-        state["filter"] = filter_available()
-        if OPTIONS["namespaces"]:
-            try:
-                enter_namespaces(OPTIONS["scratch"], OPTIONS["scratch_bytes"])
-                state["namespaces"] = True
-            except (OSError, AttributeError) as error:
-                # Half a namespace is worse than none: the caller starts again without.
-                state["error"] = str(error)
-    elif OPTIONS["jail"] == "bubblewrap":
-        state["filter"] = filter_available()
-    control.sendall(json.dumps(state).encode())
-    number = 0
+# --- the launcher ------------------------------------------------------------------------------------------------
+
+
+def jail_launcher(tree: str) -> None:
+    """Enter what all snippets share, and note in JAIL what works here."""
+    if not LINUX or JAIL.kind == "none":
+        return
+    JAIL.filter = seccomp.available()
+    if JAIL.kind == "landlock":
+        JAIL.landlock = landlock.version()
+    if JAIL.namespaces:
+        try:
+            namespaces.enter(tree, readable(), DEVICES)
+        except OSError as error:
+            JAIL.namespaces, JAIL.error = False, str(error)  # runner.py starts again without
+
+
+def main(control: socket.socket, tree: str) -> None:
+    """Jail this process, say on the control socket what worked, then fork a keeper for each request."""
+    global CALL_FILTER
+    jail_launcher(tree)
+    if JAIL.filter and (JAIL.contained or JAIL.landlock >= 6):  # else it depends on the snippet's number
+        CALL_FILTER = call_filter()
+    control.sendall(json.dumps(vars(JAIL)).encode())
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers that ended leave nothing behind
+    gc.collect()
+    gc.freeze()
     while True:
         _, fds, _, _ = socket.recv_fds(control, 1, 3)
         if not fds:
             return
-        number += 1
-        warden = os.fork()
-        if warden == 0:
+        try:
+            keeper = namespaces.fork() if JAIL.namespaces else os.fork()
+        except OSError:
+            keeper = -1  # no memory or processes left: the line closes with nothing said
+        if keeper == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             control.close()
             try:
-                watch(fds, number, dict(state))
-            finally:  # whatever went wrong, a warden never goes on as a launcher
+                keep(fds)
+            except BaseException as error:
+                os.write(fds[1], f"sandbox: {error}\n".encode())
+                os.write(fds[2], RECORD.pack(ENDED, 126))
+            finally:  # whatever went wrong, a keeper never goes on as a launcher
                 os._exit(1)
+        line = socket.socket(fileno=fds.pop())
+        try:
+            if keeper > 0:
+                line.sendall(RECORD.pack(KEEPER, keeper))
+        except OSError:
+            pass  # the caller has gone
+        line.close()
         for fd in fds:
             os.close(fd)
-        os.waitpid(warden, 0)
 
 
 if __name__ == "__main__":
     OPTIONS = json.loads(sys.argv[1])
-    main()
+    JAIL = Jail(OPTIONS["kind"], OPTIONS["namespaces"], home=OPTIONS["home"])
+    main(socket.socket(fileno=OPTIONS["control"]), OPTIONS["tree"])
