@@ -150,6 +150,7 @@ ATTACKS = [
         "import time\nfor n in range(100_000):\n    open(f'f{n}', 'w')\nprint('HARM')",
         "for n in range(500): open(f'f{n}', 'w')\nprint('fine')",
         f"{OWN}, limited in files; elsewhere their number is polled",
+        open_at=(BUBBLEWRAP,),
         linux=False,
         next_one=True,
     ),

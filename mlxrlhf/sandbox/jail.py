@@ -34,7 +34,7 @@ LINUX = sys.platform.startswith("linux")
 if LINUX:
     if __name__ == "__main__":
         sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from mlxrlhf.sandbox import kernel, landlock, namespaces, seccomp
+    from mlxrlhf.sandbox import kernel, landlock, namespaces, processes, seccomp
 
     if __name__ == "__main__":
         del sys.path[0]
@@ -244,8 +244,7 @@ def keep(fds: list[int]) -> NoReturn:
 def prepare(request: dict) -> tuple[str, int]:
     """The snippet's folder, and how many processes count besides its own. With namespaces the folder is made here."""
     if JAIL.namespaces:
-        size = sum(len(text.encode("utf-8", "replace")) for text in (request["stdin"], *request["files"].values()))
-        namespaces.make_box(4 * request["limits"]["file_bytes"] + size + (1 << 20))
+        namespaces.make_box(request["box_bytes"])
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         # Until Linux 5.14 processes were counted by user alone, whatever the namespace.
         return namespaces.HOME, 0 if kernel.version() >= (5, 14) else processes_of_user()
@@ -299,8 +298,10 @@ def end_all(snippet: int) -> None:
             os.killpg(snippet, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
+        if JAIL.kind == "bubblewrap" or not LINUX:
+            return  # they end with the launcher, which serves no other; runner.py remembers and ends them
         # Orphans have become this process's children, level by level as their parents die.
-        while LINUX and (left := descendants(os.getpid())):
+        while left := processes.descendants(os.getpid()):
             for pid in left:
                 try:
                     os.kill(pid, signal.SIGKILL)
@@ -311,28 +312,11 @@ def end_all(snippet: int) -> None:
                     pass
             except ChildProcessError:
                 pass
-        if not LINUX:
-            return  # runner.py remembers them and ends them
     try:
         while True:
             os.waitpid(-1, 0)
     except ChildProcessError:
         pass
-
-
-def descendants(root: int) -> list[int]:
-    """Every process below `root`, by /proc."""
-    found, queue = [], [root]
-    while queue:
-        pid = queue.pop()
-        try:
-            with open(f"/proc/{pid}/task/{pid}/children") as file:
-                children = [int(word) for word in file.read().split()]
-        except OSError:
-            continue
-        found += children
-        queue += children
-    return found
 
 
 def processes_of_user() -> int:

@@ -6,7 +6,6 @@ to wait for a core is measured here, a few times a second.
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -56,10 +55,14 @@ def descendants(root: int) -> list[int]:
     """Every process below `root`."""
     if MACOS:
         return [process.pid for process in _below({root}, _table())]
+    if not os.path.exists("/proc/self/task"):
+        return []
+    children_of = (
+        _children_by_list if os.path.exists(f"/proc/self/task/{os.getpid()}/children") else _children_by_search
+    )
     found, queue = [], [root]
     while queue:
-        pid = queue.pop()
-        children = [int(word) for word in _read(f"/proc/{pid}/task/{pid}/children").split()]
+        children = children_of(queue.pop())
         found += children
         queue += children
     return found
@@ -75,6 +78,16 @@ def _read(path: str) -> str:
             return file.read()
     except OSError:
         return ""
+
+
+def _children_by_list(pid: int) -> list[int]:
+    return [int(word) for word in _read(f"/proc/{pid}/task/{pid}/children").split()]
+
+
+def _children_by_search(pid: int) -> list[int]:
+    """The same where the kernel keeps no such list (CONFIG_PROC_CHILDREN)."""
+    numbers = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [each for each in numbers if _read(f"/proc/{each}/stat").rpartition(")")[2].split()[1:2] == [str(pid)]]
 
 
 def _cpu_seconds(pid: int, own: bool = True) -> float:
@@ -138,6 +151,8 @@ def _table(newest: bool = False) -> list[Process]:
         if newest or time.monotonic() - _last[0] > 0.05:
             command = ["/bin/ps", "-axo", "pid=,ppid=,uid=,rss=,state=,time=,lstart="]
             environment = {"LC_ALL": "C", "PATH": "/bin:/usr/bin"}
+            import subprocess  # not in a launcher, which needs none of this
+
             text = subprocess.run(command, capture_output=True, text=True, check=False, env=environment).stdout
             _last = (time.monotonic(), parsed(text))
         return _last[1]

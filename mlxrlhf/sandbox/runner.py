@@ -220,8 +220,9 @@ def _find_jail() -> _Found:
 
 def _tried(jail: _Jail) -> tuple[dict, Result]:
     limits = Limits()
-    with _Launcher(jail, 4 * limits.file_bytes) as launcher:
-        return launcher.state, launcher.run(_request(code=_TRIAL, limits=limits), limits)
+    request = _request(code=_TRIAL, limits=limits)
+    with _Launcher(jail, request["box_bytes"]) as launcher:
+        return launcher.state, launcher.run(request, limits)
 
 
 def _shortfall(jail: _Jail, state: dict) -> str:
@@ -275,7 +276,7 @@ _ALWAYS_OPEN = "does not stop a kernel exploit, side channels, or reading what a
 _LEFT_OPEN = {
     "landlock+namespaces": _ALWAYS_OPEN,
     "namespaces": _ALWAYS_OPEN,
-    "bubblewrap": _ALWAYS_OPEN,
+    "bubblewrap": f"{_ALWAYS_OPEN}; how many files a snippet makes in memory is limited by its time alone",
     "landlock": f"{_ALWAYS_OPEN}; names, sizes and times of files can be asked for, but no file opened; process "
     "numbers and the host name are the machine's; modes, owners and times of files cannot be changed, the snippet's "
     "own included (such calls do nothing); disk use is polled",
@@ -313,7 +314,15 @@ def _request(
             raise UserError(f"A sandbox file needs a relative path inside the snippet's folder, not {name!r}.")
     if not argv:
         laid_out["main.py"] = code  # so that tracebacks can quote the line
-    return {"code": code, "argv": list(argv), "stdin": stdin, "files": laid_out, "limits": asdict(limits)}
+    given = sum(len(text.encode("utf-8", "replace")) for text in (stdin, *laid_out.values()))
+    return {
+        "code": code,
+        "argv": list(argv),
+        "stdin": stdin,
+        "files": laid_out,
+        "limits": asdict(limits),
+        "box_bytes": 4 * limits.file_bytes + given + (1 << 20),
+    }
 
 
 def _bash(command: str) -> list[str]:
@@ -360,7 +369,7 @@ def _run(jail: _Jail, request: dict, limits: Limits, cancelled: Callable[[], boo
     for _ in range(2):
         try:
             if jail.kind == "bubblewrap":  # its folder is the launcher's, so each snippet needs its own
-                with _Launcher(jail, 4 * limits.file_bytes) as launcher:
+                with _Launcher(jail, request["box_bytes"]) as launcher:
                     return launcher.run(request, limits, cancelled)
             return _running(jail).run(request, limits, cancelled)
         except OSError as failure:
