@@ -7,6 +7,7 @@ the whole batch, so that the sum is what one process would compute. The first pr
 
 from __future__ import annotations
 
+import json
 import os
 import typing
 
@@ -16,14 +17,44 @@ if typing.TYPE_CHECKING:  # the command line asks who is first, and must not wai
     import numpy as np
 
 
-def rank() -> int:
-    """This process's number, from its launcher; 0 where there is none."""
-    return int(os.environ.get("MLX_RANK") or os.environ.get("RANK") or 0)
+#: what launchers tell a process: its number, the count of all, and what else torchrun always sets
+_LAUNCHERS = (
+    ("RANK", "WORLD_SIZE", "MASTER_ADDR"),  # torchrun
+    ("MLX_RANK", "MLX_WORLD_SIZE"),  # mlx.launch with NCCL
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # Open MPI, which mlx.launch starts too
+    ("PMI_RANK", "PMI_SIZE"),  # MPICH
+)
+#: mlx.launch with its ring or over Thunderbolt: the count is the length of the JSON list in this file
+_HOST_LISTS = ("MLX_HOSTFILE", "MLX_IBV_DEVICES")
+
+
+def world() -> tuple[int, int]:
+    """This process's number and how many there are, as its launcher says; (0, 1) without one.
+
+    A number is believed only beside its count: RANK=1 that an environment was left with makes no process the second.
+    """
+    for names in _LAUNCHERS:
+        if all(os.environ.get(name) for name in names):
+            return _believed(os.environ[names[0]], os.environ[names[1]])
+    for name in _HOST_LISTS:
+        if os.environ.get("MLX_RANK") and os.path.isfile(os.environ.get(name, "")):
+            with open(os.environ[name], encoding="utf-8") as stream:
+                hosts = json.loads(stream.read() or "[]")
+            return _believed(os.environ["MLX_RANK"], str(len(hosts)))
+    return 0, 1
+
+
+def _believed(number: str, count: str) -> tuple[int, int]:
+    try:
+        rank, size = int(number), int(count)
+    except ValueError:
+        return 0, 1
+    return (rank, size) if 0 <= rank < size else (0, 1)
 
 
 def first() -> bool:
     """True in the process that writes."""
-    return rank() == 0
+    return world()[0] == 0
 
 
 def share(count: int, model) -> np.ndarray:

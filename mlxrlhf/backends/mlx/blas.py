@@ -31,7 +31,15 @@ def preload() -> None:
     if sys.platform != "linux":
         return
     if "mlx.core" in sys.modules:
-        _status = "reference BLAS: mlx was imported before mlxrlhf.backends.mlx"
+        if hasattr(ctypes.CDLL(None), "openblas_get_config"):
+            _status = "OpenBLAS, loaded before mlx"
+            return
+        _status = "reference BLAS, about 30 times slower: mlx was imported before mlxrlhf.backends.load"
+        print(
+            "mlx.core was imported before mlxrlhf could put a fast BLAS under it, so that everything on the CPU takes "
+            'several times as long; call mlxrlhf.backends.load("mlx") before the first import of mlx',
+            file=sys.stderr,
+        )
         return
     # Idle threads spin for 2**26 cycles before they sleep; beside any other busy process that made a training step four
     # times slower. 2**20 cycles are a third of a millisecond.

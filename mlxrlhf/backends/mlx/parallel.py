@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import os
-
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_unflatten
 
+from mlxrlhf import parallel
 from mlxrlhf.backends.mlx.trees import flat
+from mlxrlhf.errors import UserError
 
 
 def world() -> tuple[int, int]:
-    """This process's number and how many there are."""
-    if not any(name in os.environ for name in ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")):
+    """This process's number and how many there are. Raises UserError where MLX does not see what the launcher says."""
+    number, count = parallel.world()
+    if count == 1:
         return 0, 1  # without a launcher MLX would look for MPI
     group = mx.distributed.init()
-    return group.rank(), group.size()
+    if (group.rank(), group.size()) != (number, count):
+        raise UserError(
+            f"the launcher says process {number} of {count}, MLX sees {group.rank()} of {group.size()}; "
+            "start it with mlx.launch, or with torchrun and --backend torch"
+        )
+    return number, count
 
 
 def gather(array: np.ndarray) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 
 import torch
 
+from mlxrlhf import parallel
 from mlxrlhf.errors import UserError
 
 _device = torch.device("cpu")
@@ -20,7 +22,7 @@ def device() -> torch.device:
 def use_device(name: str = "") -> None:
     """Put every model made from now on onto cuda, mps or cpu; the first of them that is there when empty.
 
-    Raises UserError for one that is not there.
+    Of several processes each takes a GPU of its own. Raises UserError for a device that is not there.
     """
     global _device
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -28,7 +30,22 @@ def use_device(name: str = "") -> None:
     name = name or there[0]
     if name.partition(":")[0] not in there:
         raise UserError(f"--device {name} is not available to PyTorch here; choose one of {', '.join(there)}")
-    _device = torch.device(name)
+    _device = torch.device(_own_gpu() if name == "cuda" else name)
+    if _device.type == "cuda":
+        torch.cuda.set_device(_device)
+
+
+def _own_gpu() -> str:
+    """cuda, or of several processes on one machine each its own: torchrun numbers them in LOCAL_RANK.
+
+    Raises UserError where there are more processes than GPUs.
+    """
+    if parallel.world()[1] == 1 or "LOCAL_RANK" not in os.environ:
+        return "cuda"
+    number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if number >= count:
+        raise UserError(f"process {number} of this machine finds no GPU of its own: there are {count}; start fewer")
+    return f"cuda:{number}"
 
 
 def device_name() -> str:
