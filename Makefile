@@ -1,17 +1,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes that share the tests.
+JOBS ?= 2
+# RESOLUTION=lowest-direct installs the oldest release of every dependency that pyproject.toml allows; it takes uv.
+INSTALL := $(if $(RESOLUTION),uv pip install --python $(BIN)/python --resolution $(RESOLUTION),$(BIN)/pip install)
 
-.PHONY: demo test bench clean
+.PHONY: demo test types nightly bench clean
 
 # Each extra has a stamp of its own, so that a set-up is not repeated.
-.venv/test: pyproject.toml
+.venv/test: pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(INSTALL) --quiet --editable '.[test]'
 	touch $@
 
-.venv/demo: pyproject.toml
+.venv/demo: pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable .
+	$(INSTALL) --quiet --editable .
 	touch $@
 
 demo: .venv/demo
@@ -20,9 +24,16 @@ demo: .venv/demo
 test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist worksteal
 
-.venv-bench/ready: pyproject.toml benchmarks/requirements.txt
+types: .venv/test
+	$(BIN)/mypy
+
+# The same tests where time does not matter: all of tiny, the demo from a wheel, long fuzzing, faults and attacks.
+nightly: export MLXRLHF_LONG := 1
+nightly: test
+
+.venv-bench/ready: pyproject.toml setup.py benchmarks/requirements.txt
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/pip install --quiet --requirement benchmarks/requirements.txt --editable .
 	touch $@

@@ -41,7 +41,7 @@ def on(backend, stage):
 
 def build(folder):
     """Prepare the data and run every stage."""
-    said = mlxrlhf(folder, *flags("prepare all --max-characters 400000 --dialogues 60 --pairs 200")).all
+    said = mlxrlhf(folder, *flags("prepare all --max-characters 400000 --dialogues 60 --pairs 100")).all
     assert "left out" in said and "held-out pairs" in said
     (folder / "mine.py").write_text(OWN_REWARD)
     pairs = [{"prompt": f"Add {i}.", "chosen": f"return x + {i}", "rejected": f"print({i})"} for i in range(24)]

@@ -15,7 +15,6 @@ from collections import Counter
 import numpy as np
 import pytest
 from helpers import mlxrlhf
-from test_published import maker  # noqa: F401  (a fixture)
 
 from mlxrlhf.annotate import agreement, export, items, run, server
 from mlxrlhf.annotate import store as stores
@@ -395,7 +394,7 @@ def test_prompts_from_text_and_jsonl(tmp_path):
         items.read_prompts(jsonl, ())
 
 
-def test_sampled_answers_are_the_models_and_are_not_sampled_again(maker, tmp_path):  # noqa: F811
+def test_sampled_answers_are_the_models_and_are_not_sampled_again(maker, tmp_path):
     (tmp_path / "p.txt").write_text("Say hi\nAdd numbers\n")
     settings = dict(prompts=str(tmp_path / "p.txt"), model=str(maker), max_tokens=12, temp=1.0)
     found = {}

@@ -3,10 +3,6 @@
 import dataclasses
 import json
 import re
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +14,6 @@ from mlxrlhf.config import SIZES, DPOConfig, GRPOConfig, ModelConfig, PPOConfig,
 from mlxrlhf.errors import UserError
 
 MLX = backends.load("mlx", "cpu")
-MEMORY = Path(__file__).parent.parent / "benchmarks" / "memory.py"
 #: width 2, one layer, one head of 2, feed-forward 3, vocabulary 5
 SMALLEST = ModelConfig(5, 2, 1, 1, 1, 3, head_dim=2)
 
@@ -70,24 +65,6 @@ def test_operations_by_hand():
 
 
 @pytest.mark.parametrize(
-    "stage,settings",
-    [
-        ("pretrain", dict(batch_size=8, sequence_length=128)),
-        ("finetune", dict(batch_size=8, sequence_length=128, gradient_checkpointing=True)),
-        ("ppo", dict(batch_size=8, mini_batch_size=8, micro_batch_size=8, ppo_epochs=1, max_tokens=64)),
-        ("reward", dict(max_tokens=32, batch_size=8)),
-    ],
-    ids=["pretrain", "finetune", "ppo", "reward"],
-)
-def test_the_plan_is_within_15_percent_of_mlx_s_peak(stage, settings):
-    done = subprocess.run(
-        [sys.executable, MEMORY, "--one", json.dumps(["mlx", "nano", stage, settings])], capture_output=True, text=True
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["measured_mb"] > 40 and abs(found["planned_mb"] / found["measured_mb"] - 1) < 0.15, found
-
-
-@pytest.mark.parametrize(
     "config",
     [
         PretrainConfig(size="large", sequence_length=1024),
@@ -123,14 +100,10 @@ def test_smaller_forwards_keep_the_rows_of_a_step(monkeypatch):
     assert plan.remedy(config, SIZES["tiny"], MLX, 64, 160) == "--batch-size 4 --gradient-accumulation-steps 4"
 
 
-def test_what_cannot_fit_says_so_and_the_check_takes_milliseconds(monkeypatch):
+def test_what_cannot_fit_says_so(monkeypatch):
     monkeypatch.setattr(MLX.memory, "limit", lambda: 2**28)
     with pytest.raises(UserError, match="choose a smaller --size"):
         plan.check(PPOConfig(size="xlarge"), SIZES["xlarge"], MLX)
-    monkeypatch.undo()
-    began = time.process_time()
-    plan.check(PPOConfig(), SIZES["nano"], MLX)
-    assert time.process_time() - began < 0.01
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ def test_a_killed_run_resumes_to_the_same_metrics(project, tmp_path, stage):
 
 
 def test_a_killed_torch_run_resumes_to_the_same_metrics(project, tmp_path):
+    pytest.importorskip("torch")
     arguments = [*on("torch", "rlhf"), "--save-every", "1"]
     mlxrlhf(project, *arguments, "--out", tmp_path / "whole")
     kill_after(2, project, *arguments, "--out", tmp_path / "out")

@@ -4,6 +4,8 @@ import pytest
 from helpers import metrics, mlxrlhf
 from project import MLX, on
 
+pytest.importorskip("torch")
+
 
 @pytest.mark.parametrize("stage", ["code", "tools", "reward", "rlhf", "grpo", "dpo"])
 def test_torch_runs_the_same_stage_to_the_same_first_step(project, tmp_path, stage):

@@ -1,4 +1,4 @@
-"""One step of every stage at size tiny: two of its layers here, all twelve where MLXRLHF_WHOLE_TINY is set."""
+"""One step of every stage at size tiny: two of its layers here, all twelve where MLXRLHF_LONG is set."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from project import MLX
 
 from mlxrlhf.config import SIZES
 
-WHOLE = bool(os.environ.get("MLXRLHF_WHOLE_TINY"))
+WHOLE = bool(os.environ.get("MLXRLHF_LONG"))
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def test_the_wheel_runs_outside_the_checkout(wheel, tmp_path):
     assert ran.stdout.startswith(f"{packed.resolve()}\n") and "2 tokens" in ran.stderr, ran.stderr
 
 
-@pytest.mark.skipif(not os.environ.get("MLXRLHF_WHOLE_DEMO"), reason="nightly: set MLXRLHF_WHOLE_DEMO")
+@pytest.mark.skipif(not os.environ.get("MLXRLHF_LONG"), reason="nightly: set MLXRLHF_LONG")
 def test_the_wheel_runs_the_demo_outside_the_checkout(wheel, tmp_path):
     """In an environment of its own that has this one's dependencies."""
     environment = tmp_path / "environment"
