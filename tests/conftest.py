@@ -17,10 +17,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # PyTorch is an extra. Where it is missing, files that compare with it are left out, and of others the cases on it.
 TORCH = importlib.util.find_spec("torch") is not None
+NEEDS_TORCH = re.compile(r"^(import|from) (torch|mlxrlhf\.backends\.torch|test_parity)\b|^torch\.", re.M)
 collect_ignore = [
     file.name
     for file in sorted(Path(__file__).parent.glob("test_*.py"))
-    if not TORCH and re.search(r"^(import|from) torch\b", file.read_text(encoding="utf-8"), re.M)
+    if not TORCH and NEEDS_TORCH.search(file.read_text(encoding="utf-8"))
 ]
 
 
