@@ -32,6 +32,7 @@ def fetch_wheel(pin: str, sha256: str, folder: Path) -> Path:
     fetched = subprocess.run(
         [
             sys.executable,
+            "-P",  # never a pip.py of the current folder
             "-m",
             "pip",
             "download",

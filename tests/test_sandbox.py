@@ -29,11 +29,10 @@ def jails():
     for jail in runner._candidates():
         if jail.level not in found and jail.level in ("bubblewrap", LANDLOCK):
             try:
-                state, result = runner._tried(jail)
+                runner._tried(jail)
             except OSError:
                 continue
-            if not runner._shortfall(jail, state) and result.ok:
-                found[jail.level] = jail
+            found[jail.level] = jail
     return list(found.values())
 
 
@@ -97,11 +96,13 @@ def test_the_tree_shows_python_and_nothing_of_the_user(jail):
     assert set(json.loads(run_python("import json, os; print(json.dumps(os.listdir('/')))").stdout)) <= system | {
         python.parts[1]
     }
-    # Of a folder that holds Python only the way to it is there.
+    # Of a folder that holds Python only the way to it is there; bwrap's launcher needs its program, too.
+    ways = [python, runner.JAIL] if jail.kind == "bubblewrap" else [python]
     for folder in list(python.parents)[:-1]:
-        shown = json.loads(run_python(f"import json, os; print(json.dumps(os.listdir({str(folder)!r})))").stdout)
         if folder.parts[1] != "usr":
-            assert len(shown) == 1
+            shown = json.loads(run_python(f"import json, os; print(json.dumps(os.listdir({str(folder)!r})))").stdout)
+            depth = len(folder.parts)
+            assert set(shown) <= {way.parts[depth] for way in ways if folder in way.parents}
     if Path.home() not in python.parents:
         assert not run_python(f"import os; os.listdir({str(Path.home())!r})").ok
 
@@ -128,7 +129,8 @@ def test_output_exit_code_stdin_and_files(jail):
     trace = run_python("x = 1\nraise ValueError('no')").stderr
     assert 'File "main.py", line 2' in trace and "raise ValueError('no')" in trace and "jail.py" not in trace
     assert "surrogates" in run_python("x = '\ud800'").stderr
-    assert run_python("print(1)", stdin="x" * (70 << 20), files={"a": "y" * (2 << 20)}).stdout == "1\n"
+    small = Limits(file_bytes=1 << 20)  # what is given may be larger than what may be written
+    assert run_python("print(1)", stdin="x" * (5 << 20), files={"a": "y" * 99}, limits=small).stdout == "1\n"
     conflict = run_python("print(1)", files={"a": "", "a/b": ""})
     assert conflict.returncode == 126 and conflict.stderr.startswith("sandbox:")
     with pytest.raises(UserError, match="relative path"):

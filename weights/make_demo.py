@@ -74,7 +74,7 @@ def run(work: Path, done: str, command: str) -> None:
     print(f"$ mlxrlhf {command}", flush=True)
     log = command == PREPARE
     finished = subprocess.run(
-        [sys.executable, "-m", "mlxrlhf_cli.main", *command.split()],
+        [sys.executable, "-P", "-m", "mlxrlhf_cli.main", *command.split()],
         cwd=work,
         check=True,
         text=True,

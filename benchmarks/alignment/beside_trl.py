@@ -52,7 +52,7 @@ def call(*command: str) -> None:
 
 
 def mlxrlhf(*arguments: str) -> None:
-    call(sys.executable, "-m", "mlxrlhf_cli.main", *arguments)
+    call(sys.executable, "-P", "-m", "mlxrlhf_cli.main", *arguments)
 
 
 class Bench:

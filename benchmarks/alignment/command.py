@@ -9,5 +9,5 @@ def mlxrlhf(*arguments: str) -> float:
     """One command, its output on this screen; ends the benchmark when it fails. Returns its minutes."""
     print("$ mlxrlhf", " ".join(arguments), flush=True)
     began = time.monotonic()
-    subprocess.run([sys.executable, "-m", "mlxrlhf_cli.main", *arguments], check=True)
+    subprocess.run([sys.executable, "-P", "-m", "mlxrlhf_cli.main", *arguments], check=True)
     return (time.monotonic() - began) / 60

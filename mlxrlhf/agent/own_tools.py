@@ -47,7 +47,9 @@ def load(path: Path) -> dict[str, Tool]:
     module = types.ModuleType("own_tools")
     module.__file__ = str(path)
     sys.modules["own_tools"] = module  # dataclasses and type hints look their names up there
-    sys.path.insert(0, str(path.resolve().parent))  # the file may import its neighbours, as a script may
+    # The file may import its neighbours, as a script may; they never stand before a module that this program needs.
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
     try:
         exec(code, module.__dict__)
     except (Exception, SystemExit) as error:

@@ -71,6 +71,7 @@ class Jail:
     namespaces: bool
     landlock: int = 0  # version of the interface, 0: not in use
     filter: bool = False
+    as_nobody: bool = False  # whether root started this: a snippet then becomes nobody
     error: str = ""
     home: str = field(default="", repr=False)
 
@@ -118,7 +119,7 @@ def set_limits(limits: dict, others: int) -> None:
 def become_nobody() -> None:
     """Give up root, where there is no user namespace to do so, and every capability. Raises OSError."""
     keep = 0
-    if os.getuid() == 0:
+    if JAIL.as_nobody:
         if LINUX:
             kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
         os.setgroups([])
@@ -212,7 +213,7 @@ def keep(fds: list[int]) -> NoReturn:
         path = os.path.join(folder, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         write_file(path, text)
-    if os.getuid() == 0:
+    if JAIL.as_nobody and not JAIL.namespaces:
         for parent, _, files in os.walk(folder):
             for path in (parent, *(os.path.join(parent, name) for name in files)):
                 os.chown(path, NOBODY, NOBODY)
@@ -244,7 +245,7 @@ def keep(fds: list[int]) -> NoReturn:
 def prepare(request: dict) -> tuple[str, int]:
     """The snippet's folder, and how many processes count besides its own. With namespaces the folder is made here."""
     if JAIL.namespaces:
-        namespaces.make_box(request["box_bytes"])
+        namespaces.make_box(request["box_bytes"], JAIL.as_nobody)
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         # Until Linux 5.14 processes were counted by user alone, whatever the namespace.
         return namespaces.HOME, 0 if kernel.version() >= (5, 14) else processes_of_user()
@@ -321,7 +322,7 @@ def end_all(snippet: int) -> None:
 
 def processes_of_user() -> int:
     """How many threads run as the snippet's user: RLIMIT_NPROC counts them all where there is no namespace."""
-    uid = os.getuid() or NOBODY
+    uid = NOBODY if JAIL.as_nobody else os.getuid()
     count = 0
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         try:
@@ -352,14 +353,18 @@ def receive(line: socket.socket) -> dict:
 
 def jail_launcher(tree: str) -> None:
     """Enter what all snippets share, and note in JAIL what works here."""
-    if not LINUX or JAIL.kind == "none":
+    if not LINUX:
+        JAIL.as_nobody = os.getuid() == 0
+        return
+    JAIL.as_nobody = kernel.root_with_nobody()
+    if JAIL.kind == "none":
         return
     JAIL.filter = seccomp.available()
     if JAIL.kind == "landlock":
         JAIL.landlock = landlock.version()
     if JAIL.namespaces:
         try:
-            namespaces.enter(tree, readable(), DEVICES)
+            JAIL.as_nobody = namespaces.enter(tree, readable(), DEVICES)
         except OSError as error:
             JAIL.namespaces, JAIL.error = False, str(error)  # runner.py starts again without
 

@@ -16,6 +16,7 @@ _MOUNT_SETATTR = 442
 PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_SECCOMP = 1, 8, 22
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 36, 38, 47
 CAP_DAC_READ_SEARCH = 2
+NOBODY = 65534
 
 # <sys/mount.h>
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 0x2, 0x4, 0x1000, 0x4000, 0x40000, 0x2
@@ -87,6 +88,18 @@ def drop_capabilities(keep: int = 0) -> None:
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     data = (ctypes.c_uint32 * 6)(keep, keep, keep, 0, 0, 0)
     check(libc.capset(ctypes.byref(header), ctypes.byref(data)), "capset")
+
+
+def root_with_nobody() -> bool:
+    """Whether this is root that can become nobody, and not a user's own root in a namespace that maps him alone."""
+    if os.getuid() != 0:
+        return False
+    try:
+        with open("/proc/self/uid_map") as file:
+            spans = [[int(word) for word in line.split()] for line in file]
+    except OSError:
+        return True
+    return any(first <= NOBODY < first + count for first, _, count in spans)
 
 
 def version() -> tuple[int, int]:

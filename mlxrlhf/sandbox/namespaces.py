@@ -19,15 +19,17 @@ _NEW_USERS, _NEW_PROCESSES, _NEW_NETWORK = 0x10000000, 0x20000000, 0x40000000
 BOX = "/box"
 HOME, TEMPORARY, SHARED = f"{BOX}/home", f"{BOX}/tmp", f"{BOX}/shm"
 #: Inside, code that root started runs as this user, who is nobody outside: it owns no file of the machine.
-_SNIPPET, NOBODY = 1000, 65534
+_SNIPPET = 1000
 
 
-def enter(tree: str, shown: Sequence[str], devices: Sequence[str]) -> None:
+def enter(tree: str, shown: Sequence[str], devices: Sequence[str]) -> bool:
     """Move this process into new namespaces whose root holds what is `shown`, read-only, and `devices`.
 
-    tree: an empty folder to mount on. Raises OSError where the kernel, a container or a policy forbids it.
+    tree: an empty folder to mount on. Returns whether root started this, so that snippets become nobody. Raises OSError
+    where the kernel, a container or a policy forbids it.
     """
-    _enter_with_users(_NEW_USERS | _NEW_NETWORK | _NEW_MOUNTS | _NEW_IPC | _NEW_HOSTNAME)
+    as_nobody = kernel.root_with_nobody()
+    _enter_with_users(as_nobody, _NEW_USERS | _NEW_NETWORK | _NEW_MOUNTS | _NEW_IPC | _NEW_HOSTNAME)
     kernel.check(kernel.libc.sethostname(b"sandbox", 7), "sethostname")
     os.umask(0o022)
     kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
@@ -43,6 +45,7 @@ def enter(tree: str, shown: Sequence[str], devices: Sequence[str]) -> None:
     os.symlink(SHARED, tree + "/dev/shm")  # where the C library keeps semaphores
     kernel.mount_flags(tree, kernel.MOUNT_ATTR_RDONLY, below=False)
     kernel.pivot_root(tree)
+    return as_nobody
 
 
 def _show(tree: str, path: str, flags: int) -> None:
@@ -62,7 +65,7 @@ def _show(tree: str, path: str, flags: int) -> None:
     kernel.mount_flags(inside, flags, below=True)
 
 
-def _enter_with_users(flags: int) -> None:
+def _enter_with_users(as_nobody: bool, flags: int) -> None:
     """Enter namespaces in which this user is himself and, for root, nobody is the snippet's user."""
     # An ordinary user may map only himself. Root's longer map is written by a helper outside, which alone may do so.
     pid, uid, gid = os.getpid(), os.getuid(), os.getgid()
@@ -75,9 +78,9 @@ def _enter_with_users(flags: int) -> None:
         answer = b"n"
         if os.read(ready, 1):
             try:
-                if uid != 0:
+                if not as_nobody:
                     _write(f"/proc/{pid}/setgroups", "deny")
-                more = f"{_SNIPPET} {NOBODY} 1\n" if uid == 0 else ""
+                more = f"{_SNIPPET} {kernel.NOBODY} 1\n" if as_nobody else ""
                 _write(f"/proc/{pid}/uid_map", f"{uid} {uid} 1\n{more}")
                 _write(f"/proc/{pid}/gid_map", f"{gid} {gid} 1\n{more}")
                 answer = b"y"
@@ -109,12 +112,15 @@ def fork() -> int:
     return kernel.fork(_NEW_PROCESSES | _NEW_MOUNTS)
 
 
-def make_box(size: int) -> None:
-    """Mount the snippet's own file system of `size` bytes and become the user that it belongs to. Raises OSError."""
-    uid, gid = (_SNIPPET, _SNIPPET) if os.getuid() == 0 else (os.getuid(), os.getgid())
+def make_box(size: int, as_nobody: bool) -> None:
+    """Mount the snippet's own file system of `size` bytes and become the user that it belongs to. Raises OSError.
+
+    as_nobody: what `enter` returned.
+    """
+    uid, gid = (_SNIPPET, _SNIPPET) if as_nobody else (os.getuid(), os.getgid())
     options = f"size={size},nr_inodes=8192,mode=0700,uid={uid},gid={gid}"
     kernel.mount("tmpfs", BOX, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
-    if os.getuid() == 0:
+    if as_nobody:
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)

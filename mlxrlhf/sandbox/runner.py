@@ -43,7 +43,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from mlxrlhf.errors import UserError
@@ -184,7 +184,6 @@ def _candidates() -> list[_Jail]:
     if LINUX:
         return [
             _Jail("landlock+namespaces", "landlock", namespaces=True),
-            _Jail("namespaces", "landlock", namespaces=True),
             _Jail("bubblewrap", "bubblewrap"),
             _Jail("landlock", "landlock"),
         ]
@@ -206,36 +205,32 @@ def _find_jail() -> _Found:
     found = _Found()
     for jail in _candidates():
         try:
-            state, result = _tried(jail)
+            found.state = _tried(jail)
         except (OSError, ValueError) as error:
-            found.refused.append(f"{jail.level}: {error}")
+            found.refused.append(f"{jail.level} ({error})")
             continue
-        if problem := _shortfall(jail, state) or ("" if result.ok else result.stderr.strip()[-200:] or "does not work"):
-            found.refused.append(f"{jail.level}: {problem}")
-            continue
-        found.jail, found.state = jail, state
+        # With a tree of its own Landlock is only the second layer.
+        found.jail = jail if found.state["landlock"] or not jail.namespaces else replace(jail, level="namespaces")
         break
     return found
 
 
-def _tried(jail: _Jail) -> tuple[dict, Result]:
+def _tried(jail: _Jail) -> dict:
+    """What the launcher of a jail says of itself. Raises OSError when the jail lacks a part or runs nothing."""
     limits = Limits()
     request = _request(code=_TRIAL, limits=limits)
     with _Launcher(jail, request["box_bytes"]) as launcher:
-        return launcher.state, launcher.run(request, limits)
-
-
-def _shortfall(jail: _Jail, state: dict) -> str:
-    """Which part of a jail is missing in its launcher; empty if none."""
-    if jail.kind in ("sandbox-exec", "none"):
-        return ""
-    if jail.namespaces and not state["namespaces"]:
-        return state["error"] or "no namespaces"
-    if not state["filter"]:
-        return "no system call filter for this kernel and processor"
-    if jail.level.startswith("landlock") and not state["landlock"]:
-        return "the kernel has no Landlock"
-    return ""
+        state = launcher.state
+        if jail.namespaces and not state["namespaces"]:
+            raise OSError(state["error"])
+        if jail.kind in ("landlock", "bubblewrap") and not state["filter"]:
+            raise OSError("no system call filter for this kernel and processor")
+        if jail.kind == "landlock" and not jail.namespaces and not state["landlock"]:
+            raise OSError("the kernel has no Landlock")
+        result = launcher.run(request, limits)
+    if not result.ok:
+        raise OSError(result.stderr.strip()[-200:] or "it runs nothing")
+    return state
 
 
 def _best_jail() -> _Jail | None:
@@ -268,7 +263,7 @@ def describe() -> str:
     if name == "sandbox-exec" and found.jail and not found.jail.strict:
         open_here.append(_LOOSE_PROFILE)
     if name in ("landlock", "none"):
-        open_here += [f"not used, {reason}" for reason in found.refused]
+        open_here += [f"not used here: {reason}" for reason in found.refused]
     return f"{name}: " + "; ".join(open_here)
 
 
@@ -498,7 +493,7 @@ class _Launcher:
             message = json.dumps({**request, "folder": folder}).encode()
             line.settimeout(30)
             line.sendall(struct.pack(">Q", len(message)) + message)
-            return _Following(self, line, (out, err), limits, folder, cancelled).result()
+            return _Following(self, line, (out, err), limits, folder, request["box_bytes"], cancelled).result()
         finally:
             line.close()
             os.close(out)
@@ -522,9 +517,11 @@ class _Following:
         streams: tuple[int, int],
         limits: Limits,
         folder: str | None,
+        box_bytes: int,
         cancelled: Callable[[], bool],
     ):
-        self.launcher, self.line, self.limits, self.folder, self.cancelled = launcher, line, limits, folder, cancelled
+        self.launcher, self.line, self.limits, self.cancelled = launcher, line, limits, cancelled
+        self.folder, self.box_bytes = folder, box_bytes
         self.text = {stream: bytearray() for stream in streams}
         self.records = bytearray()
         self.keeper, self.line_closed = 0, False
@@ -625,7 +622,7 @@ class _Following:
             exact = None if MACOS else processes.shared_memory_counted_once(self._top)
             if (exact or used.memory_bytes) > limits.memory_bytes:
                 return True
-        return self.folder is not None and folder_exceeds(self.folder, 4 * limits.file_bytes)
+        return self.folder is not None and folder_exceeds(self.folder, self.box_bytes)
 
     def _time_is_up(self) -> bool:
         """Whether its wall time is over, without the time that it stood in line for a core."""
