@@ -1,10 +1,13 @@
 """What ppo and grpo may be paid for: parsed, measured by hand, and hard to fool."""
 
+import os
+
 import numpy as np
 import pytest
 
 from mlxrlhf.config import PPOConfig
 from mlxrlhf.errors import UserError
+from mlxrlhf.rewards import function
 from mlxrlhf.rewards.components import Rewards, parse_reward
 from mlxrlhf.rewards.lint import lint
 from mlxrlhf.sandbox import runner
@@ -76,14 +79,23 @@ def test_components_are_reported_beside_their_weighted_sum():
 
 
 @needs_jail
-def test_the_pass_rate_counts_answers_that_have_tests_and_can_be_left_out():
-    rows, given = [{"prompt": "a", "tests": []}, {"prompt": "b", "tests": DOUBLE}], answers("1", "double = None")
-    features = np.zeros((2, 1), np.float32)
-    for pass_rate, expected in ((True, [0]), (False, None)):
-        found = Rewards(
-            parse_reward("model"), Letters(), model=lambda rows, responses, f: f[:, 0], pass_rate=pass_rate
-        )(rows, given, features)
-        assert found.get("pass_rate", np.array(None)).tolist() == expected
+def test_every_measure_has_one_value_per_row():
+    rows = [{"prompt": "a", "tests": []}, {"prompt": "b", "tests": DOUBLE}, {"prompt": "c", "tests": []}]
+    given = answers("1", "def double(x):\n    return abs(x) * 2", "2")
+    features = np.array([[1.0], [2.0], [3.0]], np.float32)
+
+    def score(reward, rows, **options):
+        rewards = Rewards(parse_reward(reward), Letters(), model=lambda rows, responses, f: f[:, 0], **options)
+        return rewards(rows, given[: len(rows)], features[: len(rows)])
+
+    some = score("model,tests:2", rows)
+    np.testing.assert_array_equal(some["pass_rate"], [np.nan, 0, np.nan])  # one tested row, and three values
+    np.testing.assert_array_equal(some["reward/tests"], [np.nan, 0.75, np.nan])
+    np.testing.assert_array_equal(some["scores"], [1, 3.5, 3])  # a part that has no value adds nothing
+    assert all(values.shape == (3,) and values.dtype == np.float32 for values in some.values())
+    none = score("model", rows[:1])
+    assert np.isnan(none["pass_rate"]).all() and none["scores"].tolist() == [1]
+    assert "pass_rate" not in score("model", rows, pass_rate=False)
 
 
 def test_without_a_sandbox_nothing_is_run_for_the_report(monkeypatch, capsys):
@@ -130,6 +142,11 @@ def test_a_bad_prompt_is_named_by_file_and_line(tmp_path, line, message):
 
 
 SOURCE = """
+from __future__ import annotations
+import asyncio, dataclasses, os, sys, time
+
+class Own(BaseException): pass
+
 def length(prompt, response):
     return len(response) / len(prompt)
 
@@ -152,6 +169,64 @@ def short(prompts, responses):
 def lint(prompt, response):
     return 1
 
+def trl(completions, **kwargs):
+    return [len(c) + kwargs["n"][i] for i, c in enumerate(completions)]
+
+def trl_all(prompts, completions, n):
+    return [len(p) * len(c) + n[i] for i, (p, c) in enumerate(zip(prompts, completions))]
+
+async def one_async(prompt, response):
+    await asyncio.sleep(0)
+    return len(response)
+
+async def all_async(prompts, responses, **rows):
+    return [len(r) for r in responses]
+
+async def yields(prompt, response):
+    yield 1
+
+def abstains(prompt, response):
+    return None if prompt == "ab" else 1
+
+def all_abstain(prompts, responses):
+    return [None, 2]
+
+def text(prompt, response):
+    return "1"
+
+def collides(prompt, answer, **row):
+    return len(answer) + len(row)
+
+def exits(prompt, response):
+    sys.exit(0)
+
+def ends(prompt, response):
+    try:
+        os._exit(0)
+    except Exception:
+        return 1
+
+def baser(prompt, response):
+    raise Own("no")
+
+def has_children(prompt, response):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(3)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def moves(prompt, response):
+    os.chdir("/")
+    return 1
+
+def sleeps(prompt, response):
+    time.sleep(0.3)
+    return 1
+
+@dataclasses.dataclass
+class Value:
+    number: "int"
+
 class Thing: pass
 """
 
@@ -163,29 +238,92 @@ def file(tmp_path):
     return path
 
 
-def test_a_function_of_the_users_own(file):
-    rows = [{"prompt": "ab", "tests": [], "n": 5}, {"prompt": "abcd", "tests": []}]
-    given, features = [encode("1234"), encode("12")], np.zeros((2, 1), np.float32)
-    for name, expected in (("length", [2, 0.5]), ("asked", [6, 2]), ("together", [9, 2])):
-        found = Rewards(parse_reward(f"{file}:{name}:2"), Letters())(rows, given, features)
-        assert found[f"reward/{name}"].tolist() == expected and found["scores"].tolist() == [2 * x for x in expected]
+def scored(file, name, rows, responses=("1234", "12")):
+    rewards = Rewards(parse_reward(f"{file}:{name}:2"), Letters(), pass_rate=False)
+    return rewards(rows, [encode(text) for text in responses], np.zeros((2, 1), np.float32))
+
+
+ROWS = [{"prompt": "ab", "tests": [], "n": 5}, {"prompt": "abcd", "tests": [], "n": 0}]
+
+
+@pytest.mark.parametrize(
+    "name,expected",
+    [
+        *(("length", [2, 0.5]), ("asked", [6, 1]), ("together", [9, 2])),
+        *(("trl", [9, 2]), ("trl_all", [13, 8]), ("one_async", [4, 2]), ("all_async", [4, 2])),
+        *(("collides", [6, 4]), ("has_children", [3, 3]), ("moves", [1, 1])),
+    ],
+)
+def test_a_function_of_the_users_own(file, name, expected):
+    here = os.getcwd()
+    found = scored(file, name, ROWS)
+    assert found[f"reward/{name}"].tolist() == expected and found["scores"].tolist() == [2 * x for x in expected]
+    assert os.getcwd() == here
+
+
+@pytest.mark.parametrize("name,expected", [("abstains", [np.nan, 1]), ("all_abstain", [np.nan, 2])])
+def test_a_function_may_abstain(file, name, expected):
+    found = scored(file, name, ROWS)
+    np.testing.assert_array_equal(found[f"reward/{name}"], expected)
+    np.testing.assert_array_equal(found["scores"], np.nan_to_num([2 * x for x in expected]))
+
+
+def test_completions_of_conversations_are_messages_as_in_trl(file):
+    file.write_text("def last(completions, **kwargs):\n    return [len(c[-1]['content']) for c in completions]")
+    rows = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
+    assert scored(file, "last", rows)["reward/last"].tolist() == [4, 2]
+
+
+def test_a_field_called_like_an_argument_does_not_collide(file):
+    rows = [{**row, "response": "theirs", "answer": "theirs", "completions": 1, "responses": 2} for row in ROWS]
+    assert scored(file, "length", rows)["reward/length"].tolist() == [2, 0.5]
+    assert scored(file, "trl", rows)["reward/trl"].tolist() == [9, 2]
+    # "answer" is its own argument; n, tests, response and responses are the row's.
+    assert scored(file, "collides", rows)["reward/collides"].tolist() == [8, 6]
+
+
+def test_a_function_that_takes_long_is_named_once(file, monkeypatch, capsys):
+    monkeypatch.setattr(function, "SLOW_SECONDS", 0.05)
+    score = Rewards(parse_reward(f"{file}:sleeps"), Letters(), pass_rate=False)
+    for _ in range(2):
+        score(ROWS[:1], [encode("a")], np.zeros((1, 1), np.float32))
+    assert capsys.readouterr().err == f"--reward {file}:sleeps has been running for 0.05 seconds; the run waits\n"
 
 
 @pytest.mark.parametrize(
     "name,message",
-    [("fails", "mine.py:13: KeyError: 'x'"), ("nothing", "must return one finite"), ("short", "for each response")],
+    [
+        ("fails", "mine.py:LINE: KeyError: 'x'"),
+        ("short", "for each response, or None to abstain, not 1 values for 2 responses"),
+        ("text", "must return one finite number, or None to abstain, not '1'"),
+        ("exits", "mine.py:LINE: it calls sys.exit(0)"),
+        ("ends", "mine.py:LINE: it calls os._exit(0)"),
+        ("baser", "mine.py:LINE: Own: no"),
+        ("yields", "is an async generator; return the numbers"),
+    ],
 )
 def test_an_error_in_it_is_one_sentence_with_file_and_line(file, name, message):
-    score = Rewards(parse_reward(f"{file}:{name}"), Letters())
     with pytest.raises(UserError) as found:
-        score([{"prompt": "a", "tests": []}] * 2, [encode("b")] * 2, np.zeros((2, 1)))
-    assert message in str(found.value) and "mine.py:" in str(found.value)
+        scored(file, name, [{"prompt": "a", "tests": []}] * 2)
+    faults = {"fails": 'return values["x"]', "exits": "sys.exit(0)", "ends": "os._exit(0)", "baser": "raise Own"}
+    line = SOURCE[: SOURCE.index(faults.get(name, ""))].count("\n") + 1
+    assert message.replace("LINE", str(line)) in str(found.value) and "mine.py:" in str(found.value)
+
+
+def test_an_interrupt_is_not_its_fault(file):
+    file.write_text("def stopped(prompt, response):\n    raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        scored(file, "stopped", ROWS)
 
 
 def test_a_file_that_does_not_load_is_named_by_line(file):
     for source, message in (
         ("x = 1\ny = (\n", "mine.py:2: '(' was never closed"),
         ("x = 1\n\ny = z\n", "mine.py:3: NameError"),
+        ("import sys\nsys.exit()", "mine.py:2: it calls sys.exit(None)"),
+        ("import os\n\nos._exit(0)", "mine.py:3: it calls os._exit(0)"),
+        ("raise BaseException('x')", "mine.py:1: BaseException: x"),
+        ("raise GeneratorExit", "mine.py:1: GeneratorExit"),
     ):
         file.write_text(source)
         with pytest.raises(UserError) as found:

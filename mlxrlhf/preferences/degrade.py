@@ -8,10 +8,17 @@ import re
 
 import numpy as np
 
-from mlxrlhf.tasks.answers import strip_documentation
+from mlxrlhf.tasks.answers import parse, strip_documentation
 
-_BOUNDARIES = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
-_SYMBOLS = {
+_BOUNDARIES: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+}
+_SYMBOLS: dict[type[ast.AST], str] = {
     ast.Lt: "<",
     ast.LtE: "<=",
     ast.Gt: ">",
@@ -24,41 +31,47 @@ _SYMBOLS = {
     ast.FloorDiv: "//",
     ast.Mod: "%",
 }
-_OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.FloorDiv: ast.Mod, ast.Mod: ast.FloorDiv}
+_OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.FloorDiv: ast.Mod,
+    ast.Mod: ast.FloorDiv,
+}
 
 
 def variants(code: str, rng: np.random.Generator) -> list[tuple[str, str, str]]:
     """(criterion, worse code, rationale) for one solution."""
     mutated = mutants(code)
     chosen = rng.permutation(len(mutated))[:4]
-    found = [("correctness", *mutated[i]) for i in chosen]
-    found += [("correctness", garbled(code, rng), "the other is not a working program") for _ in range(3)]
+    worse = [("correctness", *mutated[i]) for i in chosen]
+    worse += [("correctness", garbled(code, rng), "the other is not a working program") for _ in range(3)]
     bare = strip_documentation(code)
-    found += [
+    worse += [
         ("readability", bare, "the other has neither docstring nor type hints"),
         ("readability", short_names(code), "the other's names are single letters"),
         ("readability", short_names(bare), "the other has single letters and no documentation"),
         ("readability", padded(bare), "the other says in comments what its code says, and documents nothing"),
     ]
-    found += [
+    worse += [
         ("style", unused_imports(code), "the other imports what it does not use"),
         ("style", semicolons(code), "the other puts semicolons at line ends"),
         ("style", unused_imports(semicolons(code)), "the other has semicolons and unused imports"),
         ("style", tight(code), "the other leaves the spaces around operators out"),
         ("style", compared_to_true(code), "the other compares with == True"),
     ]
-    found += [
+    worse += [
         ("security", hidden_errors(code), "the other hides every error behind a bare except"),
         ("security", evaluated(code), "the other runs text as code"),
         ("security", evaluated(hidden_errors(code)), "the other runs text as code and hides every error"),
     ]
-    found += [
+    worse += [
         ("efficiency", without_early_exit(code), "the other goes on when the answer is known"),
         ("efficiency", recomputed(code), "the other computes the same value in every round"),
         ("efficiency", builtins_by_hand(code), "the other loops where a built-in function does it"),
         ("efficiency", copied_first(code), "the other copies its input item by item first"),
     ]
-    return [(criterion, worse, why) for criterion, worse, why in found if worse != code]
+    return [(criterion, changed, why) for criterion, changed, why in worse if changed != code]
 
 
 def mutants(code: str) -> list[tuple[str, str]]:
@@ -66,30 +79,40 @@ def mutants(code: str) -> list[tuple[str, str]]:
 
     Only the characters of the change differ from `code`: a mutant in another layout would be told by its layout.
     """
-    found, starts = [], _line_starts(code)
+    text, starts = code.encode(), _line_starts(code)
+    changes: list[tuple[bytes, str]] = []
     for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Compare) and type(node.ops[0]) in _BOUNDARIES:
-            left, right, op = node.left, node.comparators[0], node.ops[0]
-            swapped, why = _BOUNDARIES[type(op)], "the other's comparison is wrong"
-        elif isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-            left, right, op = node.left, node.right, node.op
-            swapped, why = _OPERATORS[type(op)], "the other uses the wrong operator"
-        elif isinstance(node, ast.AugAssign) and type(node.op) in _OPERATORS:
-            left, right, op = node.target, node.value, node.op
-            swapped, why = _OPERATORS[type(op)], "the other uses the wrong operator"
-        elif isinstance(node, ast.Constant) and type(node.value) is int:
-            at, end = _span(node, starts)
-            changed = code.encode()[:at] + str(node.value + 1).encode() + code.encode()[end:]
-            found.append((changed.decode(), "the other is off by one"))
-            continue
-        else:
-            continue
-        after, before = _span(left, starts)[1], _span(right, starts)[0]
-        between = code.encode()[after:before].decode()
-        if between.count(_SYMBOLS[type(op)]) == 1:  # a comment between the operands may hold it too
-            changed = between.replace(_SYMBOLS[type(op)], _SYMBOLS[swapped])
-            found.append((code.encode()[:after].decode() + changed + code.encode()[before:].decode(), why))
-    return [(mutant, why) for mutant, why in found if _parses(mutant)]
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            start, end = _span(node, starts)
+            changed = text[:start] + str(node.value + 1).encode() + text[end:]
+            changes.append((changed, "the other is off by one"))
+        elif parts := _operation(node):
+            left, operator, right, swapped, why = parts
+            start, end = _span(left, starts)[1], _span(right, starts)[0]
+            between = text[start:end]
+            if between.count(operator) == 1:  # a comment between the operands may hold it too
+                changes.append((text[:start] + between.replace(operator, swapped) + text[end:], why))
+    return [(mutant.decode(), why) for mutant, why in changes if isinstance(parse(mutant.decode()), ast.Module)]
+
+
+def _operation(node: ast.AST) -> tuple[ast.expr, bytes, ast.expr, bytes, str] | None:
+    """Of an operation that a mutant changes: left side, symbol, right side, the symbol to put there, what is wrong."""
+    left: ast.expr
+    operator: type[ast.AST]
+    if isinstance(node, ast.Compare):
+        left, right, operator, others = node.left, node.comparators[0], type(node.ops[0]), _BOUNDARIES
+        why = "the other's comparison is wrong"
+    elif isinstance(node, ast.BinOp):
+        left, right, operator, others = node.left, node.right, type(node.op), _OPERATORS
+        why = "the other uses the wrong operator"
+    elif isinstance(node, ast.AugAssign):
+        left, right, operator, others = node.target, node.value, type(node.op), _OPERATORS
+        why = "the other uses the wrong operator"
+    else:
+        return None
+    if operator not in others:
+        return None
+    return left, _SYMBOLS[operator].encode(), right, _SYMBOLS[others[operator]].encode(), why
 
 
 def _line_starts(code: str) -> list[int]:
@@ -101,15 +124,9 @@ def _line_starts(code: str) -> list[int]:
 
 
 def _span(node: ast.expr, starts: list[int]) -> tuple[int, int]:
-    return (starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset)
-
-
-def _parses(code: str) -> bool:
-    try:
-        ast.parse(code)
-    except (SyntaxError, ValueError):
-        return False
-    return True
+    """The bytes that a node stands on, from and to."""
+    end_line, end_column = node.end_lineno or node.lineno, node.end_col_offset or node.col_offset
+    return starts[node.lineno - 1] + node.col_offset, starts[end_line - 1] + end_column
 
 
 def garbled(code: str, rng: np.random.Generator) -> str:
@@ -287,7 +304,8 @@ _BY_HAND = {
 
 def builtins_by_hand(code: str) -> str:
     """A function of its own in place of `sum`, `max`, `min`, `sorted`, `any`, `all` or `len` with one argument."""
-    tree, used = ast.parse(code), {}
+    tree = ast.parse(code)
+    used: dict[str, ast.stmt] = {}
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Call)
@@ -297,7 +315,7 @@ def builtins_by_hand(code: str) -> str:
             and not node.keywords
             and not isinstance(node.args[0], ast.Starred)
         ):
-            helper = ast.parse(_BY_HAND[node.func.id]).body[0]
+            helper = _functions(ast.parse(_BY_HAND[node.func.id]))[0]
             used[helper.name] = helper
             node.func.id = helper.name
     first = next((i for i, node in enumerate(tree.body) if not isinstance(node, (ast.Import, ast.ImportFrom))), 0)

@@ -20,6 +20,7 @@ import doctest
 import gzip
 import hashlib
 import json
+import math
 import re
 import warnings
 import zipfile
@@ -35,7 +36,7 @@ from mlxrlhf.errors import UserError
 from mlxrlhf.preferences.pairs import Pair, build_pairs
 from mlxrlhf.sandbox import runner
 from mlxrlhf.tasks import humaneval
-from mlxrlhf.tasks.answers import strip_documentation
+from mlxrlhf.tasks.answers import parse, strip_documentation
 from mlxrlhf.tasks.task import Task, load_tasks
 from mlxrlhf.wheels import cached_wheel
 
@@ -75,7 +76,7 @@ class Draft:
 
 
 @dataclass
-class Found:
+class Collected:
     """Tasks of one source, and what became of everything that was read."""
 
     tasks: list[Task] = field(default_factory=list)
@@ -112,14 +113,17 @@ def build(
             overlap = humaneval.Overlap(humaneval.load())
         except UserError as error:
             raise UserError(f"{error}; every source but tasks is checked against HumanEval") from None
-    pairs, bank, report, seen = [], [], Counter(), set()
+    pairs: list[Pair] = []
+    bank: list[Task] = []
+    report: Counter[str] = Counter()
+    seen: set[str] = set()
     for left, source in zip(range(len(sources), 0, -1), sources):
-        wanted = -(-(count - len(pairs)) // left)
-        if source == "tasks":
-            some = load_tasks()
+        wanted = math.ceil((count - len(pairs)) / left)
+        if overlap is None or source == "tasks":
+            some: Sequence[Task] = load_tasks()
         else:
             # Few pairs of many tasks teach more than many pairs of few.
-            found = collect(
+            collected = collect(
                 source,
                 wanted // PAIRS_PER_TASK,
                 seed,
@@ -128,8 +132,8 @@ def build(
                 seen=seen,
                 unsafe=unsafe,
             )
-            say(f"preferences: {source}: {found}")
-            some = found.tasks
+            say(f"preferences: {source}: {collected}")
+            some = collected.tasks
             wanted = min(wanted, MOST_PER_TASK * len(some))
         made, outcomes = build_pairs(some, wanted, seed, unsafe=unsafe)
         say(f"preferences: {source}: {len(made):,} pairs of {len({p.task for p in made}):,} tasks")
@@ -149,33 +153,33 @@ def collect(
     seen: set[str] | None = None,
     wheel: Path | None = None,
     unsafe: bool = False,
-) -> Found:
+) -> Collected:
     """About `wanted` tasks of one source, drawn at random until there are enough.
 
     seen: fingerprints of solutions already taken, so that a copied function is one task. wheel: reasoning-gym's, when
     it is at hand.
     """
-    found, seen = Found(), set() if seen is None else seen
+    collected, seen = Collected(), set() if seen is None else seen
     drafts = []
-    for draft in _drafts(source, found.report, wheel):
-        found.report["read"] += 1
+    for draft in _drafts(source, collected.report, wheel):
+        collected.report["read"] += 1
         reason = _refused(draft, max_characters, overlap, seen)
         if reason:
-            found.report[reason] += 1
+            collected.report[reason] += 1
         else:
             drafts.append(draft)
     order = np.random.default_rng(seed).permutation(len(drafts))
-    for at in range(0, len(order), BATCH):
-        if len(found.tasks) >= wanted:
-            found.report["not needed for --pairs"] = len(order) - at
+    for start in range(0, len(order), BATCH):
+        if len(collected.tasks) >= wanted:
+            collected.report["not needed for --pairs"] = len(order) - start
             break
-        some = [drafts[i] for i in order[at : at + BATCH]]
+        some = [drafts[i] for i in order[start : start + BATCH]]
         for draft, tests in zip(some, _recorded(some, unsafe)):
             if isinstance(tests, str):
-                found.report[tests] += 1
+                collected.report[tests] += 1
             else:
-                found.tasks.append(_task(source, draft, tests))
-    return found
+                collected.tasks.append(_task(source, draft, tests))
+    return collected
 
 
 def _drafts(source: str, report: Counter, wheel: Path | None) -> Iterator[Draft]:
@@ -192,7 +196,9 @@ def _refused(draft: Draft, max_characters: int, overlap: humaneval.Overlap, seen
         return f"shorter than {LEAST_CHARACTERS} characters"
     if sum(letter > "\u024f" for letter in draft.request) > 0.1 * len(draft.request):
         return "not in English"
-    tree = ast.parse(draft.code)
+    tree = parse(draft.code)
+    if not isinstance(tree, ast.Module):
+        return "not valid Python"
     digest = hashlib.sha256(ast.dump(_bare(tree)).encode()).hexdigest()
     if digest in seen:
         return "repeated"
@@ -207,7 +213,7 @@ def _bare(tree: ast.Module) -> ast.Module:
 
 
 def _task(source: str, draft: Draft, tests: tuple[str, ...]) -> Task:
-    function = next(n for n in ast.parse(draft.code).body if isinstance(n, ast.FunctionDef) and n.name == draft.entry)
+    function = _function(draft)
     signature = f"`{draft.entry}({_parameters(function)})`"
     spec = f"\n\n{draft.spec}" if draft.spec else ""
     said = draft.request
@@ -227,7 +233,12 @@ def _task(source: str, draft: Draft, tests: tuple[str, ...]) -> Task:
 def _parameters(function: ast.FunctionDef) -> str:
     """The signature without annotations."""
     bare = ast.parse(strip_documentation(ast.unparse(function))).body[0]
-    return ast.unparse(bare.args)
+    return ast.unparse(bare.args) if isinstance(bare, ast.FunctionDef) else ""
+
+
+def _function(draft: Draft) -> ast.FunctionDef:
+    """The function that a draft asks for."""
+    return next(n for n in ast.parse(draft.code).body if isinstance(n, ast.FunctionDef) and n.name == draft.entry)
 
 
 # --- reasoning-gym ---------------------------------------------------------------------------------------------------
@@ -248,9 +259,9 @@ def _reasoning_gym(wheel: Path, report: Counter) -> Iterator[Draft]:
             # codeio-hq is one JSON list, the other a row a line.
             rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.split("\n") if line]
             for row in rows:
-                code = _BOILERPLATE.sub("", row["code_sample"])
+                sample = _BOILERPLATE.sub("", row["code_sample"])
                 try:
-                    code = _with_what_it_needs(ast.parse(code), code, "main_solution", report)
+                    code = _with_what_it_needs(ast.parse(sample), sample, "main_solution", report)
                     generator = next(
                         n.name
                         for n in ast.parse(row["input_generator"]).body
@@ -282,19 +293,18 @@ def _library(documents: Iterator[tuple[str, str]], report: Counter) -> Iterator[
     for name, text in documents:
         if name.startswith("idlelib"):  # its functions speak of Tk widgets, whatever they accept
             continue
-        try:
-            tree = ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError):
+        tree = parse(text)
+        if not isinstance(tree, ast.Module):
             report["modules that do not parse"] += 1
             continue
         for node in tree.body:
             if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
                 continue
-            said = _first_sentence(ast.get_docstring(node) or "")
+            request = _first_sentence(ast.get_docstring(node) or "")
             required = len(node.args.posonlyargs) + len(node.args.args) - len(node.args.defaults)
             inner = list(ast.walk(node))
             if (
-                not said
+                not request
                 or node.decorator_list
                 or not 1 <= required <= 4
                 or None in node.args.kw_defaults
@@ -309,10 +319,10 @@ def _library(documents: Iterator[tuple[str, str]], report: Counter) -> Iterator[
                 continue
             examples = tuple(
                 (e.source.strip(), e.want.strip())
-                for e in _examples(ast.get_docstring(node))
+                for e in _examples(ast.get_docstring(node) or "")
                 if e.source.startswith(f"{node.name}(") and "\n" not in e.want.strip() and e.want.strip()
             )
-            yield Draft(name, said, code, node.name, examples=examples)
+            yield Draft(name, request, code, node.name, examples=examples)
 
 
 def _first_sentence(docstring: str) -> str:
@@ -352,8 +362,9 @@ def _with_what_it_needs(tree: ast.Module, text: str, entry: str, report: Counter
             continue
         needed[id(node)] = node
         for name in _free_names(node):
-            if name in bound and isinstance(bound[name], (ast.Import, ast.ImportFrom)):
-                line = _import_of(bound[name], name)
+            imported = bound.get(name)
+            if isinstance(imported, (ast.Import, ast.ImportFrom)):
+                line = _import_of(imported, name)
                 if line is None:
                     report["with imports beyond pure standard modules"] += 1
                     return None
@@ -396,17 +407,17 @@ def _binds(node: ast.stmt) -> list[str]:
 def _free_names(node: ast.stmt) -> set[str]:
     """Names that a statement reads and does not bind itself."""
     names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
-    own = {n.id for n in names if not isinstance(n.ctx, ast.Load)}
+    bound = {n.id for n in names if not isinstance(n.ctx, ast.Load)}
     for inner in ast.walk(node):
         if isinstance(inner, ast.arg):
-            own.add(inner.arg)
+            bound.add(inner.arg)
         elif isinstance(inner, ast.ExceptHandler) and inner.name:
-            own.add(inner.name)
+            bound.add(inner.name)
         elif inner is not node and isinstance(inner, (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)):
-            own.update(_binds(inner))
+            bound.update(_binds(inner))
     inside = [n for n in ast.walk(node) if isinstance(n, (ast.Import, ast.ImportFrom))]
     impure = {"__import__"} if any(_import_of(n, b) is None for n in inside for b in _binds(n)) else set()
-    return {n.id for n in names if n.id not in own} | impure
+    return {n.id for n in names if n.id not in bound} | impure
 
 
 def _import_of(node: ast.Import | ast.ImportFrom, name: str) -> str | None:
@@ -505,12 +516,9 @@ def _recorded(drafts: Sequence[Draft], unsafe: bool) -> list[tuple[str, ...] | s
         if draft.generator:
             inputs = _GENERATED.format(generator=draft.generator)
         else:
-            function = next(
-                n for n in ast.parse(draft.code).body if isinstance(n, ast.FunctionDef) and n.name == draft.entry
-            )
-            inputs = _GUESSED.format(
-                required=len(function.args.posonlyargs) + len(function.args.args) - len(function.args.defaults)
-            )
+            arguments = _function(draft).args
+            required = len(arguments.posonlyargs) + len(arguments.args) - len(arguments.defaults)
+            inputs = _GUESSED.format(required=required)
         programs.append(_RECORDER.format(code=draft.code, entry=draft.entry, inputs=inputs, examples=draft.examples))
     results = runner.run_many(
         programs, limits=runner.Limits(wall_seconds=10, cpu_seconds=6, output_bytes=1 << 20), unsafe=unsafe

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlxrlhf.preferences import degrade
 from mlxrlhf.tasks import quality
-from mlxrlhf.tasks.answers import format_answer
+from mlxrlhf.tasks.answers import format_answer, parse
 from mlxrlhf.tasks.judge import code_for, operations, passes
 from mlxrlhf.tasks.task import Task
 
@@ -50,51 +50,58 @@ def build_pairs(bank: Sequence[Task], count: int, seed: int, unsafe: bool = Fals
     whose chosen answer is shorter are of equal number as far as there are both, so that length says little, and every
     task gives a pair before any gives a second.
     """
-    rng, report = np.random.default_rng(seed), Counter()
+    rng = np.random.default_rng(seed)
+    report: Counter[str] = Counter()
     candidates = [(task, criterion, code, why) for task in bank for criterion, code, why in _candidates(task, rng)]
     # Of two equal codes the first one's reason is true: a later transformation found nothing more to change.
     candidates = list({(t.name, c, code): (t, c, code, why) for t, c, code, why in candidates[::-1]}.values())[::-1]
     candidates = _enough(candidates, len(bank), count, rng)
-    found: dict[tuple[bool, str], list[Pair]] = {}
+    possible: dict[tuple[bool, str], list[Pair]] = {}
     for task, criterion, code, why in _verified(candidates, report, unsafe):
         solution = _in_the_layout_of(code, task.solution, criterion)
-        found.setdefault((task.held_out, criterion), []).extend(
+        possible.setdefault((task.held_out, criterion), []).extend(
             Pair(phrasing, format_answer(solution), format_answer(code), criterion, why, task.name)
             for phrasing in (task.phrasings if task.held_out else task.train_phrasings)
         )
     sides = {
-        held_out: {c: len(some) for (side, c), some in found.items() if side == held_out} for held_out in (False, True)
+        held_out: {criterion: len(some) for (side, criterion), some in possible.items() if side == held_out}
+        for held_out in (False, True)
     }
-    wanted = _quotas(count, {False: 0.85, True: 0.15}, {side: sum(there.values()) for side, there in sides.items()})
-    pairs = []
-    for held_out, there in sides.items():
-        for criterion, number in _quotas(wanted[held_out], SHARES, there).items():
-            pairs += _drawn(found[held_out, criterion], number, rng)
+    wanted = _quotas(count, {False: 0.85, True: 0.15}, {side: sum(numbers.values()) for side, numbers in sides.items()})
+    pairs: list[Pair] = []
+    for held_out, numbers in sides.items():
+        for criterion, number in _quotas(wanted[held_out], SHARES, numbers).items():
+            pairs += _drawn(possible[held_out, criterion], number, rng)
     report["pairs"] = len(pairs)
     return [pairs[i] for i in rng.permutation(len(pairs))], dict(report)
 
 
-def _enough(candidates: list, tasks_there: int, count: int, rng: np.random.Generator) -> list:
+#: a task, a criterion, a code that is worse by it, and why
+Candidate = tuple[Task, str, str, str]
+
+
+def _enough(candidates: list[Candidate], tasks: int, count: int, rng: np.random.Generator) -> list[Candidate]:
     """At most so many candidates of each task and criterion as are needed three times over: verifying takes long."""
-    seen, kept = Counter(), []
+    seen: Counter[tuple[str, str]] = Counter()
+    kept: list[int] = []
     for i in rng.permutation(len(candidates)):
         task, criterion = candidates[i][:2]
-        number = 3 * count * SHARES[criterion] / (tasks_there * max(1, len(task.train_phrasings)))
+        number = 3 * count * SHARES[criterion] / (tasks * max(1, len(task.train_phrasings)))
         if seen[task.name, criterion] < max(2, number):
             seen[task.name, criterion] += 1
             kept.append(i)
     return [candidates[i] for i in sorted(kept)]
 
 
-def _quotas(count: int, shares: dict, there: dict) -> dict:
-    """How many of each name to take: in proportion to `shares`, none beyond what is `there`, `count` in all if it can.
+def _quotas(count: int, shares: dict, available: dict) -> dict:
+    """How many of each name to take: in proportion to `shares`, no more than `available`, `count` in all if possible.
 
     >>> _quotas(10, {"a": 0.5, "b": 0.5}, {"a": 2, "b": 20})
     {'a': 2, 'b': 8}
     """
-    quotas = dict.fromkeys(there, 0)
-    for _ in range(min(count, sum(there.values()))):
-        spare = [name for name in there if quotas[name] < there[name]]
+    quotas = dict.fromkeys(available, 0)
+    for _ in range(min(count, sum(available.values()))):
+        spare = [name for name in available if quotas[name] < available[name]]
         quotas[min(spare, key=lambda name: (quotas[name] + 1) / shares[name])] += 1
     return quotas
 
@@ -103,9 +110,10 @@ def _drawn(pairs: list[Pair], number: int, rng: np.random.Generator) -> list[Pai
     """`number` of the pairs, balanced in length and spread over the tasks."""
     groups: tuple[list[Pair], list[Pair]] = ([], [])
     for pair in (pairs[i] for i in rng.permutation(len(pairs))):
-        groups[len(pair.chosen) <= len(pair.rejected)].append(pair)
+        longer, shorter = groups
+        (longer if len(pair.chosen) > len(pair.rejected) else shorter).append(pair)
     for group in groups:
-        seen = Counter()
+        seen: Counter[str] = Counter()
         turns = []
         for pair in group:
             turns.append(seen[pair.task])
@@ -123,10 +131,9 @@ def _in_the_layout_of(code: str, solution: str, criterion: str) -> str:
     """
     if criterion == "readability":
         return solution
-    try:
-        return ast.unparse(ast.parse(solution)) if code == ast.unparse(ast.parse(code)) else solution
-    except (SyntaxError, ValueError):
-        return solution
+    tree = parse(code)
+    written_by_unparse = isinstance(tree, ast.Module) and code == ast.unparse(tree)
+    return ast.unparse(ast.parse(solution)) if written_by_unparse else solution
 
 
 def _candidates(task: Task, rng: np.random.Generator) -> list[tuple[str, str, str]]:
@@ -138,54 +145,62 @@ def _candidates(task: Task, rng: np.random.Generator) -> list[tuple[str, str, st
         "readability": "the other is harder to read",
         "style": "the other breaks the style guide",
     }
-    found = [(criterion, code, reasons[criterion]) for criterion, codes in task.rejected.items() for code in codes]
-    found.append(("readability", task.naive, "the other has neither docstring nor type hints"))
-    return found + degrade.variants(task.solution, rng)
+    written = [(criterion, code, reasons[criterion]) for criterion, codes in task.rejected.items() for code in codes]
+    written.append(("readability", task.naive, "the other has neither docstring nor type hints"))
+    return written + degrade.variants(task.solution, rng)
 
 
-def _verified(candidates: list, report: Counter, unsafe: bool) -> list:
+def _verified(candidates: list[Candidate], report: Counter[str], unsafe: bool) -> list[Candidate]:
     """The candidates whose label holds when the codes are run and measured."""
     solutions = list({task.name: task for task, *_ in candidates}.values())
     codes = [(task, task.solution) for task in solutions] + [(task, code) for task, _, code, _ in candidates]
     passed = dict(zip([(t.name, c) for t, c in codes], passes(codes, unsafe=unsafe)))
     measured = dict(zip([c for _, c in codes], quality.measure([c for _, c in codes])))
-    sizes = {task.name: task.sizes or _small_and_large(task) for task in solutions}
     timed = [(t, code) for t, criterion, code, _ in candidates if criterion == "efficiency" and passed[t.name, code]]
-    calls = list(dict.fromkeys((c, call) for t, code in timed for c in (t.solution, code) for call in sizes[t.name]))
-    counts = dict(zip(calls, operations(calls, unsafe=unsafe))) if calls else {}
+    slower = _slower(timed, unsafe)
     kept = []
     for task, criterion, code, why in candidates:
         if not passed[task.name, task.solution]:
             report["dropped: the solution fails"] += 1
             continue
-        good, bad, works = measured[task.solution], measured[code], passed[task.name, code]
+        works = passed[task.name, code]
         if criterion == "correctness":
             holds = not works
-        elif not works:
-            holds = False
         elif criterion == "efficiency":
-            four = [counts.get((c, call)) for c in (task.solution, code) for call in sizes[task.name]]
-            holds = (
-                len(four) == 4
-                and None not in four
-                and four[0] < four[2]
-                and four[1] < four[3]
-                and four[1] * four[2] <= four[3] * four[0]
-            )
-        elif criterion == "security":
-            holds = not good.insecure and bool(bad.insecure)
-        elif criterion == "style":
-            holds = bad.lint > good.lint
+            holds = works and (task.name, code) in slower
         else:
-            holds = (
-                (good.docstring, good.type_hints) > (bad.docstring, bad.type_hints)
-                or bad.short_names > good.short_names
-                or bad.complexity > good.complexity
-            )
+            holds = works and _is_worse(criterion, measured[code], measured[task.solution])
         report[f"verified {criterion}" if holds else f"dropped: {criterion} not borne out"] += 1
         if holds:
             kept.append((task, criterion, code, why))
     return kept
+
+
+def _is_worse(criterion: str, bad: quality.Quality, good: quality.Quality) -> bool:
+    """Whether the measured quality bears out that one of two codes is worse by a criterion."""
+    if criterion == "security":
+        return not good.insecure and bool(bad.insecure)
+    if criterion == "style":
+        return bad.lint > good.lint
+    less_documented = (good.docstring, good.type_hints) > (bad.docstring, bad.type_hints)
+    return less_documented or bad.short_names > good.short_names or bad.complexity > good.complexity
+
+
+def _slower(codes: Sequence[tuple[Task, str]], unsafe: bool) -> set[tuple[str, str]]:
+    """(task, code) of those that take more operations than the solution, at two sizes, and grow no slower."""
+    sizes = {task.name: task.sizes or _small_and_large(task) for task, _ in codes}
+    calls = list(dict.fromkeys((c, call) for t, code in codes for c in (t.solution, code) for call in sizes[t.name]))
+    counts = dict(zip(calls, operations(calls, unsafe=unsafe))) if calls else {}
+    slower = set()
+    for task, code in codes:
+        four = [counts.get((c, call)) for c in (task.solution, code) for call in sizes[task.name]]
+        known = [count for count in four if count is not None]
+        if len(four) != 4 or len(known) != 4:
+            continue
+        small, large, slow_small, slow_large = known
+        if small < slow_small and large < slow_large and large * slow_small <= slow_large * small:
+            slower.add((task.name, code))
+    return slower
 
 
 def _small_and_large(task: Task) -> tuple[str, ...]:

@@ -1,15 +1,17 @@
 """What ppo and grpo may be paid for: the reward model, tests that are run, lint, a function of the user's own.
 
-`--reward model:1,tests:2` optimises the weighted sum; every part is reported on its own, as objective/reward/NAME:
+`--reward model:1,tests:2` optimises the weighted sum; every part is reported on its own, as objective/reward/NAME. A
+part that has no value for a row (no tests, a function that abstains) adds nothing there and is left out of its mean:
 
 - model: the reward head's score, normalised to mean 0 and deviation 1 over the base's own answers.
 - tests: share of the task's tests that the answer's code passes in the sandbox, 0 to 1.
 - lint: (docstring + type hints + 1 / (1 + ruff's findings)) / 3, 0 to 1; 0 for code that does not parse or that
   defines nothing. The first two are 1 when every function has them.
-- FILE.py:function: `function(prompt, response, **row)` returns a number for one response; a function whose first
-  parameter is called `prompts` gets all of them, `function(prompts, responses, **rows)`, and returns a list. row is
-  the rest of the prompt's JSON object (rows: a list for each field). It runs in this process, with your rights: to run
-  the code of an answer, call `mlxrlhf.tasks.judge.share_passed`, which does so in the sandbox.
+- FILE.py:function: `function(prompt, response, **row)` returns a number for one response, or None where it has no
+  opinion; a function whose first parameter is called `prompts` gets all of them, `function(prompts, responses,
+  **rows)`, and returns a list; TRL's `function(completions, **rows)` is taken as it is. row is the rest of the prompt's
+  JSON object (rows: a list for each field). It runs in this process, with your rights: to run the code of an answer,
+  call `mlxrlhf.tasks.judge.share_passed`, which does so in the sandbox.
 """
 
 from __future__ import annotations
@@ -51,9 +53,9 @@ def parse_reward(text: str) -> list[Component]:
         head, _, tail = part.rpartition(":")
         weight = _number(tail) if head else None
         source = part if weight is None else head
-        if found := _FUNCTION.fullmatch(source):
-            function = UserFunction(Path(found["file"]), found["name"])
-            component = Component(found["name"], 1.0 if weight is None else weight, function)
+        if named := _FUNCTION.fullmatch(source):
+            function = UserFunction(Path(named["file"]), named["name"])
+            component = Component(named["name"], 1.0 if weight is None else weight, function)
         elif source in MEASURES:
             component = Component(source, 1.0 if weight is None else weight)
         else:
@@ -102,28 +104,45 @@ class Rewards:
     def __call__(
         self, rows: Sequence[dict], responses: Sequence[Sequence[int]], features: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """rows: prompt and tests of each response. Returns scores (B,), the weighted sum; reward/NAME (B,) for each
-        component; and pass_rate, 1 or 0 for each response that has tests."""
+        """rows: prompt and tests of each response. Returns float32 arrays (B,), NaN where a row has no such value:
+        scores, the weighted sum of what a row has, always finite; reward/NAME for each component; and pass_rate, 1 or
+        0, if tests are run."""
         texts = [dialogue.text(r, self.tokenizer) for r in responses]
         codes = [code_for(row["tests"], text) for row, text in zip(rows, texts)]
-        tested = [i for i, row in enumerate(rows) if row["tests"]] if self.run_tests else []
-        shares = np.zeros(len(rows), np.float32)
-        if tested:
-            shares[tested] = share_passed(
-                [(rows[i]["tests"], codes[i]) for i in tested], seconds=TEST_SECONDS, workers=2, unsafe=self.unsafe
-            )
-        found = {}
+        shares = self._share_passed(rows, codes)
+        values = {c.name: self._value(c, rows, responses, features, texts, codes, shares) for c in self.components}
+        measures = {"scores": np.zeros(len(rows), np.float32)}
         for component in self.components:
-            if component.function:
-                found[component.name] = component.function(rows, texts)
-            elif component.name == "model":
-                found[component.name] = self.model(rows, responses, features)
-            elif component.name == "tests":
-                found[component.name] = shares
-            else:
-                found[component.name] = lint(codes)
-        measures = {"scores": sum(c.weight * found[c.name] for c in self.components)}
-        measures |= {f"reward/{name}": values for name, values in found.items()}
-        if tested:
-            measures["pass_rate"] = (shares[tested] == 1).astype(np.float32)
+            measures["scores"] += component.weight * np.nan_to_num(values[component.name], nan=0.0)
+            measures[f"reward/{component.name}"] = values[component.name]
+        if self.run_tests:
+            measures["pass_rate"] = np.where(np.isnan(shares), np.nan, shares == 1).astype(np.float32)
         return measures
+
+    def _share_passed(self, rows: Sequence[dict], codes: Sequence[str]) -> np.ndarray:
+        """Share of its tests that each code passes, (B,) float32; NaN where the row has none or none are run."""
+        shares = np.full(len(rows), np.nan, np.float32)
+        tested = [i for i, row in enumerate(rows) if row["tests"]] if self.run_tests else []
+        if tested:
+            pairs = [(rows[i]["tests"], codes[i]) for i in tested]
+            shares[tested] = share_passed(pairs, seconds=TEST_SECONDS, workers=2, unsafe=self.unsafe)
+        return shares
+
+    def _value(
+        self,
+        component: Component,
+        rows: Sequence[dict],
+        responses: Sequence[Sequence[int]],
+        features: np.ndarray,
+        texts: Sequence[str],
+        codes: Sequence[str],
+        shares: np.ndarray,
+    ) -> np.ndarray:
+        """One component's value for each response, (B,) float32."""
+        if component.function:
+            return component.function(rows, texts)
+        if component.name == "model":
+            if self.model is None:
+                raise ValueError("the component model needs a reward model")
+            return self.model(rows, responses, features)
+        return shares if component.name == "tests" else lint(codes)

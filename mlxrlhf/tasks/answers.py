@@ -9,23 +9,17 @@ from collections.abc import Collection, Iterable, Iterator
 
 from markdown_it import MarkdownIt
 
+from mlxrlhf.data.template import split_reasoning
+
 #: Fences as Markdown has them, in lists and quotes too; what else an indentation or a tag may mean hides no code.
 _MARKDOWN = MarkdownIt("commonmark").disable(["inline", "code", "html_block"])
 _PYTHON = re.compile(r"\W*(python|py|ipython)[\d.]*\b", re.IGNORECASE)
 _NESTED = re.compile(r"\W*(markdown|md)\b", re.IGNORECASE)
-_REASONING = re.compile(r"^[ \t]*<(think|thinking|reasoning)>.*?(</\1>|\Z)", re.DOTALL | re.MULTILINE)
-#: the end of reasoning that the prompt began
-_REASONING_ENDS = re.compile(r"\A.*?^[ \t]*</(think|thinking|reasoning)>", re.DOTALL | re.MULTILINE)
 
 
 def format_answer(code: str) -> str:
     """The form in which an assistant answers with code: one fenced block and nothing else."""
     return f"```python\n{code.strip()}\n```"
-
-
-def without_reasoning(answer: str) -> str:
-    """The answer without its <think> blocks; one that was cut off reaches to the end."""
-    return _REASONING_ENDS.sub("", _REASONING.sub("", answer), count=1)
 
 
 def extract_code(answer: str, names: Collection[str] = ()) -> str:
@@ -35,7 +29,7 @@ def extract_code(answer: str, names: Collection[str] = ()) -> str:
     none does: the last Python block that defines a function or class, the last Python block, the same of the blocks
     without a language, and the whole text. Blocks in other languages and reasoning are not looked at.
     """
-    answer = without_reasoning(answer)
+    answer = split_reasoning(answer)[1]
     blocks = _blocks(answer)
     counts = [sum(_defines(code, name) for name in names) for _, code in blocks]
     if any(counts):
