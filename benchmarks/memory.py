@@ -160,7 +160,7 @@ def run(backend, config: RunConfig, c: ModelConfig) -> float:
             )
     elif isinstance(config, RewardConfig):
         from mlxrlhf.preferences.encoded import EncodedPair
-        from mlxrlhf.rewards.model import features, unfreeze
+        from mlxrlhf.rewards.head import features, unfreeze
 
         base = backend.Model(c, lora_rank=config.unfreeze_rank, value_head=config.unfreeze_rank > 0, **memory)
         began = time.monotonic()
@@ -174,13 +174,12 @@ def run(backend, config: RunConfig, c: ModelConfig) -> float:
             pairs = [EncodedPair(a, b, "", PROMPT) for a, b in zip(sequences[::2], sequences[1::2])]
             unfreeze(base, pairs[: 2 * config.unfreeze_batch_size], config, 0)
     elif isinstance(config, DPOConfig):
-        from mlxrlhf.preferences.encoded import EncodedPair
-        from mlxrlhf.rewards.model import features, unfreeze
+        from mlxrlhf.preferences.encoded import EncodedPair, EncodedPairs
         from mlxrlhf.stages import dpo
 
         policy = backend.Model(c, **memory)
         pairs = [EncodedPair(*tokens(2, PROMPT + ANSWER).tolist(), "", PROMPT) for _ in range(config.batch_size)]
-        learner = dpo.DPO(config, policy, pairs, pad_id=0)
+        learner = dpo.DPO(config, policy, EncodedPairs(pairs, [], 0.5), pad_id=0)
         for _ in range(2):
             began = time.monotonic()
             learner.update(np.arange(config.batch_size), 1e-6)
@@ -192,12 +191,13 @@ def run(backend, config: RunConfig, c: ModelConfig) -> float:
             models[0].evaluate(batch, ("logp", "features"))
             model.evaluate(batch, ("logp",))
     else:
-        from mlxrlhf.stages import ppo
+        from mlxrlhf.stages import grpo, ppo
 
         critic = isinstance(config, PPOConfig)
         policy = backend.Model(c, value_head=critic, **memory)
         reference = policy if config.lora_rank else backend.Model(c, **memory | {"gradient_checkpointing": False})
-        learner = ppo.PPO(
+        algorithm = ppo.PPO if critic else grpo.GRPO
+        learner = algorithm(
             config,
             policy,
             reference,
@@ -206,7 +206,7 @@ def run(backend, config: RunConfig, c: ModelConfig) -> float:
             pad_id=0,
         )
         # Random weights leave no text apart from any other, so bfloat16 may round the first ratio off.
-        learner._check_first = lambda metrics: None
+        learner._check_ratio = lambda metrics: None
         began = time.monotonic()
         learner.update(tokens(config.batch_size, PROMPT).tolist(), rng, 1e-6)
     return time.monotonic() - began

@@ -17,7 +17,7 @@ from mlxrlhf import backends, plan
 from mlxrlhf.algorithms import losses
 from mlxrlhf.config import PPOConfig, RewardConfig
 from mlxrlhf.models import checkpoint
-from mlxrlhf.rewards.model import features, train_head
+from mlxrlhf.rewards.head import features, train_head
 from mlxrlhf.stages.ppo import PPO
 
 parser = argparse.ArgumentParser()

@@ -115,6 +115,14 @@ class TemplateConfig:
 class RunConfig(TemplateConfig, BackendConfig):
     """What every training command takes."""
 
+    #: what may differ between a run and its resumption: where it is written, how often it is looked at, what it takes
+    #: of the machine, and how fast it moves. All else decides what is computed and must be the same.
+    may_change: ClassVar[frozenset[str]] = frozenset(
+        "resume restart save_every out allow_swap eval_every eval_batches micro_batch_size gradient_checkpointing "
+        "learning_rate value_learning_rate unfreeze_learning_rate max_grad_norm "
+        "kl_coef kl_target kl_limit entropy_coef num_epochs steps_per_epoch unfreeze_epochs".split()
+    )
+
     size: str = option("nano", "model size", choices=tuple(SIZES))
     model: str = option(
         "",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import typing
+from collections.abc import Callable
 
 from mlxrlhf.errors import UserError
 
@@ -79,7 +80,14 @@ def any_of(model, flag: bool) -> bool:
     return bool(gather(model, np.array([flag], np.float32)).any())
 
 
-def alone(backend, command: str) -> None:
-    """Raises UserError when a command that runs in one process was started in several."""
-    if backend.world()[1] > 1:
-        raise UserError(f"{command} runs in one process; start it without mlx.launch or torchrun")
+def from_first(model, make: Callable[[], typing.Any]) -> typing.Any:
+    """The JSON value that `make` gives in the first process, in every process: for work whose result may vary."""
+    import numpy as np
+
+    if model.world[1] == 1:
+        return make()
+    content = json.dumps(make()).encode() if first() else b""
+    size = int(gather(model, np.array([len(content)], np.int32)).max())
+    letters = np.zeros(size, np.int32)
+    letters[: len(content)] = np.frombuffer(content, np.uint8)
+    return json.loads(gather(model, letters).sum(axis=0).astype(np.uint8).tobytes())

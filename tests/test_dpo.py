@@ -9,7 +9,7 @@ from test_ppo import TOY, toy  # noqa: F401  (toy is a fixture)
 from mlxrlhf import backends
 from mlxrlhf.algorithms import losses
 from mlxrlhf.config import DPOConfig
-from mlxrlhf.preferences.encoded import EncodedPair
+from mlxrlhf.preferences.encoded import EncodedPair, EncodedPairs
 from mlxrlhf.stages.dpo import DPO
 
 
@@ -25,7 +25,7 @@ def pairs(count=48, seed=0):
 def build(folder, backend="mlx", **changes):
     config = DPOConfig(**{**dict(batch_size=8, micro_batch_size=4, lora_rank=0, learning_rate=1e-3), **changes})
     policy = backends.load(backend).Model(TOY, folder=folder, seed=0, lora_rank=config.lora_rank)
-    return DPO(config, policy, pairs(), pad_id=0)
+    return DPO(config, policy, EncodedPairs(pairs(), [], 0.5), pad_id=0)
 
 
 def test_loss_by_hand():
@@ -88,7 +88,9 @@ def test_a_pair_of_more_weight_moves_the_policy_more(toy):  # noqa: F811
     one, *_ = pairs(1)
     other = EncodedPair(one.rejected, one.chosen, one.criterion, one.start, 3.0)
     config = DPOConfig(batch_size=2, micro_batch_size=1, lora_rank=0, learning_rate=1e-3)
-    dpo = DPO(config, backends.load("mlx").Model(TOY, folder=toy, seed=0), [one, other], pad_id=0)
+    dpo = DPO(
+        config, backends.load("mlx").Model(TOY, folder=toy, seed=0), EncodedPairs([one, other], [], 0.5), pad_id=0
+    )
     for _ in range(5):
         dpo.update(np.arange(2), 1e-3)
     light, heavy = dpo.margins(np.arange(2))
@@ -108,7 +110,7 @@ def test_micro_batches_and_their_padding_change_nothing(toy):  # noqa: F811
 
 def test_log_probabilities_are_those_of_the_answer_alone(toy):  # noqa: F811
     dpo = build(toy)
-    pair = dpo.pairs[3]
+    pair = dpo.everything[3]
     logits = dpo.policy.logits(np.array([pair.chosen], np.int32))[0].astype(np.float64)
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     expected = sum(logp[t - 1, pair.chosen[t]] for t in range(pair.start, len(pair.chosen)))

@@ -36,6 +36,8 @@ def test_tests_decide_before_style_and_a_tie_counts_half():
 class Scripted:
     """A model whose answers are numbered, and log-probabilities that depend on nothing."""
 
+    world = (0, 1)
+
     def generate(self, prompts, *, uniforms, **_):
         assert uniforms.shape[0] == len(prompts)
         return [[10 + i, 2] for i in range(len(prompts))]

@@ -9,7 +9,7 @@ from test_ppo import END, TOY, always, run, share_of_sevens, toy  # noqa: F401  
 from mlxrlhf import backends
 from mlxrlhf.algorithms import advantages, losses
 from mlxrlhf.config import GRPOConfig
-from mlxrlhf.stages.ppo import PPO
+from mlxrlhf.stages.grpo import GRPO
 
 
 def build(folder, score=share_of_sevens, backend="mlx", **changes):
@@ -27,7 +27,7 @@ def build(folder, score=share_of_sevens, backend="mlx", **changes):
     config, library = GRPOConfig(**{**settings, **changes}), backends.load(backend)
     policy = library.Model(TOY, folder=folder, seed=0, lora_rank=config.lora_rank)
     reference = policy if config.lora_rank else library.Model(TOY, folder=folder)
-    return PPO(config, policy, reference, score, end_ids=[END], pad_id=0)
+    return GRPO(config, policy, reference, score, end_ids=[END], pad_id=0)
 
 
 def test_group_advantages_by_hand():

@@ -11,11 +11,14 @@ from mlxrlhf.algorithms import losses
 from mlxrlhf.config import ModelConfig, RewardConfig
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint
+from mlxrlhf.models.identity import trunk_digest
 from mlxrlhf.preferences.encoded import EncodedPair, _that_fit, by_criterion
-from mlxrlhf.rewards.model import Normaliser, accuracy, critic_start, features, train_head, unfreeze
+from mlxrlhf.rewards.head import accuracy, features, train_head, unfreeze
+from mlxrlhf.rewards.model import Normaliser, RewardModel
 
 mlx = backends.load("mlx")
 TOY = ModelConfig(50, 32, 2, 2, 1, 64, head_dim=16)
+LETTERS = SimpleNamespace(fingerprint="letters", folder="letters", pad_id=0)
 
 
 def sequences(count, seed=0):
@@ -129,15 +132,51 @@ def test_both_backends_take_the_same_unfrozen_step(tmp_path):
         assert ours["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
 
 
+def reward_model(folder, base, head, **changes):
+    """A reward model's folder: `head` on the hidden states of the checkpoint `base`."""
+    folder.mkdir(exist_ok=True)
+    checkpoint.save_arrays(folder / "head.safetensors", head.state())
+    description = {
+        "base": str(base),
+        "base_digest": trunk_digest(base),
+        "hidden_size": TOY.hidden_size,
+        "normaliser": {"mean": 0.4, "std": 0.05},
+        "tokenizer": LETTERS.fingerprint,
+        "lora_rank": 0,
+    }
+    (folder / "reward.json").write_text(json.dumps({**description, **changes}))
+    return RewardModel.open(folder, LETTERS)
+
+
+@pytest.fixture
+def trunks(tmp_path):
+    """A checkpoint, and the same language model with its hidden units in another order."""
+    model = mlx.Model(TOY, seed=0)
+    for name in ("base", "other"):
+        (tmp_path / name).mkdir()
+        model.save(tmp_path / name, pad_id=0, end_id=1)
+        state = model.state()
+        order = np.random.default_rng(0).permutation(TOY.hidden_size)
+        model.load_state({key: permuted(key, array, order) for key, array in state.items()})
+    return tmp_path / "base", tmp_path / "other"
+
+
+def permuted(name, array, order):
+    """A weight where the hidden units stand in another order: the language model computes the same."""
+    if "norm" in name:
+        return array[order]
+    if name.endswith(("o_proj.weight", "down_proj.weight")):
+        return array[order]
+    return array[:, order] if array.ndim == 2 else array
+
+
 @pytest.mark.parametrize("name", ["mlx", "torch"])
-def test_a_value_head_starts_as_the_score_of_the_answer_so_far(tmp_path, name):
+def test_a_value_head_starts_as_the_score_of_the_answer_so_far(tmp_path, trunks, name):
     library, start = backends.load(name), 4
     head = library.Head(TOY.hidden_size, seed=3)
-    checkpoint.save_arrays(tmp_path / "head.safetensors", head.state())
-    description = {"normaliser": {"mean": 0.4, "std": 0.05}, "tokenizer": "letters"}
-    letters = SimpleNamespace(fingerprint="letters", folder=tmp_path)
-    (tmp_path / "reward.json").write_text(json.dumps(description))
-    model = library.Model(TOY, seed=0, value_head=True, value_start=critic_start(tmp_path, letters, 1.5))
+    found = reward_model(tmp_path / "reward", trunks[0], head)
+    value_start = found.critic_start(trunks[0], 1.5)
+    model = library.Model(TOY, folder=trunks[0], seed=0, value_head=True, value_start=value_start)
     batch = {"tokens": np.random.default_rng(1).integers(0, 50, (3, 12), dtype=np.int32), "start": np.int32(start)}
     out = model.evaluate(batch, ("value", "hidden"))
     # By hand: each value is the head on the mean state of the tokens before it, from the answer's first on.
@@ -149,8 +188,40 @@ def test_a_value_head_starts_as_the_score_of_the_answer_so_far(tmp_path, name):
     whole = model.evaluate({**batch, "mask": np.tile(np.arange(8) < 7, (3, 1)).astype(np.float32)}, ("features",))
     np.testing.assert_allclose(out["value"][:, 7], 1.5 * (head.scores(whole["features"]) - 0.4) / 0.05, atol=1e-3)
     assert out["value"].std() > 0.1, "a constant would pass for anything"
-    (tmp_path / "reward.json").write_text(json.dumps({**description, "lora_rank": 8}))
-    assert critic_start(tmp_path, letters) is None, "that head knows another base's states"
+    assert found.critic_start(trunks[1]) is None, "that head knows another trunk's states"
+    adapted = reward_model(tmp_path / "reward", trunks[0], head, lora_rank=8)
+    assert adapted.critic_start(trunks[0]) is None, "its adapters change the states"
+
+
+def test_a_reward_model_scores_the_states_of_its_own_base_whatever_the_policy_is(tmp_path, trunks, capsys):
+    base, other = trunks
+    head = mlx.Head(TOY.hidden_size, seed=3)
+    found = reward_model(tmp_path / "reward", base, head)
+    prompts, responses = [[2, 3, 4], [5, 6]], [[7, 8, 1], [9, 1]]
+    own = mlx.Model(TOY, folder=base)
+    sequences = [[*p, *r] for p, r in zip(prompts, responses)]
+    right = features(own, sequences, list(map(len, prompts)), 0)
+    wrong = features(mlx.Model(TOY, folder=other), sequences, list(map(len, prompts)), 0)
+    expected = (head.scores(right) - 0.4) / 0.05
+    np.testing.assert_allclose(found.scorer(mlx, LETTERS, base)(prompts, responses, right), expected, rtol=1e-5)
+    assert not capsys.readouterr().out
+    scores = found.scorer(mlx, LETTERS, other)(prompts, responses, wrong)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4)
+    assert np.abs((head.scores(wrong) - head.scores(right)) / 0.05).max() > 1, "the states differ, so the check matters"
+    assert f"runs its own base {base}" in capsys.readouterr().out
+
+
+def test_a_base_that_has_changed_or_gone_is_named(tmp_path, trunks):
+    base, other = trunks
+    found = reward_model(tmp_path / "reward", base, mlx.Head(TOY.hidden_size, seed=3))
+    mlx.Model(TOY, seed=5).save(base, pad_id=0, end_id=1)  # trained again
+    with pytest.raises(UserError, match=f"hidden states of {base} as it was .* those of {other} are too"):
+        found.scorer(mlx, LETTERS, other)
+    with pytest.raises(UserError, match="as it was"):
+        found.scorer(mlx, LETTERS, base)
+    (base / "config.json").unlink()
+    with pytest.raises(UserError, match="which is not there"):
+        found.scorer(mlx, LETTERS, other)
 
 
 def test_pairs_beyond_the_context_are_left_out_aloud(capsys):

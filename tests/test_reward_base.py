@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from helpers import metrics, mlxrlhf
 from project import MLX, STAGES
@@ -10,7 +11,8 @@ from project import MLX, STAGES
 from mlxrlhf import backends
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.models import checkpoint
-from mlxrlhf.rewards.model import features, scorer
+from mlxrlhf.rewards.head import features
+from mlxrlhf.rewards.model import RewardModel
 
 
 def test_a_reward_model_with_a_base_of_its_own_scores_in_ppo_and_evaluate(project, tmp_path):
@@ -35,7 +37,8 @@ def test_a_reward_model_with_a_base_of_its_own_scores_in_ppo_and_evaluate(projec
     mlxrlhf(project, "fuse", "--model", tools, "--adapter", out / "adapters", "--out", fused, *MLX)
     library, tokenizer = backends.load("mlx"), open_tokenizer(tools)
     prompts, answers = [tokenizer.encode("Sort a list."), tokenizer.encode("Hi")], [[5, 9, 7], [11, 4]]
-    scores = scorer(out, library, tokenizer)(prompts, answers, None)
+    score = RewardModel.open(out, tokenizer).scorer(library, tokenizer, tools)
+    scores = score(prompts, answers, np.zeros((2, 1), np.float32))
     merged = library.Model(checkpoint.read_config(fused), folder=fused)
     found = features(merged, [p + a for p, a in zip(prompts, answers)], list(map(len, prompts)), 0)
     head = library.Head(merged.config.hidden_size)

@@ -1,6 +1,7 @@
 """What ppo and grpo may be paid for: parsed, measured by hand, and hard to fool."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,7 +102,8 @@ def test_every_measure_has_one_value_per_row():
 def test_without_a_sandbox_nothing_is_run_for_the_report(monkeypatch, capsys):
     monkeypatch.setattr(runner, "_best_jail", lambda: None)
     rows = [{"prompt": "b", "tests": DOUBLE}]
-    score, _ = ppo.rewards_for(PPOConfig(reward="lint"), parse_reward("lint"), rows, None, Letters())
+    run = SimpleNamespace(tokenizer=Letters())
+    score = ppo.rewards_for(PPOConfig(reward="lint"), parse_reward("lint"), rows, run, None)
     assert "pass_rate" not in score(rows, answers("double = 1"), None) and "no sandbox" in capsys.readouterr().out
     with pytest.raises(UserError, match="--unsafe-exec"):
         Rewards(parse_reward("tests"), Letters())(rows, answers("double = 1"), None)

@@ -14,7 +14,7 @@ from mlxrlhf.data.dialogue import render_prompt
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint, folders
-from mlxrlhf.rewards.model import scorer
+from mlxrlhf.rewards.model import RewardModel
 from mlxrlhf.stages import demo
 from mlxrlhf.stages.evaluate import SHOWN
 
@@ -114,7 +114,7 @@ def test_annotate_samples_from_it(tmp_path):
 
 def test_the_reward_head_fits():
     backend, tokenizer = backends.load("mlx"), open_tokenizer(FOLDER)
-    score = scorer(FOLDER / "reward", backend, tokenizer)
+    score = RewardModel.open(FOLDER / "reward", tokenizer).scorer(backend, tokenizer, FOLDER)
     scores = score([[5], [6]], [[7], [8]], np.random.default_rng(0).normal(size=(2, 320)).astype(np.float32))
     assert scores.shape == (2,) and scores[0] != scores[1]
 

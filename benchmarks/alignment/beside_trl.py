@@ -22,7 +22,7 @@ from mlxrlhf import backends
 from mlxrlhf.algorithms import rollout
 from mlxrlhf.config import PPOConfig
 from mlxrlhf.models import checkpoint, folders
-from mlxrlhf.rewards.model import scorer
+from mlxrlhf.rewards.model import RewardModel
 from mlxrlhf.stages import sampling
 
 PEER = Path(__file__).parent.parent / "peers" / "trl_learning.py"
@@ -98,7 +98,7 @@ class Bench:
             stop_ids=[tokenizer.end_id],
             pad_id=tokenizer.pad_id,
         )
-        judge = scorer(o.reward_model, backend, tokenizer)
+        judge = RewardModel.open(o.reward_model, tokenizer).scorer(backend, tokenizer, source)
         features = start.evaluate(rollout.arrange(some, responses, tokenizer.pad_id), ("features",))["features"]
         self.prompts.parent.mkdir(parents=True, exist_ok=True)
         self.prompts.write_text(json.dumps({"prompts": encoded, "answers": list(zip(some, responses))}))

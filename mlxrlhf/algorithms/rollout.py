@@ -14,8 +14,6 @@ from mlxrlhf.algorithms.batch import Batch
 LEAVE_SHARE = 0.25
 #: rows of one batch that is sampled, and of one that the reward stage reads
 SAMPLE_ROWS, READ_ROWS = 64, 32
-#: their earlier names
-TOGETHER, READ_TOGETHER = SAMPLE_ROWS, READ_ROWS
 
 
 def bucket(length: int, step: int = 32) -> int:
@@ -49,6 +47,21 @@ def arrange(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
         segments[i, width - len(prompt) : end] = 1
         mask[i, : len(response)] = 1
     return {"tokens": tokens, "segments": segments, "mask": mask, "start": np.int32(width)}
+
+
+def pad_right(sequences: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int) -> Batch:
+    """Whole sequences, padded on the right, where a causal model cannot see it; the mask counts from each start on.
+
+    starts: index of each answer's first token, at least 1. Returns tokens (B, T) int32, mask (B, T - 1) float32 and
+    start = 1.
+    """
+    width = bucket(max(map(len, sequences)))
+    tokens = np.full((len(sequences), width), pad_id, np.int32)
+    mask = np.zeros((len(sequences), width - 1), np.float32)
+    for i, (sequence, start) in enumerate(zip(sequences, starts, strict=True)):
+        tokens[i, : len(sequence)] = sequence
+        mask[i, start - 1 : len(sequence) - 1] = 1
+    return {"tokens": tokens, "start": np.int32(1), "mask": mask}
 
 
 def by_length(mask: np.ndarray, size: int) -> list[np.ndarray]:

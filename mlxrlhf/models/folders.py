@@ -64,6 +64,22 @@ def need(path: Path, command: str) -> Path:
     return path
 
 
+class Checkpoint(NamedTuple):
+    """A checkpoint to start from: its folder, the model's shape, and its tokenizer."""
+
+    folder: Path
+    shape: ModelConfig
+    tokenizer: AnyTokenizer
+
+
+class RandomWeights(NamedTuple):
+    """What stands in a checkpoint's place where training starts from nothing."""
+
+    shape: ModelConfig
+    tokenizer: AnyTokenizer
+    folder: None = None
+
+
 class Found(NamedTuple):
     """A model to talk to: what the user calls it, its folder, and the folder of the adapters to put on it, or ""."""
 
@@ -116,7 +132,7 @@ def last_trained(name: str = "") -> Path | None:
     return max(folders, key=age, default=None)
 
 
-def open_checkpoint(config, stage: str, given: str = "") -> tuple[Path, ModelConfig, AnyTokenizer]:
+def open_checkpoint(config, stage: str, given: str = "") -> Checkpoint:
     """A checkpoint: the one given by its folder, or that of `stage`, or the published model where training starts.
 
     Its tokenizer must fit, and a checkpoint of ours must have the shape of its size.
@@ -146,7 +162,7 @@ def open_checkpoint(config, stage: str, given: str = "") -> tuple[Path, ModelCon
             f"{folder}: its tokenizer has {tokenizer.vocab_size:,} pieces and its model "
             f"{shape.vocab_size:,}; copy the tokenizer it was trained with"
         )
-    return folder, shape, tokenizer
+    return Checkpoint(folder, shape, tokenizer)
 
 
 _EXAMPLE = '{"enable_thinking": true}'

@@ -6,9 +6,11 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from mlxrlhf.config import DPOConfig, RewardConfig
 from mlxrlhf.data import dialogue
 from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.errors import UserError
@@ -27,6 +29,19 @@ class EncodedPair:
     start: int = 1  # where the answers begin
     weight: float = 1.0
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer of the two sequences."""
+        return max(len(self.chosen), len(self.rejected))
+
+
+class EncodedPairs(NamedTuple):
+    """The pairs of a run. length_baseline: how often the longer answer is the chosen one among those held out."""
+
+    train: list[EncodedPair]
+    held_out: list[EncodedPair]
+    length_baseline: float
+
 
 def by_criterion(correct: np.ndarray, pairs: Sequence[EncodedPair]) -> dict[str, float]:
     """Mean accuracy for each criterion."""
@@ -38,7 +53,7 @@ def by_criterion(correct: np.ndarray, pairs: Sequence[EncodedPair]) -> dict[str,
 
 def longest(pairs: Sequence[EncodedPair]) -> tuple[int, int]:
     """Tokens of the longest prompt and of the longest answer."""
-    return max(p.start for p in pairs), max(max(len(p.chosen), len(p.rejected)) - p.start for p in pairs)
+    return max(p.start for p in pairs), max(p.longest - p.start for p in pairs)
 
 
 def pair_weights(pairs: Sequence[EncodedPair]) -> np.ndarray:
@@ -47,14 +62,11 @@ def pair_weights(pairs: Sequence[EncodedPair]) -> np.ndarray:
     return weights / weights.mean()
 
 
-def encoded_pairs(config, tokenizer, context: int) -> tuple[list[EncodedPair], list[EncodedPair], float]:
-    """Training pairs, held-out pairs, and how often the longer answer is the chosen one among the latter.
-
-    config: a RewardConfig or DPOConfig. Pairs longer than `context` tokens are left out aloud.
-    """
+def encoded_pairs(config: RewardConfig | DPOConfig, tokenizer: AnyTokenizer, context: int) -> EncodedPairs:
+    """The pairs of --data, split by prompt, or the prepared ones. Those longer than `context` are left out aloud."""
     if config.data:
-        sides = split_by_prompt(load_pairs(config.data), config.seed)
-        if not sides[0]:
+        train, held_out = split_by_prompt(load_pairs(config.data), config.seed)
+        if not train:
             raise UserError(
                 f"{config.data} has pairs for one prompt only; one prompt is needed to train on and one to "
                 "validate with"
@@ -64,18 +76,16 @@ def encoded_pairs(config, tokenizer, context: int) -> tuple[list[EncodedPair], l
         path = folders.need(folder / "rlhf_preferences.json", f"mlxrlhf prepare preferences {folders.flag(config)}")
         folders.same_tokenizer(tokenizer, folder)
         rows = json.loads(path.read_text(encoding="utf-8"))
-        sides = tuple(
-            [Pair(**{k: v for k, v in row.items() if k != "split"}) for row in rows if row["split"] == side]
-            for side in ("train", "val")
-        )
+        prepared = [(row.pop("split"), Pair(**row)) for row in rows]
+        train, held_out = ([pair for split, pair in prepared if split == side] for side in ("train", "val"))
 
-    train_pairs, val_pairs = (_that_fit([_encode(p, tokenizer) for p in side], context) for side in sides)
-    return train_pairs, val_pairs, length_baseline(sides[1])
+    first, second = (_that_fit([encode_pair(pair, tokenizer) for pair in side], context) for side in (train, held_out))
+    return EncodedPairs(first, second, length_baseline(held_out))
 
 
 def _that_fit(pairs: Sequence[EncodedPair], context: int) -> list[EncodedPair]:
     """The pairs within the model's context; says how many are not. Raises UserError when none is."""
-    lengths = [max(len(p.chosen), len(p.rejected)) for p in pairs]
+    lengths = [p.longest for p in pairs]
     fitting = [p for p, length in zip(pairs, lengths) if length <= context]
     if not fitting:
         raise UserError(
@@ -90,7 +100,7 @@ def _that_fit(pairs: Sequence[EncodedPair], context: int) -> list[EncodedPair]:
     return fitting
 
 
-def _encode(pair: Pair, tokenizer: AnyTokenizer) -> EncodedPair:
+def encode_pair(pair: Pair, tokenizer: AnyTokenizer) -> EncodedPair:
     """The pair's ids. Raises UserError, by the row's place, where the model's template would lose a part of it."""
     try:
         prompt = dialogue.prompt(pair.messages, tokenizer, pair.tools)

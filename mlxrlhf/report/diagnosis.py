@@ -115,6 +115,28 @@ def rollouts(rows: Sequence[dict], *, reward_accuracy: float | None = None) -> l
     return found
 
 
+def language_model(rows: Sequence[dict]) -> list[Finding]:
+    """Findings about pretraining or fine-tuning: the validation loss, and whether it rises while training goes on."""
+    losses = _values(rows, "val_loss")
+    if not losses:
+        return _optimizer(rows)
+    if len(losses) == 1:
+        return [Finding("note", f"the validation loss is {losses[0]:.3f} nats a token"), *_optimizer(rows)]
+    best, last = min(losses), losses[-1]
+    said = f"the validation loss went from {losses[0]:.3f} to {last:.3f} nats a token"
+    if last > 1.02 * best:
+        remedy = "take the checkpoint in best/, train for fewer steps or add data"
+        finding = Finding(
+            "warning", f"{said}; its best was {best:.3f}: it now learns its training data by heart", remedy
+        )
+    elif last >= losses[0]:
+        remedy = "change --learning-rate, or check that the data holds what it should learn"
+        finding = Finding("warning", f"{said}: it did not fall", remedy)
+    else:
+        finding = Finding("note", said)
+    return [finding, *_optimizer(rows)]
+
+
 def preference_pairs(rows: Sequence[dict]) -> list[Finding]:
     """Findings about a DPO run."""
     margin, right = trend(rows, "rewards/margins"), trend(rows, "rewards/accuracies")

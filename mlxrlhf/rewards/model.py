@@ -1,140 +1,21 @@
-"""The reward model: a two-layer head on pooled hidden states, its training and its folder on disk."""
+"""The reward model on disk: a two-layer head, and the trunk whose pooled hidden states it scores."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mlxrlhf.algorithms import evidence, losses
-from mlxrlhf.algorithms.rollout import READ_TOGETHER, bucket
-from mlxrlhf.config import RewardConfig
-from mlxrlhf.data.batches import pick
+from mlxrlhf.backends.protocol import Backend, Head, Model
+from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint
-from mlxrlhf.models.adapters import load_model
-from mlxrlhf.preferences.encoded import EncodedPair, pair_weights
-from mlxrlhf.report.runlog import progress
-
-
-def features(
-    base,
-    sequences: Sequence[Sequence[int]],
-    starts: Sequence[int],
-    pad_id: int,
-    batch_size: int = READ_TOGETHER,
-    adapters: bool = False,
-    title: str = "",
-) -> np.ndarray:
-    """Mean hidden state of the base over each sequence from its start on, (N, d) float32; adapters off by default.
-
-    starts: index of each answer's first token, at least 1. Equal sequences are read once: many pairs share their chosen
-    answer. The rest are taken in order of length, so that a batch is hardly padded.
-    """
-    numbers: dict[tuple, int] = {}
-    index = [numbers.setdefault((start, *sequence), len(numbers)) for start, sequence in zip(starts, sequences)]
-    distinct = [(start, ids) for start, *ids in numbers]
-    order = np.argsort([len(ids) for _, ids in distinct], kind="stable")
-    out = None
-    with progress(title, len(order)) as advance:
-        for at in range(0, len(order), batch_size):
-            rows = order[at : at + batch_size]
-            batch = _padded([distinct[i][1] for i in rows], [distinct[i][0] for i in rows], pad_id)
-            found = base.evaluate(batch, ("features",), adapters=adapters)["features"]
-            out = np.empty((len(distinct), found.shape[1]), np.float32) if out is None else out
-            out[rows] = found
-            advance(len(rows))
-    return out[index]
-
-
-def _padded(sequences: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int) -> dict[str, np.ndarray]:
-    """Padding lies to the right of every real token, where a causal model cannot see it; mask counts the answers."""
-    width = bucket(max(map(len, sequences)))
-    tokens = np.full((len(sequences), width), pad_id, np.int32)
-    mask = np.zeros((len(sequences), width - 1), np.float32)
-    for row, counted, sequence, start in zip(tokens, mask, sequences, starts):
-        row[: len(sequence)] = sequence
-        counted[start - 1 : len(sequence) - 1] = 1
-    return {"tokens": tokens, "start": np.int32(1), "mask": mask}
-
-
-def accuracy(head, chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
-    """Per pair: 1 where the chosen answer scores higher, 0.5 on a tie; features (N, d) -> (N,)."""
-    return evidence.wins(head.scores(chosen) - head.scores(rejected))
-
-
-def train_head(
-    head,
-    chosen: np.ndarray,
-    rejected: np.ndarray,
-    config: RewardConfig,
-    *,
-    start: int = 0,
-    weights: np.ndarray | None = None,
-    on_step=lambda step, metrics: None,
-) -> None:
-    """`num_epochs` passes of the chosen loss over cached features (N, d), from optimizer step `start`.
-
-    weights (N,), 1 on average: how much each pair counts; None counts all alike.
-    """
-    size = min(config.batch_size, len(chosen))
-    total = config.num_epochs * -(-len(chosen) // size)
-    for step in range(start, total):
-        rows = pick(len(chosen), size, config.seed, step)
-        rate = config.learning_rate * (1 - step / total)
-        on_step(
-            step + 1,
-            {
-                **head.step(
-                    config.loss,
-                    config.margin,
-                    chosen[rows],
-                    rejected[rows],
-                    rate,
-                    None if weights is None else weights[rows],
-                ),
-                "lr": rate,
-            },
-        )
-
-
-def unfreeze_steps(config: RewardConfig, pairs: int) -> int:
-    """Optimizer steps with the base unfrozen."""
-    return config.unfreeze_epochs * -(-pairs // min(config.unfreeze_batch_size, pairs))
-
-
-def unfreeze(
-    model,
-    pairs: Sequence[EncodedPair],
-    config: RewardConfig,
-    pad_id: int,
-    *,
-    start: int = 0,
-    on_step=lambda step, metrics: None,
-) -> None:
-    """`unfreeze_epochs` passes of the chosen loss over adapters and head together, from optimizer step `start`."""
-    objective = losses.pair_objective(config.loss, config.margin)
-    size = min(config.unfreeze_batch_size, len(pairs))
-    total = unfreeze_steps(config, len(pairs))
-    weights = pair_weights(pairs)
-    for step in range(start, total):
-        rows = pick(len(pairs), size, config.seed + 1, step)
-        rows = sorted(rows, key=lambda i: max(len(pairs[i].chosen), len(pairs[i].rejected)))
-        batches = []
-        for at in range(0, size, config.micro_batch_size):
-            numbers = rows[at : at + config.micro_batch_size]
-            part = [pairs[i] for i in numbers]
-            batch = _padded(
-                [side for p in part for side in (p.chosen, p.rejected)],
-                [p.start for p in part for _ in range(2)],
-                pad_id,
-            )
-            batches.append({**batch, "total": np.float32(size), "weight": weights[numbers]})
-        rate = config.unfreeze_learning_rate * (1 - step / total)
-        on_step(step + 1, {**model.step(objective, batches, want=("score",), learning_rate=rate), "lr": rate})
+from mlxrlhf.models.adapters import load_model, save_adapters
+from mlxrlhf.models.identity import trunk_digest
+from mlxrlhf.rewards.head import features
 
 
 @dataclass(frozen=True)
@@ -152,64 +33,136 @@ class Normaliser:
         return ((scores - self.mean) / self.std).astype(np.float32)
 
 
-def scorer(folder: Path, backend, tokenizer, *, dtype: str = "float32"):
-    """(prompts, responses, features (B, d) of the shared trunk) -> (B,) normalised scores.
+#: (prompts, responses, features (B, d) of the shared trunk) -> (B,) normalised scores
+Scorer = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]], np.ndarray], np.ndarray]
 
-    A reward model with a base of its own runs it over prompts and responses; any other scores the shared features.
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A reward model's folder, as reward.json describes it.
+
+    base: the checkpoint whose hidden states the head scores. lora_rank: of the adapters beside it, 0 where the base was
+    frozen. accuracy: share of held-out pairs right.
     """
-    folder = Path(folder)
-    description = read_description(folder, tokenizer)
-    head, normalise = _head(folder, description, backend)
-    if not description.get("lora_rank"):
-        return lambda prompts, responses, shared: normalise(head.scores(shared))
-    source = Path(description["base"])
-    if not (source / "config.json").is_file():
-        raise UserError(f"{folder} scores with the checkpoint {source}, which is not there; run mlxrlhf reward again")
-    base = load_model(backend, source, str(folder / "adapters"), dtype=dtype)
 
-    def score(prompts, responses, shared):
-        sequences = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
-        return normalise(
-            head.scores(features(base, sequences, list(map(len, prompts)), tokenizer.pad_id, adapters=True))
-        )
+    folder: Path
+    base: Path
+    base_digest: str
+    hidden_size: int
+    normaliser: Normaliser
+    lora_rank: int
+    accuracy: float | None
 
-    return score
+    @classmethod
+    def open(cls, folder: Path, tokenizer: AnyTokenizer) -> RewardModel:
+        """Raises UserError where it is missing, broken, or of another tokenizer."""
+        folder = Path(folder)
+        path = folder / "reward.json"
+        try:
+            described = json.loads(path.read_text(encoding="utf-8"))
+            model = cls(
+                folder,
+                _base(folder, described["base"]),
+                str(described["base_digest"]),
+                int(described["hidden_size"]),
+                Normaliser(**described["normaliser"]),
+                int(described["lora_rank"]),
+                described.get("val_accuracy"),
+            )
+            fingerprint = described["tokenizer"]
+        except FileNotFoundError:
+            raise UserError(f"{folder} holds no reward model; run: mlxrlhf reward") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} cannot be read ({error!r}); run mlxrlhf reward again") from None
+        if fingerprint != tokenizer.fingerprint:
+            raise UserError(
+                f"{folder} was trained with another tokenizer than {tokenizer.folder} has; run: mlxrlhf reward"
+            )
+        return model
+
+    def scores_states_of(self, trunk: Path) -> bool:
+        """Whether the head knows the hidden states of the checkpoint `trunk`: its base has the same weights."""
+        return not self.lora_rank and self.base_digest == trunk_digest(trunk)
+
+    def scorer(self, backend: Backend, tokenizer: AnyTokenizer, trunk: Path, *, dtype: str = "float32") -> Scorer:
+        """Normalised scores. Where the features passed in are not those of its own base, that base is loaded and run.
+
+        trunk: the checkpoint whose features are passed in. Raises UserError where the base is not there or has changed.
+        """
+        head = backend.Head(self.hidden_size)
+        head.load_state(checkpoint.load_arrays(self.folder / "head.safetensors"))
+        if self.scores_states_of(trunk):
+            return lambda prompts, responses, shared: self.normaliser(head.scores(shared))
+        base = self._load_base(backend, trunk, dtype)
+
+        def score(
+            prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], shared: np.ndarray
+        ) -> np.ndarray:
+            sequences = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
+            starts = [len(prompt) for prompt in prompts]
+            found = features(base, sequences, starts, tokenizer.pad_id, adapters=self.lora_rank > 0)
+            return self.normaliser(head.scores(found))
+
+        return score
+
+    def _load_base(self, backend: Backend, trunk: Path, dtype: str) -> Model:
+        remedy = f"train one on it: mlxrlhf reward --checkpoint {trunk}"
+        if not (self.base / "config.json").is_file():
+            raise UserError(f"{self.folder} scores hidden states of {self.base}, which is not there; {remedy}")
+        if trunk_digest(self.base) != self.base_digest:
+            raise UserError(
+                f"{self.folder} scores hidden states of {self.base} as it was when the reward model was trained; "
+                f"its weights are others now, and those of {trunk} are too; {remedy}"
+            )
+        if not self.lora_rank:
+            print(f"the reward model runs its own base {self.base}: {trunk} has other weights")
+        adapters = str(self.folder / "adapters") if self.lora_rank else ""
+        return load_model(backend, self.base, adapters, dtype=dtype)
+
+    def critic_start(self, trunk: Path, weight: float = 1.0) -> dict[str, np.ndarray] | None:
+        """`value_start` of a model: a value head that begins as `weight` times this reward model's normalised score.
+
+        So begin the value functions of Stiennon et al. (2020) and Ouyang et al. (2022). None where the head knows other
+        hidden states than the policy's.
+        """
+        if not self.scores_states_of(trunk):
+            return None
+        arrays = checkpoint.load_arrays(self.folder / "head.safetensors")
+        weights = {name: array for name, array in arrays.items() if name.startswith("weights/")}
+        scale = weight / self.normaliser.std
+        weights["weights/out.bias"] = (weights["weights/out.bias"] - self.normaliser.mean) * scale
+        weights["weights/out.weight"] = weights["weights/out.weight"] * scale
+        return weights
 
 
-def critic_start(folder: Path, tokenizer, weight: float = 1.0) -> dict[str, np.ndarray] | None:
-    """`value_start` of a model: a value head that begins as `weight` times this reward model's normalised score.
+def _base(folder: Path, written: str) -> Path:
+    """The base's folder: as it was written, or seen from the reward model's own folder, for both may have moved."""
+    return Path(written) if Path(written).is_dir() else folder / written
 
-    So begin the value functions of Stiennon et al. (2020) and Ouyang et al. (2022). None where the reward model has a
-    base of its own, whose states the policy does not have.
-    """
-    description = read_description(folder, tokenizer)
-    if description.get("lora_rank"):
-        return None
-    arrays = {
-        k: v for k, v in checkpoint.load_arrays(Path(folder) / "head.safetensors").items() if k.startswith("weights/")
+
+def write_reward_model(
+    folder: Path,
+    head: Head,
+    normaliser: Normaliser,
+    base: Model,
+    source: Path,
+    tokenizer: AnyTokenizer,
+    *,
+    lora_rank: int,
+    accuracy: float,
+) -> None:
+    """Write head, adapters and reward.json into `folder`, which exists. base: the model of the checkpoint `source`."""
+    weights = {name: array for name, array in head.state().items() if name.startswith("weights/")}
+    checkpoint.save_arrays(folder / "head.safetensors", weights)
+    if lora_rank:
+        save_adapters(base, folder)
+    description = {
+        "base": str(source),
+        "base_digest": trunk_digest(source),
+        "tokenizer": tokenizer.fingerprint,
+        "hidden_size": base.config.hidden_size,
+        "normaliser": asdict(normaliser),
+        "val_accuracy": accuracy,
+        "lora_rank": lora_rank,
     }
-    scale, mean = weight / description["normaliser"]["std"], description["normaliser"]["mean"]
-    arrays["weights/out.bias"] = (arrays["weights/out.bias"] - mean) * scale
-    arrays["weights/out.weight"] = arrays["weights/out.weight"] * scale
-    return arrays
-
-
-def _head(folder: Path, description: dict, backend) -> tuple:
-    head = backend.Head(description["hidden_size"])
-    head.load_state(checkpoint.load_arrays(folder / "head.safetensors"))
-    return head, Normaliser(**description["normaliser"])
-
-
-def read_description(folder: Path, tokenizer) -> dict:
-    """reward.json: base, normaliser, held-out accuracy. Raises UserError where it is missing, broken, or of another
-    tokenizer."""
-    folder = Path(folder)
-    try:
-        description = json.loads((folder / "reward.json").read_text())
-    except FileNotFoundError:
-        raise UserError(f"{folder} holds no reward model; run: mlxrlhf reward") from None
-    except ValueError as error:
-        raise UserError(f"{folder / 'reward.json'} is not valid JSON ({error}); run mlxrlhf reward again") from None
-    if description["tokenizer"] != tokenizer.fingerprint:
-        raise UserError(f"{folder} was trained with another tokenizer than {tokenizer.folder} has; run: mlxrlhf reward")
-    return description
+    (folder / "reward.json").write_text(json.dumps(description, indent=2) + "\n")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mlxrlhf.config import (
     DEMO,
@@ -22,13 +24,15 @@ from mlxrlhf.models import folders
 from mlxrlhf.report.page import demo_report, figures_rows
 from mlxrlhf.stages import evaluate, finetune, ppo, prepare, pretrain, reward
 
-#: name in DEMO, the folder it writes under weights/, what is run, its defaults
-TRAINING = (
+#: name in DEMO, the folder that a step writes under weights/, what is run, its defaults
+Step = tuple[str, str, Callable[[Any], dict[str, Any]], Any]
+
+TRAINING: tuple[Step, ...] = (
     ("pretrain", "language", pretrain.run, PretrainConfig()),
     ("code", "code", finetune.run, FinetuneConfig(stage="code")),
     ("tools", "tools", finetune.run, FinetuneConfig(stage="tools")),
 )
-ALIGNMENT = (
+ALIGNMENT: tuple[Step, ...] = (
     ("reward", "reward", reward.run, RewardConfig()),
     ("ppo", "rlhf", ppo.run, PPOConfig()),
     ("evaluate", "", evaluate.run, EvaluateConfig()),
@@ -42,11 +46,10 @@ def run(size: str = "", backend: str = "mlx", device: str = "", say=print) -> di
     """
     began = time.monotonic()
     summary: dict = {}
-    if size:
-        steps, parts, settings, chosen = (*TRAINING, *ALIGNMENT), ("all",), DEMO_FROM_SCRATCH, {"size": size}
-    else:
-        steps, parts, settings, chosen = ALIGNMENT, ("tokenizer", "preferences"), DEMO, {"model": "shipped"}
-    for part in parts:
+    chosen: dict[str, Any] = {"size": size} if size else {"model": "shipped"}
+    steps = (*TRAINING, *ALIGNMENT) if size else ALIGNMENT
+    settings = DEMO_FROM_SCRATCH if size else DEMO
+    for part in ("all",) if size else ("tokenizer", "preferences"):
         prepare.run(part, PrepareConfig(**chosen, **settings["prepare"]), say)
     summary["prepare"] = {"seconds": time.monotonic() - began}
     for name, _, stage, config in steps:

@@ -7,168 +7,146 @@ before the first step, and kept with the save points.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from mlxrlhf import backends, parallel, plan
-from mlxrlhf.algorithms import losses, rollout
+from mlxrlhf import parallel
+from mlxrlhf.algorithms import evidence, losses, rollout
 from mlxrlhf.algorithms.schedule import cosine_with_warmup
+from mlxrlhf.backends.protocol import Batch, Model
 from mlxrlhf.config import DPOConfig
 from mlxrlhf.data.batches import pick
-from mlxrlhf.files import atomic_folder
 from mlxrlhf.models import folders
-from mlxrlhf.models.savepoints import SavePoints
-from mlxrlhf.preferences.encoded import EncodedPair, by_criterion, encoded_pairs, longest, pair_weights
+from mlxrlhf.preferences.encoded import EncodedPair, EncodedPairs, by_criterion, encoded_pairs, longest, pair_weights
 from mlxrlhf.report import diagnosis
-from mlxrlhf.report.runlog import RunLog
-from mlxrlhf.settings import to_json
-from mlxrlhf.stages.run import loop, resume_from
+from mlxrlhf.stages.run import Run, Training
+
+#: the last steps of a run, over which its summary averages
+LAST_STEPS = 10
 
 
-class DPO:
+def run(config: DPOConfig) -> dict[str, Any]:
+    """Align the tools checkpoint and write weights/SIZE/dpo. Returns the figures of summary.json."""
+    checkpoint = folders.open_checkpoint(config, "tools", config.checkpoint)
+    pairs = encoded_pairs(config, checkpoint.tokenizer, checkpoint.shape.max_positions)
+    prompt, answer = longest(pairs.train + pairs.held_out)
+    run = Run(config, "dpo", checkpoint, prompt=prompt, answer=answer)
+    return run.train(DPO(config, run.model(), pairs, pad_id=run.tokenizer.pad_id))
+
+
+class DPO(Training):
     """A policy and the pairs it learns from.
 
-    policy: `protocol.Model`, not yet trained: as it is now, it is the reference. reference: log-probabilities (2, N) of
-    chosen and rejected answers from an earlier run of the same, to save computing them.
+    policy: `protocol.Model`, not yet trained: as it is now, it is the reference.
     """
 
-    def __init__(
-        self,
-        config: DPOConfig,
-        policy,
-        pairs: Sequence[EncodedPair],
-        *,
-        pad_id: int,
-        reference: np.ndarray | None = None,
-    ):
-        self.config, self.policy, self.pairs, self.pad_id = config, policy, pairs, pad_id
-        self.weights = pair_weights(pairs)
+    title = "dpo"
+
+    def __init__(self, config: DPOConfig, policy: Model, pairs: EncodedPairs, *, pad_id: int):
+        self.config, self.policy, self.model, self.pad_id = config, policy, policy, pad_id
+        self.pairs, self.split = pairs, len(pairs.train)
+        self.everything: Sequence[EncodedPair] = pairs.train + pairs.held_out
+        self.weights = pair_weights(self.everything)
         self.objective = losses.dpo_objective(beta=config.beta, label_smoothing=config.label_smoothing)
-        everything = np.arange(len(pairs))
-        self.reference = self.log_probabilities(everything, adapters=False) if reference is None else reference
+        self.batch_size = min(config.batch_size, self.split)
+        self.total = config.num_epochs * math.ceil(self.split / self.batch_size)
+        self._reference: np.ndarray | None = None
+
+    @property
+    def held_out(self) -> np.ndarray:
+        """Numbers of the pairs that are validated on."""
+        return np.arange(self.split, len(self.everything))
+
+    @property
+    def reference(self) -> np.ndarray:
+        """The reference's log-probabilities (2, N) of chosen and rejected answers: computed before the first step."""
+        if self._reference is None:
+            print(f"dpo: the reference's log-probabilities of {len(self.everything):,} pairs")
+            self._reference = self.log_probabilities(np.arange(len(self.everything)), adapters=False)
+        return self._reference
 
     def log_probabilities(self, rows: np.ndarray, adapters: bool = True) -> np.ndarray:
         """log p(answer | prompt) of the policy, or of its trunk without adapters, (2, len(rows)): chosen, rejected."""
-        out = np.zeros((2, len(rows)), np.float32)
-        for part in self._micro(rows):
+        sums = np.zeros((2, len(rows)), np.float32)
+        number, processes = self.policy.world
+        for part in self._micro_batches(rows)[number::processes]:
             batch = self._batch(rows[part])
             logp = self.policy.evaluate(batch, ("logp",), adapters=adapters)["logp"]
-            out[:, part] = (logp * batch["mask"]).sum(axis=1).reshape(2, -1)
-        return out
+            sums[:, part] = (logp * batch["mask"]).sum(axis=1).reshape(2, -1)
+        return parallel.gather(self.policy, sums).sum(axis=0)
 
     def update(self, rows: np.ndarray, learning_rate: float) -> dict[str, float]:
         """One optimizer step on the pairs numbered `rows`."""
+        reference = self.reference
         total = np.float32(len(rows))
-        parts = [
-            {
-                **self._batch(rows[part]),
-                "ref_logp": self.reference[:, rows[part]].reshape(-1),
-                "weight": self.weights[rows[part]],
-                "total": total,
-            }
-            for part in self._micro(rows)
-        ]
-        return {
-            **self.policy.step(self.objective, parts, want=("logp",), learning_rate=learning_rate),
-            "lr": learning_rate,
-            "time/traces": self.policy.traces,
-        }
+        own = rows[parallel.share(len(rows), self.policy)]
+        parts = []
+        for part in self._micro_batches(own):
+            batch = self._batch(own[part])
+            batch["ref_logp"] = reference[:, own[part]].reshape(-1)
+            batch["weight"] = self.weights[own[part]]
+            batch["total"] = total
+            parts.append(batch)
+        metrics = self.policy.step(self.objective, parts, want=("logp",), learning_rate=learning_rate)
+        return {**metrics, "lr": learning_rate, "time/traces": self.policy.traces}
 
     def margins(self, rows: np.ndarray) -> np.ndarray:
         """beta * (log p / p_ref of the chosen answer - that of the rejected one), (len(rows),)."""
         gain = self.log_probabilities(rows) - self.reference[:, rows]
         return self.config.beta * (gain[0] - gain[1])
 
-    def _micro(self, rows: np.ndarray) -> list[np.ndarray]:
+    def _micro_batches(self, rows: np.ndarray) -> list[np.ndarray]:
         """Positions in `rows` of micro-batches of at most `micro_batch_size` pairs of similar length."""
-        order = np.argsort([self._length(self.pairs[i]) for i in rows], kind="stable")
-        return np.array_split(order, -(-len(rows) // self.config.micro_batch_size))
+        order = np.argsort([self.everything[i].longest for i in rows], kind="stable")
+        return np.array_split(order, math.ceil(len(rows) / self.config.micro_batch_size))
 
-    @staticmethod
-    def _length(pair: EncodedPair) -> int:
-        return max(len(pair.chosen), len(pair.rejected))
-
-    def _batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def _batch(self, rows: np.ndarray) -> Batch:
         """The pairs as the backend takes them: chosen answers, then rejected ones."""
-        pairs = [self.pairs[i] for i in rows]
-        sequences = [p.chosen for p in pairs] + [p.rejected for p in pairs]
-        starts = [p.start for p in pairs] * 2
-        return rollout.arrange(
-            [s[:n] for s, n in zip(sequences, starts)], [s[n:] for s, n in zip(sequences, starts)], self.pad_id
-        )
+        pairs = [self.everything[i] for i in rows]
+        sequences = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+        return rollout.pad_right(sequences, [pair.start for pair in pairs] * 2, self.pad_id)
 
+    # --- the run ------------------------------------------------------------------------------------------------------
 
-# --- the stage -----------------------------------------------------------------------------------------------------
+    def step(self, number: int) -> tuple[dict[str, float], int]:
+        c = self.config
+        rows = pick(self.split, self.batch_size, c.seed, number)
+        rate = cosine_with_warmup(number, peak=c.rate, warmup=c.warmup_steps, total=self.total)
+        metrics = self.update(rows, rate)
+        if (number + 1) % c.eval_every == 0 or number + 1 == self.total:
+            margins = self.margins(self.held_out)
+            metrics["val_loss"] = float(losses.dpo(np, margins / c.beta, margins * 0, c.beta).mean())
+            metrics["val_accuracy"] = float(evidence.wins(margins).mean())
+        return metrics, sum(len(self.everything[i].chosen) + len(self.everything[i].rejected) for i in rows)
 
+    def named_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        return itertools.chain(self.policy.named_arrays(), [("reference", self.reference)])
 
-def run(config: DPOConfig) -> dict:
-    """Align the tools checkpoint and write weights/SIZE/dpo. Returns the figures of summary.json."""
-    source, model_config, tokenizer = folders.open_checkpoint(config, "tools", config.checkpoint)
-    train_pairs, val_pairs, length_baseline = encoded_pairs(config, tokenizer, model_config.max_positions)
-    pairs = train_pairs + val_pairs
-    backend = backends.load(config.backend, config.device)
-    parallel.alone(backend, "mlxrlhf dpo")
-    plan.check(config, model_config, backend, *longest(pairs))
-    out = folders.output(config, "dpo")
-    points = SavePoints(out)
-    found = resume_from(points, config, print)
-    policy = backend.Model(
-        model_config,
-        folder=source,
-        seed=config.seed,
-        dtype=config.dtype,
-        lora_rank=config.lora_rank,
-        lora_scale=config.lora_scale,
-        max_grad_norm=config.max_grad_norm,
-        optimizer_dtype=config.optimizer_dtype,
-        gradient_checkpointing=config.gradient_checkpointing,
-    )
-    if not found:
-        print(f"dpo: the reference's log-probabilities of {len(pairs):,} pairs")
-    dpo = DPO(config, policy, pairs, pad_id=tokenizer.pad_id, reference=found[0]["reference"] if found else None)
-    start = 0
-    if found:
-        policy.load_state(found[0])
-        start = found[1]["step"]
-    size = min(config.batch_size, len(train_pairs))
-    total = config.num_epochs * -(-len(train_pairs) // size)
-    held_out = np.arange(len(train_pairs), len(pairs))
+    def load_state(self, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
+        super().load_state(arrays, state)
+        self._reference = arrays["reference"]
 
-    def keep(step: int) -> None:
-        arrays = itertools.chain(policy.named_arrays(), [("reference", dpo.reference)])
-        points.save(step, arrays, {"config": to_json(config)})
-
-    def update(step: int) -> tuple[dict, int]:
-        rows = pick(len(train_pairs), size, config.seed, step)
-        rate = cosine_with_warmup(step, peak=config.rate, warmup=config.warmup_steps, total=total)
-        metrics = dpo.update(rows, rate)
-        if (step + 1) % config.eval_every == 0 or step + 1 == total:
-            margins = dpo.margins(held_out)
-            metrics["val_loss"] = float(losses.dpo(np, margins / config.beta, margins * 0, config.beta).mean())
-            metrics["val_accuracy"] = float(((np.sign(margins) + 1) / 2).mean())
-        return metrics, sum(len(pairs[i].chosen) + len(pairs[i].rejected) for i in rows)
-
-    def summarise(rows: list[dict]) -> dict:
-        last = [row for row in rows if not row["skipped"]][-10:]
-        figures = {
-            name.removeprefix("rewards/"): float(np.mean([row[name] for row in last])) if last else None
-            for name in ("loss", "rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected")
-        }
-        correct = (np.sign(dpo.margins(held_out)) + 1) / 2
+    def summary(self, rows: Sequence[dict]) -> dict[str, Any]:
+        right = evidence.wins(self.margins(self.held_out))  # in every process: each computes its share
+        last = [row for row in rows if not row["skipped"]][-LAST_STEPS:]
+        names = ("loss", "rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected")
         return {
             "steps": len(rows),
-            **figures,
-            "val_accuracy": float(correct.mean()),
-            "val_accuracy_by_criterion": by_criterion(correct, val_pairs),
-            "length_baseline": length_baseline,
-            "pairs": len(train_pairs),
-            "val_pairs": len(val_pairs),
+            **{name.removeprefix("rewards/"): _mean(last, name) for name in names},
+            "val_accuracy": float(right.mean()),
+            "val_accuracy_by_criterion": by_criterion(right, self.pairs.held_out),
+            "length_baseline": self.pairs.length_baseline,
+            "pairs": self.split,
+            "val_pairs": len(self.pairs.held_out),
             "seconds": float(np.sum([row["time/seconds"] for row in rows])),
         }
 
-    log = RunLog(out / "run", "dpo", total, to_json(config), start=start, memory=backend.peak_memory)
-    figures = loop(config, log, start, total, update, keep, summarise, diagnosis.preference_pairs)
-    with atomic_folder(out) as folder:
-        folders.save_checkpoint(policy, folder, tokenizer)
-    return figures
+    def verdict(self, rows: Sequence[dict]) -> list[diagnosis.Finding]:
+        return diagnosis.preference_pairs(rows)
+
+
+def _mean(rows: Sequence[dict], name: str) -> float | None:
+    return float(np.mean([row[name] for row in rows])) if rows else None

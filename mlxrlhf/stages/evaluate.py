@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mlxrlhf import backends, plan
 from mlxrlhf.algorithms import advantages, evidence, rollout
-from mlxrlhf.algorithms.rollout import TOGETHER
+from mlxrlhf.algorithms.rollout import SAMPLE_ROWS
 from mlxrlhf.config import EvaluateConfig
 from mlxrlhf.data import dialogue
 from mlxrlhf.files import atomic_text
 from mlxrlhf.models import folders
 from mlxrlhf.report.runlog import RunLog
-from mlxrlhf.rewards.model import scorer
+from mlxrlhf.rewards.model import RewardModel
 from mlxrlhf.settings import to_json
 from mlxrlhf.stages import sampling
 from mlxrlhf.tasks import humaneval, quality
@@ -31,17 +32,19 @@ SHOWN = "Write a function to check if a number is prime"
 def run(config: EvaluateConfig) -> dict:
     """Sample from both models, measure, write weights/SIZE/rlhf/evaluation. Returns the figures of summary.json."""
     after_folder, model_config, tokenizer = folders.open_checkpoint(config, "rlhf", config.checkpoint)
-    before_folder, _, _ = folders.open_checkpoint(config, "tools", config.before)
+    before_folder = folders.open_checkpoint(config, "tools", config.before).folder
     backend = backends.load(config.backend, config.device)
     plan.check(config, model_config, backend)
     # What may be missing is asked for before anything is sampled.
     judge = None
     if config.suite != "humaneval":
-        judge = scorer(folders.reward_model(config), backend, tokenizer, dtype=config.dtype)
+        reward_model = RewardModel.open(folders.reward_model(config), tokenizer)
+        judge = reward_model.scorer(backend, tokenizer, before_folder, dtype=config.dtype)
     problems = humaneval.load() if config.suite != "tasks" else ()
     base = backend.Model(model_config, folder=before_folder, dtype=config.dtype)
     aligned = backend.Model(model_config, folder=after_folder, dtype=config.dtype)
-    figures, samples = {"before": {}, "after": {}}, []
+    figures: dict[str, Any] = {"before": {}, "after": {}}
+    samples: list[dict] = []
     if judge:
         figures, samples = _tasks(config, base, aligned, judge, tokenizer, model_config)
     if problems:
@@ -93,7 +96,9 @@ def _tasks(config: EvaluateConfig, base, aligned, judge, tokenizer, model_config
         name: _side(name, config, model, base, judge, prompts, encoded, tokenizer, keep)
         for name, model, keep in (("before", base, 1), ("after", aligned, config.best_of))
     }
-    figures = {name: _figures(side, sides["before"], range(len(prompts))) for name, side in sides.items()}
+    figures: dict[str, Any] = {
+        name: _figures(side, sides["before"], range(len(prompts))) for name, side in sides.items()
+    }
     figures["groups"] = {
         group: {
             name: _figures(side, sides["before"], [i for i, p in enumerate(prompts) if p["group"] == group])
@@ -131,8 +136,8 @@ def _side(
     asked = [ids for ids in encoded for _ in range(keep)]
     found = sampling.responses(model, asked, config, tokenizer, np.random.default_rng(config.seed), f"evaluate: {name}")
     scores, kl = [], []
-    for at in range(0, len(asked), TOGETHER):
-        some, answers = asked[at : at + TOGETHER], found[at : at + TOGETHER]
+    for at in range(0, len(asked), SAMPLE_ROWS):
+        some, answers = asked[at : at + SAMPLE_ROWS], found[at : at + SAMPLE_ROWS]
         batch = rollout.arrange(some, answers, tokenizer.pad_id)
         # The divergence is that of the distributions sampled from; greedy answers are judged at temperature 1.
         judged = base.evaluate(batch, ("logp", "features"), temperature=config.temp or 1.0)

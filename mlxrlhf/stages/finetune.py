@@ -19,7 +19,10 @@ from mlxrlhf.stages.pretrain import fit
 def run(config: FinetuneConfig) -> dict:
     """Train on the stage before and write weights/SIZE/code or weights/SIZE/tools. Returns summary.json's figures."""
     before = {"code": "language", "tools": "code"}[config.stage]
-    source, model_config, tokenizer = folders.open_checkpoint(config, before, config.checkpoint)
+    checkpoint = folders.open_checkpoint(config, before, config.checkpoint)
+    tokenizer = checkpoint.tokenizer
+    train_rows: Rows | Mixture
+    val_rows: Rows | Mixture
     if config.data:
         rows = load_dialogues(Path(config.data))
         if len(rows) < 2:
@@ -32,7 +35,7 @@ def run(config: FinetuneConfig) -> dict:
         folders.need(folder / "tokenizer", command)
         folders.same_tokenizer(tokenizer, folder)
         train_rows, val_rows = (_mixture(folder, side, tokenizer, config, command) for side in ("train", "val"))
-    return fit(config, config.stage, source, model_config, tokenizer, train_rows, val_rows)
+    return fit(config, config.stage, checkpoint, train_rows, val_rows)
 
 
 def _mixture(folder: Path, side: str, tokenizer: AnyTokenizer, config: FinetuneConfig, command: str) -> Mixture:

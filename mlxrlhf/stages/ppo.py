@@ -1,151 +1,177 @@
 """PPO on a language model: rollout, scoring, advantages, clipped updates (Schulman 2017; Ziegler 2019; Huang 2024).
 
-One update, in order:
-  1. sample the responses to each prompt at the training temperature, nothing cut from the distribution;
-  2. recompute log-probabilities and values with the training forward (never those of decoding);
-  3. one forward of the frozen trunk gives the reference log-probabilities and the features the reward head scores;
-  4. score what --reward names (the head's normalised score, tests that are run, ...), subtract the penalty for a
-     missing end, add -beta * KL on every token;
-  5. generalised advantage estimation; advantages whitened;
-  6. `ppo_epochs` passes of clipped policy and value steps over shuffled minibatches;
-  7. move beta towards its target.
-
-GRPO (stages/grpo.py) is the same update without a critic: no values in 2, no KL in 4 (it is in the loss), and in 5 the
-advantage of a response is its score among the responses to its prompt.
+`PPO.update` is one update, its seven steps numbered where they happen. GRPO (stages/grpo.py) says what differs.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mlxrlhf import backends, parallel, plan
+from mlxrlhf import parallel
 from mlxrlhf.algorithms import advantages, losses, rollout
-from mlxrlhf.config import GRPOConfig, PPOConfig
+from mlxrlhf.algorithms.schedule import constant_with_warmup
+from mlxrlhf.backends.protocol import Batch, Model, Objective
+from mlxrlhf.config import PolicyConfig, PPOConfig
 from mlxrlhf.data.batches import pick
 from mlxrlhf.errors import UserError
-from mlxrlhf.files import atomic_folder
 from mlxrlhf.models import folders
-from mlxrlhf.models.folders import load_prompts
-from mlxrlhf.models.savepoints import SavePoints
 from mlxrlhf.report import diagnosis
-from mlxrlhf.report.runlog import RunLog
 from mlxrlhf.rewards.components import Component, Rewards, parse_reward
-from mlxrlhf.rewards.model import critic_start, read_description, scorer
+from mlxrlhf.rewards.model import RewardModel
 from mlxrlhf.sandbox import runner
-from mlxrlhf.settings import to_json
-from mlxrlhf.stages.run import loop, resume_from
-from mlxrlhf.stages.sampling import check_context, encode_prompts
+from mlxrlhf.stages.run import Run, Training
+from mlxrlhf.stages.sampling import check_context, encode_prompts, sample
 from mlxrlhf.tasks import requests
 
-#: root mean square of (ratio - 1) allowed on the first minibatch, where old and new policy are the same; in bfloat16
-#: rounding alone makes up to 0.01 where the two forwards had other rows beside them and so other kernels
+#: root mean square of (ratio - 1) allowed on the first minibatch, where old and new policy are the same. In bfloat16
+#: rounding alone makes up to 0.01: a batch of other rows takes other kernels
 RATIO_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+#: updates in a row above --kl-limit that stop a run
+RUNAWAYS_IN_A_ROW = 3
+
+#: (rows, responses, features (B, d) float32) -> {"scores": (B,), and other measures by name}: what responses are worth
+Score = Callable[[Sequence[Any], Sequence[Sequence[int]], np.ndarray], dict[str, np.ndarray]]
 
 
-class PPO:
+def run(config: PPOConfig) -> dict[str, Any]:
+    """Align the tools checkpoint and write weights/SIZE/rlhf. Returns the figures of summary.json."""
+    return align(config, PPO)
+
+
+def align(config: PolicyConfig, algorithm: type[PPO]) -> dict[str, Any]:
+    """Optimise the tools checkpoint for --reward and write weights/SIZE/STAGE. Returns the figures of summary.json."""
+    components = parse_reward(config.reward)
+    check_penalty(config)
+    checkpoint = folders.open_checkpoint(config, "tools", config.checkpoint)
+    rows = load_rows(config)
+    prompts = encode_prompts(rows, checkpoint.tokenizer)
+    check_context(prompts, config.max_tokens, checkpoint.shape.max_positions)
+    run = Run(config, algorithm.stage, checkpoint, prompt=max(map(len, prompts)))
+    reward_model = RewardModel.open(folders.reward_model(config), run.tokenizer) if pays_model(components) else None
+    score = rewards_for(config, components, rows, run, reward_model)
+    policy = run.model(**algorithm.model_settings(run, components, reward_model))
+    # With adapters the reference is the same trunk with them off: one trunk, four roles.
+    reference = policy if config.lora_rank else run.frozen_model()
+    training = algorithm(
+        config,
+        policy,
+        reference,
+        score,
+        end_ids=run.tokenizer.ends,
+        pad_id=run.tokenizer.pad_id,
+        prompts=prompts,
+        rows=rows,
+    )
+    training.reward_accuracy = reward_model.accuracy if reward_model else None
+    return run.train(training)
+
+
+class PPO(Training):
     """One policy under optimisation, with what an update needs around it.
 
     policy, reference: `protocol.Model`; with LoRA they are one object, and the reference is its adapters switched off.
-    score: (rows, responses, features (B, d) float32) -> {"scores": (B,), and other measures to report by name}; a row
-    is what the caller knows of a prompt.
+    prompts, rows: what the updates draw from: ids, and what the caller knows of each prompt. reward_accuracy: the
+    reward model's share of held-out pairs right, for the verdict.
     """
+
+    stage, title, unit = "rlhf", "ppo", "update"
 
     def __init__(
         self,
-        config: PPOConfig | GRPOConfig,
-        policy,
-        reference,
-        score: Callable[..., dict[str, np.ndarray]],
+        config: Any,
+        policy: Model,
+        reference: Model,
+        score: Score,
         *,
         end_ids: Sequence[int],
         pad_id: int,
+        prompts: Sequence[Sequence[int]] = (),
+        rows: Sequence[dict] = (),
     ):
         self.config, self.policy, self.reference, self.score = config, policy, reference, score
+        self.model, self.total = policy, config.num_epochs * config.steps_per_epoch
         self.end_ids, self.pad_id = list(end_ids), pad_id
+        self.prompts, self.rows = prompts, rows
+        self.reward_accuracy: float | None = None
         self.controller = advantages.KLController(config.kl_coef, config.kl_target)
-        self.critic = isinstance(config, PPOConfig)
-        self.full_kl = self.critic and config.kl_in_loss
-        if self.critic:
-            self.objective = losses.ppo_objective(
-                clip=config.clip,
-                value_clip=config.value_clip,
-                vf_coef=config.vf_coef,
-                entropy_coef=config.entropy_coef,
-                kl_in_loss=config.kl_in_loss,
-            )
-        else:
-            self.objective = losses.grpo_objective(clip=config.clip, entropy_coef=config.entropy_coef)
-        self.want = (
-            ("logp",) + ("value",) * self.critic + ("entropy",) * bool(config.entropy_coef) + ("kl",) * self.full_kl
-        )
+        self.objective = self._objective()
         self._runaways = 0
 
-    def collect(
-        self, prompts: Sequence[Sequence[int]], rng: np.random.Generator, rows: Sequence | None = None
-    ) -> tuple[dict, dict]:
-        """Steps 1 to 5. Returns the training batch and the metrics of the rollout."""
-        c, beta = self.config, self.controller.beta
-        prompts, rows = (
-            [x for x in some for _ in range(c.responses_per_prompt)]
-            for some in (prompts, prompts if rows is None else rows)
-        )
-        responses = self._sample(prompts, rng.random((len(prompts), c.max_tokens)))
-        batch = rollout.arrange(prompts, responses, self.pad_id)
-        mask = batch["mask"]
-        old = self._forward(self.policy, batch, ("logp", "entropy") + ("value",) * self.critic)
-        wanted = ("logp", "features") + ("hidden",) * self.full_kl
-        frozen = self._forward(self.reference, batch, wanted, adapters=False)
+    # --- what differs between algorithms: see stages/grpo.py ----------------------------------------------------------
 
-        finished = rollout.ends(responses, self.end_ids)
-        began = time.monotonic()
-        measures = self._score(rows, responses, frozen["features"])
-        scoring = time.monotonic() - began
-        scores = measures["scores"]
-        penalised = scores - c.missing_end_penalty * ~finished
-        kl = advantages.kl_estimate(old["logp"], frozen["logp"]) * mask
-        kl_sum = float(kl.sum(axis=1).mean())
-        metrics = {
-            **{f"objective/{name}": float(values.mean()) for name, values in measures.items()},
-            "objective/scores_std": float(scores.std()),
-            "objective/kl": kl_sum,
-            "objective/entropy": float((old["entropy"] * mask).sum() / mask.sum()),
-            "objective/non_score_reward": -beta * kl_sum,
-            "objective/rlhf_reward": float(penalised.mean()) - beta * kl_sum,
-            "response/length": float(mask.sum(axis=1).mean()),
-            "response/truncated": float(1 - finished.mean()),
-            "kl_coef": beta,
-            "time/scoring": scoring,
+    @classmethod
+    def model_settings(
+        cls, run: Run[Any], components: Sequence[Component], reward_model: RewardModel | None
+    ) -> dict[str, Any]:
+        """What the policy has beside its trunk: a value head, which starts as the reward model where there is one."""
+        start = None
+        if reward_model:
+            weight = next(component.weight for component in components if component.name == "model")
+            start = reward_model.critic_start(run.source, weight)
+        return {
+            "value_head": True,
+            "value_start": start,
+            "head_learning_rate": run.config.value_learning_rate,
+            "keep_reference_head": run.config.kl_in_loss,
         }
-        batch["old_logp"] = old["logp"]
-        estimate = self._gae if self.critic else self._among_group
-        metrics.update(estimate(batch, penalised, kl, old, frozen))
-        return batch, metrics
 
-    def _gae(self, batch: dict, scores: np.ndarray, kl: np.ndarray, old: dict, frozen: dict) -> dict[str, float]:
-        """PPO's step 5, put into the batch: the KL is part of the reward, values are the baseline."""
+    @property
+    def rollout_outputs(self) -> tuple[str, ...]:
+        """Outputs of the policy's forward over a rollout."""
+        return ("logp", "entropy", "value")
+
+    @property
+    def reference_outputs(self) -> tuple[str, ...]:
+        """Outputs of the frozen trunk's forward over a rollout."""
+        hidden = ("hidden",) if self.config.kl_in_loss else ()
+        return ("logp", "features", *hidden)
+
+    @property
+    def step_outputs(self) -> tuple[str, ...]:
+        """Outputs of a training forward."""
+        wanted = {"entropy": self.config.entropy_coef, "kl": self.config.kl_in_loss}
+        return ("logp", "value", *(name for name, asked in wanted.items() if asked))
+
+    def _objective(self) -> Objective:
+        c = self.config
+        return losses.ppo_objective(
+            clip=c.clip,
+            value_clip=c.value_clip,
+            vf_coef=c.vf_coef,
+            entropy_coef=c.entropy_coef,
+            kl_in_loss=c.kl_in_loss,
+        )
+
+    def _estimate(self, batch: Batch, scores: np.ndarray, kl: np.ndarray, old: dict, frozen: dict) -> dict[str, float]:
+        """Put advantages and returns into the batch: the KL is part of the reward, values are the baseline."""
         c, mask, values = self.config, batch["mask"], old["value"] * batch["mask"]
-        reward = advantages.shaped_rewards(scores, kl, mask, 0.0 if c.kl_in_loss else self.controller.beta)
+        beta = 0.0 if c.kl_in_loss else self.controller.beta
+        reward = advantages.shaped_rewards(scores, kl, mask, beta)
         if c.whiten_rewards:
             reward = advantages.whiten(reward, mask, shift_mean=False)
         advantage, returns = advantages.gae(reward, values, mask, c.gamma, c.lam)
-        batch.update(old_value=values.astype(np.float32), advantages=advantage, returns=returns)
+        batch["old_value"] = values.astype(np.float32)
+        batch["advantages"] = advantage
+        batch["returns"] = returns
         if c.kl_in_loss:
             batch["reference_hidden"] = frozen["hidden"]
         return {"value/explained_variance": advantages.explained_variance(values, returns, mask)}
 
-    def _among_group(
-        self, batch: dict, scores: np.ndarray, kl: np.ndarray, old: dict, frozen: dict
-    ) -> dict[str, float]:
-        """GRPO's step 5, put into the batch: the baseline is the mean of the responses to the same prompt."""
-        c = self.config
-        advantage = advantages.group_advantages(scores, c.responses_per_prompt, scale=c.scale_rewards == "group")
-        batch.update(advantages=advantage[:, None] * batch["mask"], ref_logp=frozen["logp"])
-        spread = np.ptp(scores.reshape(-1, c.responses_per_prompt), axis=1)
-        return {"frac_reward_zero_std": float((spread < 1e-8).mean())}
+    def _normalised(self, advantage: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Advantages as the steps take them, (B, R)."""
+        return advantages.whiten(advantage, mask, shift_mean=True)
+
+    def _weights(self, mask: np.ndarray) -> np.ndarray | None:
+        """What the tokens of a minibatch weigh, (B, R); None where it is all the same."""
+        return None
+
+    # --- one update ---------------------------------------------------------------------------------------------------
 
     def update(
         self,
@@ -154,90 +180,136 @@ class PPO:
         learning_rate: float,
         rows: Sequence | None = None,
     ) -> dict[str, float]:
-        """One whole update. Raises UserError in plain words when an invariant breaks."""
+        """One whole update. Raises UserError in plain words, before the policy has moved, when an invariant breaks."""
         c = self.config
-        batch, metrics = self.collect(prompts, rng, rows)
+        batch, metrics = self.collect(prompts, rng, rows)  # steps 1 to 5
         self._check_rollout(metrics)
         mask = batch["mask"]
         metrics["lr"] = learning_rate
         if np.ptp(batch["advantages"][mask > 0]) < 1e-8:
             # Adam scales any gradient to a full-size step: without a signal it would follow rounding noise.
             return {**metrics, "skipped": 1.0}
-        if self.critic:
-            batch["advantages"] = advantages.whiten(batch["advantages"], mask, shift_mean=True)
-        else:
-            batch["weight"] = np.zeros_like(mask)
+        batch["advantages"] = self._normalised(batch["advantages"], mask)
 
-        steps = []
+        # 6. Passes of clipped steps over shuffled minibatches. In the first one the policy is still the rollout's.
+        steps: list[dict[str, float]] = []
         for _ in range(c.ppo_epochs):
             order = rng.permutation(len(mask))
-            for chosen in np.array_split(order, -(-len(mask) // c.mini_batch_size)):
-                shared = {"total": np.float32(mask[chosen].sum()), "kl_coef": np.float32(self.controller.beta)}
-                if not self.critic:
-                    batch["weight"][chosen] = advantages.token_weights(mask[chosen], c.loss_type, c.max_tokens)
-                own = chosen[parallel.share(len(chosen), self.policy)]
-                parts = [
-                    rollout.cut({**batch, **shared}, own[part])
-                    for part in rollout.by_length(mask[own], c.micro_batch_size)
-                ]
-                steps.append(
-                    self.policy.step(
-                        self.objective, parts, want=self.want, learning_rate=learning_rate, temperature=c.temp
-                    )
+            for chosen in np.array_split(order, math.ceil(len(mask) / c.mini_batch_size)):
+                found = self.policy.step(
+                    self.objective,
+                    self._micro_batches(batch, chosen),
+                    want=self.step_outputs,
+                    learning_rate=learning_rate,
+                    temperature=c.temp,
                 )
-                if len(steps) == 1:
-                    self._check_first(steps[0])
+                if not steps:
+                    self._check_ratio(found)
+                steps.append(found)
         for name in steps[0]:
-            metrics[name] = float(np.mean([s[name] for s in steps]))
+            metrics[name] = float(np.mean([step[name] for step in steps]))
         metrics["time/traces"] = self.policy.traces
+
+        # 7. Move beta towards its target.
         self.controller.update(metrics["objective/kl"])
         return metrics
 
-    def _forward(self, model, batch: dict, want: Sequence[str], adapters: bool = True) -> dict[str, np.ndarray]:
+    def collect(
+        self, prompts: Sequence[Sequence[int]], rng: np.random.Generator, rows: Sequence | None = None
+    ) -> tuple[Batch, dict[str, float]]:
+        """Steps 1 to 5. Returns the training batch and the metrics of the rollout."""
+        c, beta = self.config, self.controller.beta
+        rows = [row for row in (prompts if rows is None else rows) for _ in range(c.responses_per_prompt)]
+        prompts = [prompt for prompt in prompts for _ in range(c.responses_per_prompt)]
+
+        # 1. Sample responses at the training temperature, nothing cut from the distribution.
+        uniforms = rng.random((len(prompts), c.max_tokens))
+        responses = sample(
+            self.policy, prompts, uniforms, temperature=c.temp, stop_ids=self.end_ids, pad_id=self.pad_id
+        )
+        batch = rollout.arrange(prompts, responses, self.pad_id)
+        mask = batch["mask"]
+
+        # 2. Log-probabilities (and values) by the training forward, never those of decoding.
+        old = self._forward(self.policy, batch, self.rollout_outputs)
+
+        # 3. One forward of the frozen trunk: the reference's log-probabilities and the reward head's features.
+        frozen = self._forward(self.reference, batch, self.reference_outputs, adapters=False)
+
+        # 4. Score what --reward names, and subtract the penalty for a missing end.
+        finished = rollout.ends(responses, self.end_ids)
+        began = time.monotonic()
+        measures = self._score(rows, responses, frozen["features"])
+        scoring_seconds = time.monotonic() - began
+        scores = measures["scores"]
+        penalised = scores - c.missing_end_penalty * ~finished
+        kl = advantages.kl_estimate(old["logp"], frozen["logp"]) * mask
+        kl_sum = float(kl.sum(axis=1).mean())
+        metrics = {
+            **{f"objective/{name}": mean_of(values) for name, values in measures.items()},
+            "objective/scores_std": float(scores.std()),
+            "objective/kl": kl_sum,
+            "objective/entropy": float((old["entropy"] * mask).sum() / mask.sum()),
+            "objective/non_score_reward": -beta * kl_sum,
+            "objective/rlhf_reward": float(penalised.mean()) - beta * kl_sum,
+            "response/length": float(mask.sum(axis=1).mean()),
+            "response/truncated": float(1 - finished.mean()),
+            "kl_coef": beta,
+            "time/scoring": scoring_seconds,
+        }
+
+        # 5. Advantages.
+        batch["old_logp"] = old["logp"]
+        metrics |= self._estimate(batch, penalised, kl, old, frozen)
+        return batch, {name: value for name, value in metrics.items() if value is not None}
+
+    def _micro_batches(self, batch: Batch, chosen: np.ndarray) -> list[Batch]:
+        """This process's rows of a minibatch, in parts of similar length, normalised by the whole of it."""
+        mask = batch["mask"]
+        whole = batch.copy()
+        whole["total"] = np.float32(mask[chosen].sum())
+        whole["kl_coef"] = np.float32(self.controller.beta)
+        weights = self._weights(mask[chosen])
+        if weights is not None:
+            whole["weight"] = np.zeros_like(mask)
+            whole["weight"][chosen] = weights
+        own = chosen[parallel.share(len(chosen), self.policy)]
+        parts = rollout.by_length(mask[own], self.config.micro_batch_size)
+        return [rollout.cut(whole, own[part]) for part in parts]
+
+    def _forward(self, model: Model, batch: Batch, want: Sequence[str], adapters: bool = True) -> dict[str, np.ndarray]:
         """`model.evaluate` over the whole batch, in micro-batches of similar length; zero behind a response's end."""
-        mask, out = batch["mask"], {}
+        mask = batch["mask"]
+        outputs: dict[str, np.ndarray] = {}
         own = parallel.share(len(mask), self.policy)
         for part in rollout.by_length(mask[own], self.config.micro_batch_size):
             rows = own[part]
             found = model.evaluate(rollout.cut(batch, rows), want, temperature=self.config.temp, adapters=adapters)
             for name, value in found.items():
                 if name == "features":
-                    out.setdefault(name, np.zeros((len(mask), value.shape[1]), np.float32))[rows] = value
+                    outputs.setdefault(name, np.zeros((len(mask), value.shape[1]), np.float32))[rows] = value
                 else:
-                    whole = out.setdefault(name, np.zeros((*mask.shape, *value.shape[2:]), np.float32))
-                    whole[rows, : value.shape[1]] = value
-        return {name: self._whole(value) for name, value in out.items()}
+                    shape = (*mask.shape, *value.shape[2:])
+                    outputs.setdefault(name, np.zeros(shape, np.float32))[rows, : value.shape[1]] = value
+        return {name: self._from_all_processes(value) for name, value in outputs.items()}
 
-    def _whole(self, array: np.ndarray) -> np.ndarray:
+    def _from_all_processes(self, array: np.ndarray) -> np.ndarray:
         """An array of which every process has filled its own rows, the others zero."""
         return parallel.gather(self.policy, array).sum(axis=0)
-
-    def _sample(self, prompts: Sequence[Sequence[int]], uniforms: np.ndarray) -> list[list[int]]:
-        """A response to each prompt, each process sampling its share."""
-        c, own = self.config, parallel.share(len(prompts), self.policy)
-        found = self.policy.generate(
-            [prompts[i] for i in own],
-            uniforms=uniforms[own],
-            temperature=c.temp,
-            max_tokens=c.max_tokens,
-            stop_ids=self.end_ids,
-            pad_id=self.pad_id,
-        )
-        tokens = np.zeros((len(prompts), c.max_tokens + 1), np.int32)  # the first column holds the length
-        for i, response in zip(own, found):
-            tokens[i, 0], tokens[i, 1 : len(response) + 1] = len(response), response
-        return [row[1 : row[0] + 1].tolist() for row in self._whole(tokens)]
 
     def _score(self, rows: Sequence, responses: list[list[int]], features: np.ndarray) -> dict[str, np.ndarray]:
         """What `score` gives for every response, each process scoring its share: tests that are run may not repeat."""
         own = parallel.share(len(rows), self.policy)
         found = self.score([rows[i] for i in own], [responses[i] for i in own], features[own])
-        out = {name: np.zeros(len(rows), np.float32) for name in found}
+        measures = {}
         for name, values in found.items():
-            out[name][own] = values
-        return {name: self._whole(values) for name, values in out.items()}
+            measures[name] = np.zeros(len(rows), np.float32)
+            measures[name][own] = values
+        return {name: self._from_all_processes(values) for name, values in measures.items()}
 
-    def _check_first(self, metrics: dict[str, float]) -> None:
+    # --- invariants ---------------------------------------------------------------------------------------------------
+
+    def _check_ratio(self, metrics: Mapping[str, float]) -> None:
         error = np.sqrt(metrics["val/ratio_error"])
         if not error < RATIO_TOLERANCE[self.config.dtype]:
             raise UserError(
@@ -245,12 +317,12 @@ class PPO:
                 "rollout and the training forward disagree (masks, temperature or precision)"
             )
 
-    def _check_rollout(self, metrics: dict[str, float]) -> None:
-        if not all(np.isfinite(v) for v in metrics.values()):
-            broken = next(k for k, v in metrics.items() if not np.isfinite(v))
+    def _check_rollout(self, metrics: Mapping[str, float]) -> None:
+        broken = next((name for name, value in metrics.items() if not np.isfinite(value)), None)
+        if broken:
             raise UserError(f"{broken} is not finite: the policy has diverged; resume with a lower --learning-rate")
         self._runaways = self._runaways + 1 if metrics["objective/kl"] > self.config.kl_limit else 0
-        if self._runaways >= 3:
+        if self._runaways >= RUNAWAYS_IN_A_ROW:
             raise UserError(
                 f"KL stayed above --kl-limit {self.config.kl_limit:g} nats per response for three updates: "
                 "the policy runs away from its reference; lower --learning-rate or raise --kl-coef"
@@ -261,125 +333,101 @@ class PPO:
                 "--kl-coef or set --entropy-coef 0.01"
             )
 
+    # --- the run ------------------------------------------------------------------------------------------------------
 
-# --- the stage -----------------------------------------------------------------------------------------------------
+    def step(self, number: int) -> tuple[dict[str, float], int]:
+        c = self.config
+        chosen = pick(len(self.prompts), c.batch_size, c.seed, number)
+        metrics = self.update(
+            [self.prompts[i] for i in chosen],
+            np.random.default_rng([c.seed, number]),
+            constant_with_warmup(number, peak=c.rate, warmup=c.warmup_steps),
+            [self.rows[i] for i in chosen],
+        )
+        return metrics, int(metrics["response/length"] * c.batch_size * c.responses_per_prompt)
+
+    def state(self) -> dict[str, Any]:
+        return {"beta": self.controller.beta, "runaways": self._runaways}
+
+    def load_state(self, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
+        super().load_state(arrays, state)
+        self._runaways = state.get("runaways", 0)
+        if state["config"]["kl_coef"] == self.config.kl_coef:  # another --kl-coef starts the controller anew
+            self.controller.beta = state["beta"]
+
+    def summary(self, rows: Sequence[dict]) -> dict[str, Any]:
+        return summarise(rows) if rows else {}
+
+    def verdict(self, rows: Sequence[dict]) -> list[diagnosis.Finding]:
+        return diagnosis.rollouts(rows, reward_accuracy=self.reward_accuracy)
 
 
-def run(config: PPOConfig) -> dict:
-    """Align the tools checkpoint and write weights/SIZE/rlhf. Returns the figures of summary.json."""
-    return align(config, "rlhf")
+# --- what a run is made of -------------------------------------------------------------------------------------------
 
 
-def align(config: PPOConfig | GRPOConfig, stage: str) -> dict:
-    """Optimise the tools checkpoint for --reward and write weights/SIZE/STAGE. Returns the figures of summary.json."""
-    components = parse_reward(config.reward)
+def check_penalty(config: PolicyConfig) -> None:
+    """Raises UserError for a target that the penalty cannot be moved to."""
     if config.kl_target and not config.kl_coef:
         raise UserError(
             f"--kl-target {config.kl_target:g} raises --kl-coef step by step, which cannot start at 0; "
             "give one such as 0.05"
         )
-    source, model_config, tokenizer = folders.open_checkpoint(config, "tools", config.checkpoint)
-    prompts = requests.load_prompts(Path(config.prompts)) if config.prompts else load_prompts(config, ("train",))
-    prompts = requests.with_tests(prompts)
-    encoded = encode_prompts(prompts, tokenizer)
-    check_context(encoded, config.max_tokens, model_config.max_positions)
-    backend = backends.load(config.backend, config.device)
-    plan.check(config, model_config, backend, prompt=max(map(len, encoded)))
-    score, accuracy = rewards_for(config, components, prompts, backend, tokenizer)
-    out = folders.output(config, stage)
-    points = SavePoints(out)
-    found = resume_from(points, config, print)
-    critic = isinstance(config, PPOConfig)
-    settings = dict(folder=source, seed=config.seed, dtype=config.dtype)
-    judged = {c.name: c.weight for c in components}.get("model")
-    value_start = None
-    if critic and judged:
-        value_start = critic_start(folders.reward_model(config), tokenizer, judged)
-    policy = backend.Model(
-        model_config,
-        lora_rank=config.lora_rank,
-        lora_scale=config.lora_scale,
-        max_grad_norm=config.max_grad_norm,
-        value_head=critic,
-        value_start=value_start,
-        head_learning_rate=config.value_learning_rate if critic else None,
-        keep_reference_head=critic and config.kl_in_loss,
-        optimizer_dtype=config.optimizer_dtype,
-        gradient_checkpointing=config.gradient_checkpointing,
-        **settings,
-    )
-    # With adapters the reference is the same trunk with them off: one trunk, four roles.
-    reference = policy if config.lora_rank else backend.Model(model_config, **settings)
-    ppo = PPO(config, policy, reference, score, end_ids=tokenizer.ends, pad_id=tokenizer.pad_id)
-    start = 0
-    if found:
-        policy.load_state(found[0])
-        start, ppo.controller.beta = found[1]["step"], found[1]["beta"]
-    total = config.num_epochs * config.steps_per_epoch
 
-    def keep(step: int) -> None:
-        if parallel.first():
-            points.save(step, policy.named_arrays(), {"config": to_json(config), "beta": ppo.controller.beta})
 
-    def update(step: int) -> tuple[dict, int]:
-        rows = pick(len(encoded), config.batch_size, config.seed, step)
-        rate = config.rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
-        metrics = ppo.update(
-            [encoded[i] for i in rows], np.random.default_rng([config.seed, step]), rate, [prompts[i] for i in rows]
-        )
-        return metrics, int(metrics["response/length"] * config.batch_size * config.responses_per_prompt)
+def load_rows(config: PolicyConfig) -> list[dict]:
+    """The requests to sample answers to, each with its tests: those of --prompts, or the prepared ones."""
+    if config.prompts:
+        return requests.with_tests(requests.load_prompts(Path(config.prompts)))
+    return requests.with_tests(folders.load_prompts(config, ("train",)))
 
-    log = RunLog(
-        out / "run", "ppo" if critic else "grpo", total, to_json(config), start=start, memory=backend.peak_memory
-    )
-    figures = loop(
-        config,
-        log,
-        start,
-        total,
-        update,
-        keep,
-        summarise,
-        lambda rows: diagnosis.rollouts(rows, reward_accuracy=accuracy),
-        agree=lambda flag: parallel.any_of(policy, flag),
-    )
-    if parallel.first():
-        with atomic_folder(out) as folder:
-            folders.save_checkpoint(policy, folder, tokenizer)
-    return figures
+
+def pays_model(components: Sequence[Component]) -> bool:
+    """Whether the reward model is among what is paid for."""
+    return any(component.name == "model" for component in components)
 
 
 def rewards_for(
-    config: PPOConfig | GRPOConfig, components: Sequence[Component], prompts: Sequence[dict], backend, tokenizer
-) -> tuple[Rewards, float | None]:
-    """What --reward asks for, and the reward model's held-out accuracy where there is one.
+    config: PolicyConfig,
+    components: Sequence[Component],
+    rows: Sequence[dict],
+    run: Run,
+    reward_model: RewardModel | None,
+) -> Rewards:
+    """What --reward asks for. Raises UserError when a prompt lacks what a component needs."""
+    judge = None
+    if reward_model:
+        score = reward_model.scorer(run.backend, run.tokenizer, run.source, dtype=config.dtype)
 
-    Raises UserError when a prompt lacks what a component needs.
-    """
-    model, accuracy, names = None, None, [c.name for c in components]
-    if "model" in names:
-        folder = folders.reward_model(config)
-        judge = scorer(folder, backend, tokenizer, dtype=config.dtype)
-        accuracy = read_description(folder, tokenizer).get("val_accuracy")
+        def judge(rows, responses, features):
+            return score(encode_prompts(rows, run.tokenizer), responses, features)
 
-        def model(rows, responses, features):
-            return judge(encode_prompts(rows, tokenizer), responses, features)
-
-    if "tests" in names:
-        for number, row in enumerate(prompts, start=1):
-            if not row["tests"]:
-                raise UserError(
-                    f"--reward tests: prompt {number} ({row['prompt'][:60]!r}) has no tests; give it a "
-                    '"task" of the bank, or "tests": ["assert ..."], in the --prompts file'
-                )
-    pass_rate = not config.no_pass_rate and any(row["tests"] for row in prompts)
-    if pass_rate and "tests" not in names and not config.unsafe_exec and runner.level() == "none":
+    tests = any(component.name == "tests" for component in components)
+    if tests:
+        check_tests(rows)
+    pass_rate = not config.no_pass_rate and any(row["tests"] for row in rows)
+    if pass_rate and not tests and not config.unsafe_exec and runner.level() == "none":
         print("objective/pass_rate is left out: this machine has no sandbox, and --unsafe-exec is not given")
         pass_rate = False
-    return Rewards(components, tokenizer, model=model, pass_rate=pass_rate, unsafe=config.unsafe_exec), accuracy
+    return Rewards(components, run.tokenizer, model=judge, pass_rate=pass_rate, unsafe=config.unsafe_exec)
 
 
-def summarise(rows: Sequence[dict]) -> dict:
+def check_tests(rows: Sequence[dict]) -> None:
+    """Raises UserError for the first prompt without tests."""
+    for number, row in enumerate(rows, start=1):
+        if not row["tests"]:
+            raise UserError(
+                f"--reward tests: prompt {number} ({row['prompt'][:60]!r}) has no tests; give it a "
+                '"task" of the bank, or "tests": ["assert ..."], in the --prompts file'
+            )
+
+
+def mean_of(values: np.ndarray) -> float | None:
+    """Mean of the rows that a measure applies to (the others are NaN); None where it applies to none."""
+    applies = values[~np.isnan(values)]
+    return float(applies.mean()) if len(applies) else None
+
+
+def summarise(rows: Sequence[dict]) -> dict[str, Any]:
     """First against last ten updates: reward with its spread, its components, KL, length."""
     first, last = rows[:10], rows[-10:]
 

@@ -1,172 +1,212 @@
 """The reward model: a two-layer head on the features of a frozen base (Ziegler et al. 2019; Stiennon et al. 2020).
 
-The features are the mean hidden state over the answer. A frozen base that was never trained to summarise keeps little
-in its last token: at nano, on pairs of six held-out tasks, accuracy was 53 to 63% from the last token and 78 to 80%
-from the mean.
-
-The base never changes, so it runs once over the pairs; every epoch after that trains the head on cached features.
+The base never changes, so it runs once over the pairs; every epoch after that trains the head on cached features. With
+--unfreeze-rank the base then learns too, by adapters.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mlxrlhf import backends, parallel, plan
+from mlxrlhf import parallel
 from mlxrlhf.algorithms import evidence
+from mlxrlhf.backends.protocol import Head, Model
 from mlxrlhf.config import RewardConfig
 from mlxrlhf.data import dialogue
-from mlxrlhf.files import atomic_folder
-from mlxrlhf.models import checkpoint, folders
-from mlxrlhf.models.savepoints import SavePoints
-from mlxrlhf.preferences.encoded import EncodedPair, _encode, by_criterion, encoded_pairs, longest, pair_weights
-from mlxrlhf.preferences.pairs import from_samples
+from mlxrlhf.data.dialogue import AnyTokenizer
+from mlxrlhf.models import folders
+from mlxrlhf.preferences.encoded import (
+    EncodedPair,
+    EncodedPairs,
+    by_criterion,
+    encode_pair,
+    encoded_pairs,
+    longest,
+    pair_weights,
+)
+from mlxrlhf.preferences.pairs import Pair, from_samples
 from mlxrlhf.report.page import reward_report
-from mlxrlhf.report.runlog import RunLog
-from mlxrlhf.rewards.model import Normaliser, accuracy, features, train_head, unfreeze, unfreeze_steps
-from mlxrlhf.settings import to_json
+from mlxrlhf.rewards.head import accuracy, features, head_step, head_steps, unfrozen_step, unfrozen_steps
+from mlxrlhf.rewards.model import Normaliser, write_reward_model
 from mlxrlhf.stages import sampling
-from mlxrlhf.stages.run import Interrupt, Interrupted, resume_from
+from mlxrlhf.stages.run import Run, Training
 from mlxrlhf.tasks.task import load_tasks
 
-# --- the stage -----------------------------------------------------------------------------------------------------
+#: points of accuracy by which a reward model must beat what merely counts, or it is said
+MARGIN_OVER_COUNTING = 0.10
 
 
-def run(config: RewardConfig) -> dict:
+def run(config: RewardConfig) -> dict[str, Any]:
     """Train the head on the tools checkpoint and write weights/SIZE/reward. Returns the figures of summary.json."""
-    source, model_config, tokenizer = folders.open_checkpoint(config, "tools", config.checkpoint)
-    train_pairs, val_pairs, length_baseline = encoded_pairs(config, tokenizer, model_config.max_positions)
-    backend = backends.load(config.backend, config.device)
-    parallel.alone(backend, "mlxrlhf reward")
-    plan.check(config, model_config, backend, *longest(train_pairs + val_pairs))
-    out = folders.output(config, "reward")
-    points = SavePoints(out)
-    found = resume_from(points, config, print)
-    base = backend.Model(
-        model_config,
-        folder=source,
-        dtype=config.dtype,
+    checkpoint = folders.open_checkpoint(config, "tools", config.checkpoint)
+    pairs = encoded_pairs(config, checkpoint.tokenizer, checkpoint.shape.max_positions)
+    prompt, answer = longest(pairs.train + pairs.held_out)
+    run = Run(config, "reward", checkpoint, prompt=prompt, answer=answer)
+    base = run.model(lora_rank=config.unfreeze_rank, value_head=config.unfreeze_rank > 0)
+    own = own_answers(base, config, run.tokenizer) if config.samples and not config.data else OwnAnswers()
+    head = run.backend.Head(
+        checkpoint.shape.hidden_size,
         seed=config.seed,
-        lora_rank=config.unfreeze_rank,
-        value_head=bool(config.unfreeze_rank),
+        weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
     )
-    own_train, own_val = sampled_pairs(base, config, tokenizer) if config.samples and not config.data else ([], [])
-    train_pairs = train_pairs + own_train
+    return run.train(RewardTraining(config, base, head, pairs, own, run.tokenizer, run.source))
 
-    def both(pairs: Sequence[EncodedPair], adapters: bool = False) -> list[np.ndarray]:
-        """Features of the chosen and of the rejected answers."""
-        return np.split(
-            features(
-                base,
-                [p.chosen for p in pairs] + [p.rejected for p in pairs],
-                [p.start for p in pairs] * 2,
-                tokenizer.pad_id,
-                adapters=adapters,
-                title="reward: the base reads",
-            ),
-            2,
-        )
 
-    head = backend.Head(
-        model_config.hidden_size, seed=config.seed, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm
-    )
-    steps_per_epoch = -(-len(train_pairs) // min(config.batch_size, len(train_pairs)))
-    head_steps = config.num_epochs * steps_per_epoch
-    total = head_steps + (unfreeze_steps(config, len(train_pairs)) if config.unfreeze_rank else 0)
-    start, state = 0, {"config": to_json(config)}
-    if found:
-        start, state = found[1]["step"], {**state, "frozen_val_accuracy": found[1].get("frozen_val_accuracy")}
-        (head if start <= head_steps else base).load_state(found[0])
-    train_features, val_features = both(train_pairs), both(val_pairs)
+class OwnAnswers:
+    """What the base itself answers to training requests, and pairs of its answers with better ones.
 
-    with (
-        RunLog(out / "run", "reward", total, to_json(config), start=start, memory=backend.peak_memory) as log,
-        Interrupt() as interrupt,
+    answers: (ids of prompt and answer, index of the answer's first token), all of them.
+    """
+
+    def __init__(
+        self,
+        answers: Sequence[tuple[list[int], int]] = (),
+        train: Sequence[EncodedPair] = (),
+        held_out: Sequence[EncodedPair] = (),
     ):
+        self.answers, self.train, self.held_out = list(answers), list(train), list(held_out)
 
-        def on_step(step: int, metrics: dict, trained) -> None:
-            log.log(step, metrics)
-            if step % config.save_every == 0 or step in (head_steps, total) or interrupt.asked:
-                points.save(step, trained.state().items(), state)
-            if interrupt.asked and step < total:
-                raise Interrupted(f"stopped at step {step} of {total}; the same command with --resume continues")
 
-        def on_head_step(step: int, metrics: dict) -> None:
-            if step % steps_per_epoch == 0:
-                metrics["val_accuracy"] = float(accuracy(head, *val_features).mean())
-            on_step(step, metrics, head)
+class RewardTraining(Training):
+    """The head on cached features for `num_epochs`; then, with --unfreeze-rank, adapters and head together.
 
-        train_head(
-            head,
-            *train_features,
-            config,
-            weights=pair_weights(train_pairs),
-            start=min(start, head_steps),
-            on_step=on_head_step,
-        )
-        figures = {}
+    source: folder of the base's checkpoint.
+    """
+
+    title = "reward"
+
+    def __init__(
+        self,
+        config: RewardConfig,
+        base: Model,
+        head: Head,
+        pairs: EncodedPairs,
+        own: OwnAnswers,
+        tokenizer: AnyTokenizer,
+        source: Path,
+    ):
+        self.config, self.model, self.head, self.own = config, base, head, own
+        self.pad_id, self.tokenizer, self.source = tokenizer.pad_id, tokenizer, source
+        self.train_pairs, self.held_out = pairs.train + own.train, pairs.held_out
+        self.length_baseline = pairs.length_baseline
+        self.weights = pair_weights(self.train_pairs)
+        self.head_steps = head_steps(config, len(self.train_pairs))
+        self.total, self.milestones = self.head_steps, (self.head_steps,)
         if config.unfreeze_rank:
-            if start <= head_steps:
-                state["frozen_val_accuracy"] = float(accuracy(head, *val_features).mean())
-                base.load_state({**base.state(), **_renamed(head.state(), "weights/", "weights/value_head.")})
-            unfreeze(
-                base,
-                train_pairs,
-                config,
-                tokenizer.pad_id,
-                start=max(0, start - head_steps),
-                on_step=lambda step, metrics: on_step(head_steps + step, metrics, base),
-            )
-            head.load_state(_renamed(base.state(), "weights/value_head.", "weights/"))
-            train_features, val_features = both(train_pairs, True), both(val_pairs, True)
-            figures["frozen_val_accuracy"] = state["frozen_val_accuracy"]
-        correct = accuracy(head, *val_features)
-        # PPO starts from the base's own answers: their scores are the zero it measures from.
-        typical = train_features[1][-len(own_train) :] if own_train else np.concatenate(train_features)
-        normaliser = Normaliser.fit(head.scores(typical))
+            self.total += unfrozen_steps(config, len(self.train_pairs))
+        self.frozen_accuracy: float | None = None
+        self.train_features, self.held_out_features = self._features(self.train_pairs), self._features(self.held_out)
+
+    def _features(self, pairs: Sequence[EncodedPair], adapters: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Features of the chosen and of the rejected answers."""
+        sequences = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+        starts = [pair.start for pair in pairs] * 2
+        title = "reward: the base reads"
+        pooled = features(self.model, sequences, starts, self.pad_id, adapters=adapters, title=title)
+        return pooled[: len(pairs)], pooled[len(pairs) :]
+
+    def step(self, number: int) -> tuple[dict[str, float], int]:
+        if number >= self.head_steps:
+            return self._unfrozen_step(number - self.head_steps), 0
+        metrics = head_step(self.head, *self.train_features, self.weights, self.config, number)
+        epoch = self.head_steps // self.config.num_epochs
+        if (number + 1) % epoch == 0:
+            metrics["val_accuracy"] = float(accuracy(self.head, *self.held_out_features).mean())
+        return metrics, 0
+
+    def _unfrozen_step(self, number: int) -> dict[str, float]:
+        if number == 0:
+            self.frozen_accuracy = float(accuracy(self.head, *self.held_out_features).mean())
+            trained = _renamed(self.head.state(), "weights/", "weights/value_head.")
+            self.model.load_state({**self.model.state(), **trained})
+        return unfrozen_step(self.model, self.train_pairs, self.weights, self.config, self.pad_id, number)
+
+    # --- what continues it: the head's own state, then the base's -----------------------------------------------------
+
+    def named_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        trained = self.head if self.frozen_accuracy is None else self.model
+        return iter(trained.state().items())
+
+    def state(self) -> dict[str, Any]:
+        return {"frozen_val_accuracy": self.frozen_accuracy}
+
+    def load_state(self, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
+        self.frozen_accuracy = state["frozen_val_accuracy"]
+        trained = self.head if self.frozen_accuracy is None else self.model
+        trained.load_state(arrays)
+
+    # --- what came of it ----------------------------------------------------------------------------------------------
+
+    def summary(self, rows: Sequence[dict]) -> dict[str, Any]:
+        unfrozen = self.config.unfreeze_rank > 0
+        figures: dict[str, Any] = {}
+        if unfrozen and self.frozen_accuracy is not None:
+            self.head.load_state(_renamed(self.model.state(), "weights/value_head.", "weights/"))
+            self.train_features = self._features(self.train_pairs, adapters=True)
+            self.held_out_features = self._features(self.held_out, adapters=True)
+            figures["frozen_val_accuracy"] = self.frozen_accuracy
+        right = accuracy(self.head, *self.held_out_features)
+        self.accuracy, self.normaliser = float(right.mean()), self._normaliser(unfrozen)
         figures |= {
-            "train_accuracy": float(accuracy(head, *train_features).mean()),
-            "val_accuracy": float(correct.mean()),
-            "val_accuracy_by_criterion": by_criterion(correct, val_pairs),
-            "length_baseline": length_baseline,
-            "pairs": len(train_pairs),
-            "val_pairs": len(val_pairs),
-            "score_mean": normaliser.mean,
-            "score_std": normaliser.std,
+            "train_accuracy": float(accuracy(self.head, *self.train_features).mean()),
+            "val_accuracy": self.accuracy,
+            "val_accuracy_by_criterion": by_criterion(right, self.held_out),
+            "length_baseline": self.length_baseline,
+            "pairs": len(self.train_pairs),
+            "val_pairs": len(self.held_out),
+            "score_mean": self.normaliser.mean,
+            "score_std": self.normaliser.std,
         }
-        if own_val:
-            figures["val_accuracy_own_samples"] = float(
-                accuracy(head, *both(own_val, bool(config.unfreeze_rank))).mean()
-            )
-            figures["own_pairs"] = len(own_train)
-            figures["token_baseline_own_samples"] = float(counting_tokens(train_pairs, own_val).mean())
-        figures |= evidence_figures(head, val_features, train_pairs, val_pairs)
-        warned = warning(figures)
-        if warned:
+        if self.own.held_out:
+            own_right = accuracy(self.head, *self._features(self.own.held_out, unfrozen))
+            figures["val_accuracy_own_samples"] = float(own_right.mean())
+            figures["own_pairs"] = len(self.own.train)
+            counting = counting_tokens(self.train_pairs, self.own.held_out)
+            figures["token_baseline_own_samples"] = float(counting.mean())
+        figures |= evidence_figures(self.head, self.held_out_features, self.train_pairs, self.held_out)
+        if warned := warning(figures):
             print(f"reward: {warned}")
             figures["warning"] = warned
-        log.summary(figures)
-    reward_report(out / "run", figures)
-    with atomic_folder(out) as folder:
-        checkpoint.save_arrays(
-            folder / "head.safetensors", {k: v for k, v in head.state().items() if k.startswith("weights/")}
+        return figures
+
+    def _normaliser(self, adapters: bool) -> Normaliser:
+        """The zero that PPO measures from: the mean score of what the base itself answers.
+
+        Without own answers, that of all answers that were trained on.
+        """
+        if not self.own.answers:
+            return Normaliser.fit(self.head.scores(np.concatenate(self.train_features)))
+        sequences, starts = zip(*self.own.answers)
+        pooled = features(self.model, sequences, starts, self.pad_id, adapters=adapters)
+        return Normaliser.fit(self.head.scores(pooled))
+
+    def report(self, folder: Path, figures: dict[str, Any]) -> None:
+        reward_report(folder, figures)
+
+    def write(self, folder: Path, tokenizer: AnyTokenizer) -> None:
+        write_reward_model(
+            folder,
+            self.head,
+            self.normaliser,
+            self.model,
+            self.source,
+            tokenizer,
+            lora_rank=self.config.unfreeze_rank,
+            accuracy=self.accuracy,
         )
-        description = {
-            "base": str(source),
-            "tokenizer": tokenizer.fingerprint,
-            "hidden_size": model_config.hidden_size,
-            "normaliser": asdict(normaliser),
-            "val_accuracy": figures["val_accuracy"],
-            "lora_rank": config.unfreeze_rank,
-        }
-        if config.unfreeze_rank:
-            folders.save_adapters(base, folder)
-        (folder / "reward.json").write_text(json.dumps(description, indent=2) + "\n")
-    return figures
+
+
+def _renamed(arrays: Mapping[str, np.ndarray], old: str, new: str) -> dict[str, np.ndarray]:
+    return {new + name.removeprefix(old): array for name, array in arrays.items() if name.startswith(old)}
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
 
 
 def evidence_figures(
@@ -197,7 +237,7 @@ def warning(figures: dict) -> str:
     # Against a judge of length that may prefer either: it needs no training to find out which.
     length = max(figures["length_baseline"], 1 - figures["length_baseline"])
     name, best = max((("length alone", length), ("counting tokens", figures["token_baseline"])), key=lambda b: b[1])
-    if figures["val_accuracy"] >= best + 0.10:
+    if figures["val_accuracy"] >= best + MARGIN_OVER_COUNTING:
         return ""
     return (
         f"on held-out pairs the reward model is right in {figures['val_accuracy']:.0%}, {name} in {best:.0%}; "
@@ -206,32 +246,34 @@ def warning(figures: dict) -> str:
     )
 
 
-def _renamed(arrays: dict[str, np.ndarray], old: str, new: str) -> dict[str, np.ndarray]:
-    return {new + name.removeprefix(old): array for name, array in arrays.items() if name.startswith(old)}
+# --- the base's own answers ------------------------------------------------------------------------------------------
 
 
-def sampled_pairs(base, config: RewardConfig, tokenizer) -> tuple[list[EncodedPair], list[EncodedPair]]:
-    """Training and held-out pairs whose rejected answer is the base's own, by running what it samples."""
-    bank = load_tasks()
+def own_answers(base: Model, config: RewardConfig, tokenizer: AnyTokenizer) -> OwnAnswers:
+    """What the base answers to the bank's requests, run and paired with better answers, training and held-out tasks."""
     rng = np.random.default_rng(config.seed)
+    answers: list[tuple[list[int], int]] = []
     sides = []
     for held_out in (False, True):
-        requests = [
+        asked = [
             (task, phrasing)
-            for task in bank
+            for task in load_tasks()
             if task.held_out == held_out
             for phrasing in task.train_phrasings
             for _ in range(config.samples)
         ]
-        prompts = [dialogue.prompt([{"role": "user", "content": phrasing}], tokenizer) for _, phrasing in requests]
-        answers = [
-            dialogue.text(r, tokenizer)
-            for r in sampling.responses(base, prompts, config, tokenizer, rng, "reward: sampling")
-        ]
-        pairs = from_samples(requests, answers, config.seed, unsafe=config.unsafe_exec)
-        print(
-            f"reward: {len(pairs):,} pairs from {len(answers):,} answers of the base "
-            f"({'held-out' if held_out else 'training'} tasks)"
-        )
-        sides.append([_encode(p, tokenizer) for p in pairs])
-    return sides[0], sides[1]
+        prompts = [dialogue.prompt([{"role": "user", "content": phrasing}], tokenizer) for _, phrasing in asked]
+        sampled = sampling.responses(base, prompts, config, tokenizer, rng, "reward: sampling")
+        texts = [dialogue.text(response, tokenizer) for response in sampled]
+
+        def rows(asked=asked, texts=texts) -> list[dict]:
+            return [asdict(pair) for pair in from_samples(asked, texts, config.seed, unsafe=config.unsafe_exec)]
+
+        # Answers are run in one process: two runs need not agree, and all must train on the same pairs.
+        pairs = [Pair(**row) for row in parallel.from_first(base, rows)]
+        which = "held-out" if held_out else "training"
+        print(f"reward: {len(pairs):,} pairs from {len(texts):,} answers of the base ({which} tasks)")
+        sides.append([encode_pair(pair, tokenizer) for pair in pairs])
+        if not held_out:
+            answers = [([*prompt, *response], len(prompt)) for prompt, response in zip(prompts, sampled)]
+    return OwnAnswers(answers, *sides)

@@ -1,209 +1,262 @@
-"""What pretraining and fine-tuning share: the schedule, the loop, saves, interruption and validation."""
+"""A training run: everything that a training command does around its own steps.
+
+    run = Run(config, "rlhf", checkpoint)        # backend, memory plan, output folder, what to resume
+    policy = run.model(value_head=True)
+    return run.train(PPO(config, policy, ...))   # steps, saves, interruption, report, verdict, result
+
+A stage brings a `Training`: one step, the state that continues it, its figures and its result.
+"""
 
 from __future__ import annotations
 
-import math
 import signal
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from mlxrlhf import parallel
-from mlxrlhf.algorithms import losses
-from mlxrlhf.algorithms.schedule import cosine_with_warmup
-from mlxrlhf.config import TrainConfig
-from mlxrlhf.data.batches import Mixture, Rows, Stream
+from mlxrlhf import backends, parallel, plan
+from mlxrlhf.backends.protocol import Model, ModelSettings
+from mlxrlhf.config import RunConfig
+from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.files import atomic_folder
+from mlxrlhf.models import folders
+from mlxrlhf.models.folders import Checkpoint, RandomWeights
 from mlxrlhf.models.savepoints import SavePoints
-from mlxrlhf.report import diagnosis
+from mlxrlhf.report.diagnosis import Finding
 from mlxrlhf.report.page import run_report
 from mlxrlhf.report.runlog import RunLog
 from mlxrlhf.settings import to_json
 
+C = TypeVar("C", bound=RunConfig)
 
-class Interrupt:
-    """Turns Ctrl-C and SIGTERM into a flag that a training loop reads between steps, so that it can save first."""
+#: optimizer steps in a row that may be skipped because something was not finite
+SKIPPED_IN_A_ROW = 3
+#: what a run is trained with; a model that is only read has none of it
+_TRAINING_SETTINGS = ("lora_rank", "lora_scale", "max_grad_norm", "optimizer_dtype", "gradient_checkpointing")
 
-    def __enter__(self):
-        self.asked = False
-        self._old = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
 
-    def _ask(self, *_):
-        if self.asked:
-            raise KeyboardInterrupt  # a second Ctrl-C does not wait
-        self.asked = True
+class Training:
+    """What a stage brings to a run. A stage overrides what is not the default here."""
 
-    def __exit__(self, *_):
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
+    #: what the run is called on the screen and in its report
+    title: str
+    #: what one step is called in messages
+    unit = "step"
+    #: number of steps
+    total: int
+    #: steps after which it is saved whatever --save-every says
+    milestones: tuple[int, ...] = ()
+    #: the model that is trained
+    model: Model
+
+    def step(self, number: int) -> tuple[dict[str, float], int]:
+        """Step `number` (from 0): its metrics, and the tokens it went through.
+
+        Raises UserError, with nothing changed, when an invariant broke. `skipped` is 1 where the weights were left
+        alone: with `grad_norm` the gradient was not finite, without it there was nothing to learn.
+        """
+        raise NotImplementedError
+
+    def named_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Arrays of a save point: weights, optimizer state, and what else continues the run."""
+        return self.model.named_arrays()
+
+    def state(self) -> dict[str, Any]:
+        """The rest of a save point, as JSON values."""
+        return {}
+
+    def load_state(self, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
+        """Continue from a save point: what `named_arrays` and `state` gave, and `config` as it was then."""
+        self.model.load_state(arrays)
+
+    def summary(self, rows: Sequence[dict]) -> dict[str, Any]:
+        """Figures of summary.json from the rows of metrics.jsonl. Called in every process; only the first has rows."""
+        raise NotImplementedError
+
+    def verdict(self, rows: Sequence[dict]) -> list[Finding]:
+        """What the run did, in words."""
+        return []
+
+    def write(self, folder: Path, tokenizer: AnyTokenizer) -> None:
+        """Write the result into an empty folder."""
+        folders.save_checkpoint(self.model, folder, tokenizer)
+
+    def report(self, folder: Path, figures: dict[str, Any]) -> None:
+        """Draw FOLDER/report.html."""
+        run_report(folder, self.title)
 
 
 class Interrupted(UserError):
     """A run that was asked to stop, after it saved its state."""
 
 
-def resume_from(points: SavePoints, config, say: Callable[[str], None]):
-    """The save point to continue from, or None. A run with other settings is refused, for it would not be the same."""
-    if not config.resume:
-        points.clear()
-        return None
-    found = points.latest(say)
-    if found is None:
-        say("nothing to resume: starting from the beginning")
-        return None
-    kept = {"resume", "restart", "save_every", "out", "allow_swap"}
-    saved, now = found[1]["config"], to_json(config)
-    for name in sorted(set(saved) - kept):
-        if saved[name] != now.get(name):
-            flag = "--" + name.replace("_", "-")
-            raise UserError(
-                f"the run to resume used {flag} {saved[name]}, this command {now.get(name)}; "
-                f"give {flag} {saved[name]}, or leave --resume out to start again"
-            )
-    return found
+class Interrupt:
+    """Turns Ctrl-C and SIGTERM into a flag that the loop reads between steps, so that it can save first.
 
-
-def loop(
-    config,
-    log: RunLog,
-    start: int,
-    total: int,
-    update: Callable[[int], tuple[dict, int]],
-    keep: Callable[[int], None],
-    summarise: Callable[[list[dict]], dict],
-    diagnose: Callable[[list[dict]], list[diagnosis.Finding]],
-    agree: Callable[[bool], bool] = bool,
-) -> dict:
-    """The steps of an alignment stage, its saves and its verdict. Returns the figures of summary.json.
-
-    update(step) -> (metrics, tokens); keep(step) writes a save point; summarise and diagnose read metrics.jsonl.
-    agree(flag) is true in every process when the flag is in one. A run that stops itself leaves its verdict too.
+    Python delivers signals to the main thread alone: elsewhere the flag stays down.
     """
-    stopped = None
-    with log, Interrupt() as interrupt:
-        for step in range(start, total):
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _ask(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait
+        self.asked = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+
+class Run(Generic[C]):
+    """One training command, from the checkpoint it starts at to the folder it writes.
+
+    prompt, answer: tokens of the longest in its data, for the memory plan.
+    """
+
+    def __init__(
+        self,
+        config: C,
+        stage: str,
+        checkpoint: Checkpoint | RandomWeights,
+        *,
+        prompt: int = plan.PROMPT_TOKENS,
+        answer: int = plan.ANSWER_TOKENS,
+    ):
+        self.config, self.stage, self.checkpoint = config, stage, checkpoint
+        self.tokenizer = checkpoint.tokenizer
+        self.backend = backends.load(config.backend, config.device)
+        plan.check(config, checkpoint.shape, self.backend, prompt, answer)
+        self.out = folders.output(config, stage)
+        self.points = SavePoints(self.out)
+        self.saved = self._to_resume()
+
+    @property
+    def source(self) -> Path:
+        """Folder of the checkpoint that training starts from; only a run from random weights has none."""
+        assert self.checkpoint.folder is not None
+        return self.checkpoint.folder
+
+    def model(self, **settings: Any) -> Model:
+        """The checkpoint's model, to be trained as the configuration says; `settings` are the stage's own."""
+        c = self.config
+        named = {name: getattr(c, name) for name in _TRAINING_SETTINGS if hasattr(c, name)}
+        return self.backend.Model(self.checkpoint.shape, self._settings(**{**named, **settings}))
+
+    def frozen_model(self) -> Model:
+        """The checkpoint's model as it is."""
+        return self.backend.Model(self.checkpoint.shape, self._settings())
+
+    def _settings(self, **named: Any) -> ModelSettings:
+        c = self.config
+        return ModelSettings(folder=self.checkpoint.folder, seed=c.seed, dtype=c.dtype, **named)
+
+    def train(self, training: Training) -> dict[str, Any]:
+        """Take the steps that are left and write the result. Returns the figures of summary.json.
+
+        A run that stops itself leaves its figures and its verdict too, and no result.
+        """
+        begin = 0
+        if self.saved:
+            arrays, state = self.saved
+            begin = state["step"]
+            training.load_state(arrays, state)
+            if begin >= training.total:
+                print(f"{self.out}: all {training.total} {training.unit}s were made before; it is written again")
+        log = RunLog(
+            self.out / "run",
+            training.title,
+            training.total,
+            to_json(self.config),
+            start=begin,
+            memory=self.backend.peak_memory,
+        )
+        with log, Interrupt() as interrupt:
+            stopped = self._take_steps(training, log, interrupt, begin)
+        rows = log.rows()
+        verdict = training.verdict(rows) if rows else []
+        figures = {**training.summary(rows), "verdict": [asdict(finding) for finding in verdict]}
+        if parallel.first() and rows:
+            log.summary(figures)
+            training.report(log.folder, figures)
+            print("\n".join(map(str, verdict)), end="\n" if verdict else "")
+        if stopped:
+            raise stopped
+        if parallel.first():
+            with atomic_folder(self.out) as folder:
+                training.write(folder, self.tokenizer)
+        return {**figures, "wrote": str(self.out)}
+
+    def _take_steps(self, training: Training, log: RunLog, interrupt: Interrupt, begin: int) -> UserError | None:
+        """The loop: log, save, stop. Returns the cause where the run stopped itself."""
+        skipped = self.saved[1].get("skipped_in_a_row", 0) if self.saved else 0
+        total = training.total
+        for number in range(begin, total):
             try:
-                metrics, tokens = update(step)
+                metrics, tokens = training.step(number)
             except UserError as error:
-                keep(step)  # what there is before the update that broke an invariant
-                stopped = error
-                break
-            log.log(step + 1, metrics, tokens=tokens)
-            asked = agree(interrupt.asked)
-            if (step + 1) % config.save_every == 0 or step + 1 == total or asked:
-                keep(step + 1)
-            if asked and step + 1 < total:
-                raise Interrupted(f"stopped at update {step + 1} of {total}; the same command with --resume continues")
-    rows, figures = log.rows(), {}
-    if rows:
-        verdict = diagnose(rows)
-        figures = {**summarise(rows), "verdict": [asdict(finding) for finding in verdict]}
-        log.summary(figures)
-        if parallel.first():
-            run_report(log.folder, log.title)
-        print("\n".join(map(str, verdict)))
-    if stopped:
-        raise stopped
-    return figures
-
-
-def validation_loss(model, rows: Rows | Stream | Mixture, config: TrainConfig) -> float:
-    """Token-weighted cross-entropy over `eval_batches` fixed batches of the validation rows, nats per token."""
-    total = count = 0.0
-    number, processes = model.world
-    for i in range(number, min(config.eval_batches, -(-len(rows) // config.batch_size)), processes):
-        batch = rows.draw(min(config.batch_size, len(rows)), 0, i).batch()
-        logp = model.evaluate(batch, ("logp",))["logp"]
-        total -= float((logp * batch["mask"]).sum(dtype=np.float64))
-        count += float(batch["mask"].sum())
-    total, count = parallel.gather(model, np.array([total, count], np.float32)).sum(axis=0, dtype=np.float64)
-    return float(total / max(count, 1))
-
-
-def train(
-    model,
-    train_rows: Rows | Stream | Mixture,
-    val_rows: Rows | Stream | Mixture,
-    config: TrainConfig,
-    log,
-    out: Path,
-    save: Callable[[Path], None],
-    points: SavePoints,
-    found,
-) -> dict:
-    """Run the optimizer steps; save the best and the last checkpoint. Returns the figures of summary.json.
-
-    `save(folder)` writes a whole checkpoint; `found` is what resume_from returned.
-    """
-    total = config.num_epochs * config.steps_per_epoch
-    start, best, bad = 0, math.inf, 0
-    if found:
-        arrays, state = found
-        model.load_state(arrays)
-        start, best, bad = state["step"], state["best"] or math.inf, state["bad"]
-    began, row, skipped = time.monotonic(), {}, 0
-
-    def keep(step: int) -> None:
-        if parallel.first():
-            state = {"config": to_json(config), "best": best if best < math.inf else None, "bad": bad}
-            points.save(step, model.named_arrays(), state)
-
-    own = parallel.share(config.batch_size, model)
-    with Interrupt() as interrupt:
-        for step in range(start, total):
-            size = config.batch_size * config.gradient_accumulation_steps
-            rows = train_rows.draw(size, config.seed, step)
-            # Strided, so that a mixture's parts are spread over the micro-batches.
-            batches = [
-                rows.take(np.arange(i, size, config.gradient_accumulation_steps)[own]).batch()
-                for i in range(config.gradient_accumulation_steps)
-            ]
-            counted = np.float32(rows.mask[:, 1:].sum())  # of all processes
-            for batch in batches:
-                batch["total"] = counted
-            rate = cosine_with_warmup(step, peak=config.learning_rate, warmup=config.warmup_steps, total=total)
-            metrics = model.step(losses.language_modelling, batches, want=("logp",), learning_rate=rate)
-            row = {
-                "loss": metrics["loss"],
-                "lr": rate,
-                "grad_norm": metrics["grad_norm"],
-                "skipped": metrics["skipped"],
-                "time/traces": model.traces,
-            }
-            skipped += int(metrics["skipped"])
-            bad = bad + 1 if metrics["skipped"] else 0
-            if (step + 1) % config.eval_every == 0 or step + 1 == total:
-                row["val_loss"] = validation_loss(model, val_rows, config)
-                if row["val_loss"] < best:
-                    best = row["val_loss"]
-                    if parallel.first():
-                        with atomic_folder(out / "best") as folder:
-                            save(folder)
-            log.log(step + 1, row, tokens=size * train_rows.length)
-            if bad >= 3:
-                keep(step + 1)
-                raise UserError(
-                    f"three steps in a row were not finite, the last at {step + 1}; "
-                    f"the last good weights are saved; try --learning-rate below {config.learning_rate:g}"
+                self._save(training, number, skipped)  # the state before the step that broke an invariant
+                return error
+            log.log(number + 1, metrics, tokens=tokens)
+            not_finite = metrics.get("skipped") == 1 and "grad_norm" in metrics
+            skipped = skipped + 1 if not_finite else 0
+            asked = parallel.any_of(training.model, interrupt.asked)
+            last, broken = number + 1 == total, skipped >= SKIPPED_IN_A_ROW
+            due = (number + 1) % self.config.save_every == 0 or number + 1 in training.milestones
+            if due or last or asked or broken:
+                self._save(training, number + 1, skipped)
+            if broken:
+                return UserError(
+                    f"the gradients of {skipped} {training.unit}s in a row were not finite, the last at {number + 1}; "
+                    f"{self.out} holds the weights before them: go on with --resume and a lower --learning-rate"
                 )
-            asked = parallel.any_of(model, interrupt.asked)
-            if (step + 1) % config.save_every == 0 or step + 1 == total or asked:
-                keep(step + 1)
-            if asked and step + 1 < total:
-                raise Interrupted(f"stopped at step {step + 1} of {total}; the same command with --resume continues")
-    if parallel.first():
-        with atomic_folder(out) as folder:
-            save(folder)
-    return {
-        "loss": row.get("loss"),
-        "val_loss": row.get("val_loss"),
-        "best_val_loss": best,
-        "steps": total,
-        "skipped": skipped,
-        "seconds": time.monotonic() - began,
-    }
+            if asked and not last:
+                raise Interrupted(
+                    f"stopped at {training.unit} {number + 1} of {total}; the same command with --resume continues"
+                )
+        return None
+
+    def _save(self, training: Training, step: int, skipped: int) -> None:
+        if parallel.first():
+            state = {"stage": self.stage, "config": to_json(self.config), "skipped_in_a_row": skipped}
+            self.points.save(step, training.named_arrays(), {**state, **training.state()})
+
+    def _to_resume(self) -> tuple[Mapping[str, np.ndarray], dict] | None:
+        """The save point to continue from, or None. One that would not continue the same run is refused."""
+        if not self.config.resume:
+            self.points.clear()
+            return None
+        saved = self.points.latest()
+        if saved is None:
+            print("nothing to resume: starting from the beginning")
+            return None
+        self._check_settings(saved[1])
+        return saved
+
+    def _check_settings(self, state: Mapping[str, Any]) -> None:
+        """Raises UserError for a setting that decides what is computed and is not what it was."""
+        if state.get("stage", self.stage) != self.stage:
+            raise UserError(
+                f"{self.out} holds a run of the stage {state['stage']}, this command is {self.stage}; "
+                "give --out another folder, or leave --resume out"
+            )
+        before, now = state["config"], to_json(self.config)
+        for name in sorted(set(before) - self.config.may_change):
+            if before[name] != now.get(name):
+                flag = "--" + name.replace("_", "-")
+                raise UserError(
+                    f"the run to resume used {flag} {before[name]}, this command {now.get(name)}; "
+                    f"give {flag} {before[name]}, or leave --resume out to start again"
+                )
