@@ -129,6 +129,14 @@ MAKERS = {
         "<|startoftext|>",
         True,
     ),
+    "lfm2_first": Maker(
+        ("<|startoftext|>", *_CHATML, "<|tool_call_start|>", "<|tool_call_end|>", "<|tool_list_start|>")
+        + ("<|tool_list_end|>", "<|tool_response_start|>", "<|tool_response_end|>"),
+        "<|im_end|>",
+        ("<|im_end|>",),
+        "<|startoftext|>",
+        True,
+    ),
     "gptoss": Maker(
         (
             "<|start|>",
@@ -146,13 +154,16 @@ MAKERS = {
 }
 
 
-def write(folder, name, maker=None, *, template=None):
-    """The tokenizer's files of one maker. Returns the folder."""
+def write(folder, name, maker=None, *, template=None, sentencepiece=False):
+    """The tokenizer's files of one maker. Returns the folder.
+
+    sentencepiece: a vocabulary of characters in which a space is U+2581, and one stands before the first word.
+    """
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
     maker = maker or MAKERS[name]
-    library = _vocabulary(maker)
+    library = _vocabulary(maker, _characters() if sentencepiece else _trained())
     if maker.begins:
         library.post_processor = processors.TemplateProcessing(
             single=f"{maker.bos} $A", special_tokens=[(maker.bos, library.token_to_id(maker.bos))]
@@ -184,10 +195,20 @@ def _trained():
     return library.to_str()
 
 
-def _vocabulary(maker):
+def _characters():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    pieces = {piece: id for id, piece in enumerate(["<unk>", "\u2581", *map(chr, range(33, 127))])}
+    library = Tokenizer(models.BPE(vocab=pieces, merges=[], unk_token="<unk>"))
+    library.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    library.decoder = decoders.Metaspace(prepend_scheme="first")
+    return library.to_str()
+
+
+def _vocabulary(maker, content):
     from tokenizers import AddedToken, Tokenizer
 
-    library = Tokenizer.from_str(_trained())
+    library = Tokenizer.from_str(content)
     library.add_special_tokens(
         [AddedToken(name, special=True, normalized=False, rstrip=name in maker.swallows) for name in maker.specials]
     )

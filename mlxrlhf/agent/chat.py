@@ -136,6 +136,7 @@ class Chat:
         limit, push, began = min(self.config.max_tokens, room), tokenizer.stream_decoder(), time.monotonic()
         said: list[str] = []
         heard: list[int] = []
+        lead = dialogue.lead(tokenizer)
         stream = terminal.Stream(terminal.say, *self._hidden(tokenizer)) if show else None
 
         def hear(token: int) -> None:
@@ -143,7 +144,7 @@ class Chat:
             if token not in tokenizer.ends:
                 said.append(push(token))
                 if stream:
-                    stream.push(said[-1])
+                    stream.push(said[-1] if len(said) > 1 else said[-1].removeprefix(lead))
 
         uniforms = np.random.default_rng([self.config.seed, self.answers]).random((1, limit))
         self.answers += 1

@@ -32,13 +32,16 @@ _Found = tuple[int, int, "Call | Malformed"]  # where it begins and ends in the 
 _Types = Mapping[str, Mapping[str, Any]]  # tool -> argument -> JSON schema
 
 
-def spelled(content: str, calls: Sequence[Mapping[str, Any]]) -> str:
-    """An assistant's content with its calls behind it, as text in our own form."""
-    for call in calls:
-        function = call.get("function", call)
-        body = json.dumps({"name": function["name"], "arguments": function["arguments"]}, ensure_ascii=False)
-        content += f"{CALL}{body}{CALL_END}"
-    return content
+def spelled(content: str, calls: Sequence[Mapping[str, Any]], form: str = "json") -> str:
+    """An assistant's content with its calls behind it, as text in our own form, or in the form "list"."""
+    functions = [call.get("function", call) for call in calls]
+    bodies = [
+        json.dumps({"name": function["name"], "arguments": function["arguments"]}, ensure_ascii=False)
+        for function in functions
+    ]
+    if form == "list" and bodies:
+        return f"{content}{opening(form)}[{', '.join(bodies)}]"
+    return content + "".join(f"{CALL}{body}{CALL_END}" for body in bodies)
 
 
 def read(text: str, form: str = "json", tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, list[Call | Malformed]]:

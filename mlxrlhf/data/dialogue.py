@@ -25,7 +25,7 @@ from typing import Any
 from mlxrlhf.data import calls
 from mlxrlhf.data import tokenizer as names
 from mlxrlhf.data.rows import messages_of
-from mlxrlhf.data.template import Message, Thought, split_reasoning, with_tools
+from mlxrlhf.data.template import Message, Thought, with_tools
 from mlxrlhf.data.tokenizer import PublishedTokenizer, Tokenizer
 from mlxrlhf.errors import UserError
 
@@ -91,8 +91,16 @@ def text(ids: Sequence[int], tokenizer: AnyTokenizer, *, reasoning: bool = False
 
 def visible(said: str, tokenizer: AnyTokenizer) -> str:
     """An answer's text without its reasoning."""
-    marks = thought(tokenizer)
-    return split_reasoning(said, marks.opened)[1] if marks else said
+    if isinstance(tokenizer, PublishedTokenizer) and tokenizer.has_template:
+        return tokenizer.template.parted(said)[1]
+    return said
+
+
+def lead(tokenizer: AnyTokenizer) -> str:
+    """White space that a model's answers begin with, no part of what they say."""
+    if isinstance(tokenizer, PublishedTokenizer) and tokenizer.has_template:
+        return tokenizer.template.lead
+    return ""
 
 
 def thought(tokenizer: AnyTokenizer) -> Thought | None:

@@ -89,7 +89,7 @@ class ChatTemplate:
 
     def message(self, text: str, tools: Sequence[dict] = ()) -> Message:
         """What the model said, its end left out, as a message: content, and reasoning and calls where there are any."""
-        reasoning, content = split_reasoning(text, self.opens)
+        reasoning, content = self.parted(text)
         message: Message = {"role": "assistant", "content": content}
         if reasoning:
             message["reasoning_content"] = reasoning
@@ -98,6 +98,11 @@ class ChatTemplate:
             message["content"] = visible.strip()
             message["tool_calls"] = [_as_openai(call) for call in found if not isinstance(call, calls.Malformed)]
         return message
+
+    def parted(self, text: str) -> tuple[str, str]:
+        """The reasoning of what the model said, and the rest."""
+        reasoning, content = split_reasoning(text, self.opens)
+        return reasoning, content.removeprefix(self.lead)
 
     # --- dialogues in the form that this template takes ------------------------------------------------------------
 
@@ -134,20 +139,21 @@ class ChatTemplate:
         turn: Message = {key: _hidden(value, self.tokenizer) for key, value in message.items()}
         if turn["role"] != "assistant":
             return turn
-        if self.takes_tools and not self.writes_calls:  # its calls stand in the content, their mark a special token
-            mark = calls.opening(self.form)
-            turn["content"] = turn["content"].replace(self.tokenizer.hidden(mark), mark)
         given = [turn.pop(name) for name in REASONING if name in turn]
         reasoning, content = split_reasoning(turn["content"])
         reasoning = next((text for text in given if text), reasoning)
-        if self.writes_calls and not turn.get("tool_calls"):
+        own = self.writes_calls or self.takes_tools
+        if own and not turn.get("tool_calls"):
             # Our own dialogues spell their calls: here they become the model's own.
             visible, found = calls.read(content)
             if found and not any(isinstance(call, calls.Malformed) for call in found):
                 content = visible.strip()
                 turn["tool_calls"] = [_as_openai(call) for call in found if not isinstance(call, calls.Malformed)]
-        if turn.get("tool_calls") and not self.writes_calls and not self.takes_tools:
-            content = calls.spelled(content, turn.pop("tool_calls"))
+        if turn.get("tool_calls") and (not own or (self.form == "list" and not self.writes_calls)):
+            content = calls.spelled(content, turn.pop("tool_calls"), self.form)
+        if own and not self.writes_calls:  # its calls stand in the content, and their mark is a token
+            mark = calls.opening(self.form)
+            content = content.replace(self.tokenizer.hidden(mark), mark)
         if turn.get("tool_calls") and self._arguments_as_text:
             turn["tool_calls"] = [
                 {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
@@ -265,6 +271,16 @@ class ChatTemplate:
             return bool(_OPENED.search(self._write([_USER], (), generation=True)))
         except UserError:
             return False
+
+    @functools.cached_property
+    def lead(self) -> str:
+        """White space that it writes before an answer's first word: no part of what was answered."""
+        try:
+            said = self._difference([_USER], {"role": "assistant", "content": "zqsaid"}, ())[1]
+        except UserError:
+            return ""
+        lead = split_reasoning(said.partition("zqsaid")[0], self.opens)[1]
+        return lead if not lead.strip() else ""
 
     @functools.cached_property
     def thought(self) -> Thought:
