@@ -48,10 +48,10 @@ def test_held_out_phrasings_and_tasks_are_never_trained_on():
 
 
 def test_pairs_are_verified_split_by_task_and_balanced_in_length():
-    tasks = BANK[::3]
-    pairs, _ = build_pairs(tasks, 150, seed=0)
+    tasks = BANK[::2]
+    pairs, _ = build_pairs(tasks, 200, seed=0)
     some, again = (build_pairs(tasks[:4], 20, seed=0)[0] for _ in range(2))
-    assert len(pairs) == 150 and some == again and {p.criterion for p in pairs} == set(CRITERIA)
+    assert len(pairs) == 200 and some == again and {p.criterion for p in pairs} == set(CRITERIA)
     train, val = split_by_task(pairs, tasks)
     assert train and val and not {p.task for p in train} & {p.task for p in val}
     assert 0.45 <= length_baseline(pairs) <= 0.60

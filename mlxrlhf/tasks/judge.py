@@ -13,21 +13,33 @@ from mlxrlhf.tasks import expected
 from mlxrlhf.tasks.answers import extract_code, names_bound, parse
 from mlxrlhf.tasks.task import Task
 
+#: CPU seconds for all tests of an answer: a solution takes milliseconds, so only an endless loop notices
+SECONDS = 1
+
 
 def passes(pairs: Sequence[tuple[Task, str]], *, unsafe: bool = False) -> list[bool]:
     """Whether each code passes its task's tests, in the sandbox."""
-    return [all(held) for held in verdicts([(task.tests, code) for task, code in pairs], unsafe=unsafe)]
+    pairs_of_tests = [(task.tests, code) for task, code in pairs]
+    return [bool(held) and all(held) for held in verdicts(pairs_of_tests, unsafe=unsafe)]
 
 
 def share_passed(
-    pairs: Sequence[tuple[Sequence[str], str]], *, seconds: int = 3, workers: int | None = None, unsafe: bool = False
+    pairs: Sequence[tuple[Sequence[str], str]],
+    *,
+    seconds: int = SECONDS,
+    workers: int | None = None,
+    unsafe: bool = False,
 ) -> list[float]:
     """Share of its tests that each code passes, in the sandbox; 0 where there are none. For the rest see `verdicts`."""
     return [sum(held) / max(1, len(held)) for held in verdicts(pairs, seconds=seconds, workers=workers, unsafe=unsafe)]
 
 
 def verdicts(
-    pairs: Sequence[tuple[Sequence[str], str]], *, seconds: int = 3, workers: int | None = None, unsafe: bool = False
+    pairs: Sequence[tuple[Sequence[str], str]],
+    *,
+    seconds: int = SECONDS,
+    workers: int | None = None,
+    unsafe: bool = False,
 ) -> list[list[bool]]:
     """Which of its tests each code passes, in the sandbox; `seconds` of CPU for each code.
 
@@ -42,8 +54,8 @@ def verdicts(
     word = secrets.token_hex(16)
     distinct = list(dict.fromkeys((tuple(tests), code) for tests, code in pairs))
     programs = [_program(tests, code, word) for tests, code in distinct]
-    # The wall is far behind the CPU limit, so that the load of the machine decides nothing.
-    limits = runner.Limits(wall_seconds=seconds + 3, cpu_seconds=seconds, output_bytes=1 << 20)
+    # The wall is behind the CPU limit and time in line for a core does not count: only one that sleeps meets it.
+    limits = runner.Limits(wall_seconds=seconds + 1, cpu_seconds=seconds, output_bytes=1 << 20)
     results = runner.run_many(programs, workers=workers, unsafe=unsafe, limits=limits)
     held = {key: _held(key[0], result.stdout, word) for key, result in zip(distinct, results)}
     return [held[tuple(tests), code] for tests, code in pairs]
