@@ -18,6 +18,8 @@ from typing import Any
 
 #: ours, Qwen's, Hermes', Granite 4's and many more
 CALL, CALL_END = "<tool_call>", "</tool_call>"
+#: the forms that `spelled` writes
+SPELLED = ("json", "list")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ _Types = Mapping[str, Mapping[str, Any]]  # tool -> argument -> JSON schema
 
 
 def spelled(content: str, calls: Sequence[Mapping[str, Any]], form: str = "json") -> str:
-    """An assistant's content with its calls behind it, as text in our own form, or in the form "list"."""
+    """An assistant's content with its calls behind it, as text in one of the forms SPELLED."""
     functions = [call.get("function", call) for call in calls]
     bodies = [
         json.dumps({"name": function["name"], "arguments": function["arguments"]}, ensure_ascii=False)

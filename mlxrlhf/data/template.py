@@ -149,7 +149,7 @@ class ChatTemplate:
             if found and not any(isinstance(call, calls.Malformed) for call in found):
                 content = visible.strip()
                 turn["tool_calls"] = [_as_openai(call) for call in found if not isinstance(call, calls.Malformed)]
-        if turn.get("tool_calls") and (not own or (self.form == "list" and not self.writes_calls)):
+        if turn.get("tool_calls") and not self.writes_calls and self.form in calls.SPELLED:
             content = calls.spelled(content, turn.pop("tool_calls"), self.form)
         if own and not self.writes_calls:  # its calls stand in the content, and their mark is a token
             mark = calls.opening(self.form)
