@@ -114,6 +114,18 @@ def test_lint_asks_for_a_definition_and_counts_findings():
     assert lint(["", "x = (", "def f(x: int) -> int:\n    import os; return x"]) == pytest.approx([0, 0, 4 / 9])
 
 
+DEEP = ["double = " + "f(" * 332 + "1" + ")" * 332, "double = " + "-" * 20_000 + "1", "double = x" + "()" * 20_000]
+
+
+@needs_jail
+def test_answers_that_no_parser_can_take_are_worth_nothing_and_harm_no_other():
+    fine = "def double(x: int) -> int:\n    return 2 * x"
+    rows = [{"prompt": "Double.", "tests": DOUBLE}] * 4
+    found = Rewards(parse_reward("tests,lint"), Letters())(rows, answers(*DEEP, fine), None)
+    np.testing.assert_allclose(found["reward/tests"], [0, 0, 0, 1])
+    np.testing.assert_allclose(found["reward/lint"], [0, 0, 0, 2 / 3], rtol=1e-6)
+
+
 def test_rows_take_the_tests_of_their_task(tmp_path):
     path = tmp_path / "prompts.jsonl"
     path.write_text(
@@ -132,6 +144,8 @@ def test_rows_take_the_tests_of_their_task(tmp_path):
         ('{"prompt": "x", "task": "nothing"}', "no task 'nothing'"),
         ('{"prompt": "x", "tests": "assert 1"}', "list of assert"),
         ('{"prompt": "x", "tests": ["assert"]}', "not Python"),
+        ('{"prompt": "x", "tests": ["assert ' + "-" * 20_000 + '1"]}', "not Python"),
+        ('{"prompt": "x", "task": ["is_prime"]}', '"task" must be the name'),
         ('{"prompt"', "2 is not valid JSON"),
     ],
 )

@@ -91,6 +91,14 @@ def test_own_answers_are_paired_with_better_ones_by_running_them():
     assert {pairs[0].chosen for pairs in found} == {bare, best}, "an answer of its own stays as it was said"
 
 
+def test_own_answers_that_no_parser_can_take_are_the_worse_ones():
+    task = next(t for t in BANK if t.name == "is_prime")
+    answers = [format_answer(f"is_prime = {code}") for code in DEEP]
+    pairs = from_samples([(task, task.phrasings[0])] * len(answers), answers, seed=0)
+    assert [pair.rejected for pair in pairs] == answers and all(pair.criterion == "correctness" for pair in pairs)
+    assert {pair.chosen for pair in pairs} == {format_answer(task.solution)}
+
+
 def test_quality_by_hand():
     good = 'def f(x: int) -> int:\n    """Double."""\n    return 2 * x'
     bad = "import os\ndef f(x):\n    try:\n        return eval(x)\n    except:\n        os.system(x)"

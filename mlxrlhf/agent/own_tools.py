@@ -54,7 +54,7 @@ def load(path: Path) -> dict[str, Tool]:
         exec(code, module.__dict__)
     except (Exception, SystemExit) as error:
         raise UserError(f"{_place(error, path)} raises {_named(error)}; correct it") from None
-    found = {
+    tools = {
         name: _tool(function, path)
         for name, function in vars(module).items()
         if inspect.isfunction(function)
@@ -62,9 +62,9 @@ def load(path: Path) -> dict[str, Tool]:
         and name == function.__name__
         and not name.startswith("_")
     }
-    if not found:
+    if not tools:
         raise UserError(f"{path} defines no function; write one with type hints and a docstring")
-    return found
+    return tools
 
 
 def _tool(function: Callable, path: Path) -> Tool:

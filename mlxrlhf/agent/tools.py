@@ -81,15 +81,15 @@ def parse_calls(
 
     available: the tools on offer (default: the six). form: one of `calls`' forms.
     """
-    found: list[dict[str, Any] | ParseError] = []
+    parsed: list[dict[str, Any] | ParseError] = []
     for one in calls.read(text, form, schemas(available))[1]:
         if isinstance(one, calls.Malformed):
-            found.append(ParseError(f"error: the tool call {one.reason}"))
+            parsed.append(ParseError(f"error: the tool call {one.reason}"))
         elif problem := _problem(one["name"], one["arguments"], available):
-            found.append(ParseError(problem))
+            parsed.append(ParseError(problem))
         else:
-            found.append({"name": one["name"], "arguments": one["arguments"]})
-    return found
+            parsed.append({"name": one["name"], "arguments": one["arguments"]})
+    return parsed
 
 
 def call(name: str, arguments: Mapping, unsafe: bool = False, available: Mapping[str, Tool] | None = None) -> str:

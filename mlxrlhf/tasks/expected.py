@@ -114,7 +114,7 @@ class _Parts:
         try:
             for statement in statements:
                 self._add(statement)
-        except _Other:
+        except (_Other, RecursionError):
             self.comparisons = []
 
     def _add(self, statement: ast.stmt) -> None:

@@ -87,7 +87,8 @@ def tests(problem: Problem) -> list[str]:
 def passes(problems: Sequence[Problem], answers: Sequence[str], *, unsafe: bool = False) -> list[bool]:
     """Whether each answer passes its problem's tests, in the sandbox, by the judge of all tests.
 
-    Five of the 164 problems check in a loop, beside the answer; of the others no expected value is there.
+    In 159 of the 164 problems no expected value enters the process that runs the answer. The other five check in a
+    loop, which runs there whole.
     """
     pairs = [(tests(problem), program(problem, answer)) for problem, answer in zip(problems, answers, strict=True)]
     return [bool(held) and all(held) for held in verdicts(pairs, seconds=5, unsafe=unsafe)]
@@ -113,8 +114,9 @@ class Overlap:
         """The problem that a request with its code contains, or None."""
         words = _words(text)
         for i in range(len(words) - COPIED_WORDS + 1):
-            if (found := self._copied.get(tuple(words[i : i + COPIED_WORDS]))) is not None:
-                return found
+            task_id = self._copied.get(tuple(words[i : i + COPIED_WORDS]))
+            if task_id is not None:
+                return task_id
         for name in re.findall(r"\bdef (\w+)", text):
             for task_id, telling in self._named.get(_normal(name), ()):
                 if len(telling & set(words)) >= SHARED_WORDS * len(telling):

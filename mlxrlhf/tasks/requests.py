@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlxrlhf.data import files
 from mlxrlhf.errors import UserError
-from mlxrlhf.tasks.answers import format_answer, strip_documentation
+from mlxrlhf.tasks.answers import format_answer, parse, strip_documentation
 from mlxrlhf.tasks.task import Task, load_tasks
 
 
@@ -18,16 +18,19 @@ def load_prompts(path: Path) -> list[dict]:
     for place, row in files.rows(path):
         if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
             raise UserError(f'{place} has no "prompt" text; each line needs one')
-        if row.get("task") is not None and row["task"] not in names and "tests" not in row:
-            raise UserError(f'{place}: the task bank has no task {row["task"]!r}; leave it out, or add "tests"')
+        task = row.get("task")
+        if task is not None and not isinstance(task, str):
+            raise UserError(f'{place}: "task" must be the name of a task, or left out')
+        if task is not None and task not in names and "tests" not in row:
+            raise UserError(f'{place}: the task bank has no task {task!r}; leave it out, or add "tests"')
         tests = row.get("tests", [])
         if not isinstance(tests, list) or not all(isinstance(test, str) for test in tests):
             raise UserError(f'{place}: "tests" must be a list of assert statements, each a text')
         for test in tests:
-            try:
-                ast.parse(test)
-            except (SyntaxError, ValueError) as error:
-                raise UserError(f"{place}: the test {test!r} is not Python ({error})") from None
+            tree = parse(test)
+            if not isinstance(tree, ast.Module):
+                reason = tree or "too deep, or not text"
+                raise UserError(f"{place}: the test {test[:60]!r} is not Python ({reason})")
         rows.append(row)
     return rows
 
@@ -124,15 +127,15 @@ def reworded(phrasing: str, rng) -> str:
         bare = word.strip(".,?!")
         if bare.lower() in _SYNONYMS and rng.random() < 0.4:
             words[i] = word.replace(bare, str(rng.choice(_SYNONYMS[bare.lower()])))
-    said = " ".join(words)
-    said = said[:1].upper() + said[1:] if phrasing[:1].isupper() else said
+    sentence = " ".join(words)
+    sentence = sentence[:1].upper() + sentence[1:] if phrasing[:1].isupper() else sentence
     if choice == 1:
         return " ".join(w for w in (w.strip(".,?!") for w in words) if w.lower() not in _FILLERS) or phrasing
     if choice == 2:
-        return said.rstrip(".?!").lower()
+        return sentence.rstrip(".?!").lower()
     if rng.integers(2):
-        return _OPENINGS[rng.integers(len(_OPENINGS))] + said
-    return said.rstrip(".") + ("" if said[-1] in "?!" else ".") + _ENDINGS[rng.integers(len(_ENDINGS))]
+        return _OPENINGS[rng.integers(len(_OPENINGS))] + sentence
+    return sentence.rstrip(".") + ("" if sentence[-1] in "?!" else ".") + _ENDINGS[rng.integers(len(_ENDINGS))]
 
 
 def prompts(tasks: Sequence[Task]) -> dict[str, list[dict]]:
