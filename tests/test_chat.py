@@ -606,10 +606,10 @@ def test_rate_samples_a_second_answer_and_reward_trains_on_several_turns(talk, p
     pairs = load_pairs(tmp_path / "data" / "ratings.jsonl")
     assert pairs[0] == Pair(first["prompt"], "another two", "two")
     assert pairs[1].rationale == "first"
-    from mlxrlhf.preferences.encoded import _encode
+    from mlxrlhf.preferences.encoded import encode_pair
 
     tokenizer = open_tokenizer(project / "tokenizer")
-    encoded = _encode(pairs[0], tokenizer)
+    encoded = encode_pair(pairs[0], tokenizer)
     assert tokenizer.decode(encoded.chosen) == (
         "<|system|>Count.<|end|><|user|>a<|end|><|assistant|>one<|end|><|user|>b<|end|><|assistant|>another two<|end|>"
     )

@@ -14,7 +14,7 @@ from mlxrlhf.agent.chat import Voice
 from mlxrlhf.data import dialogue
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
-from mlxrlhf.preferences.encoded import _encode
+from mlxrlhf.preferences.encoded import encode_pair
 from mlxrlhf.preferences.files import load_pairs
 from mlxrlhf.preferences.pairs import Pair
 from mlxrlhf.stages import sampling
@@ -202,7 +202,7 @@ def test_chat_serve_rollouts_and_pairs_show_the_same(published, name, tmp_path):
     assert Voice("", None, tokenizer).prompt(ASKED[1:], {}) == prompt
     assert serve.prompt_maker(tokenizer)(ASKED[1:], None) == prompt
     assert sampling.encode_prompts([{"prompt": "One?"}], tokenizer) == [prompt]
-    pair = _encode(Pair("One?", "First.", "No."), tokenizer)
+    pair = encode_pair(Pair("One?", "First.", "No."), tokenizer)
     assert pair.chosen == dialogue.examples([ASKED[1], TWO[2]], tokenizer)[0][0]
     assert (pair.chosen[: pair.start], tokenizer.decode(pair.chosen[pair.start :])) == (prompt, SAID[name][1])
     assert pair.rejected[-1] == pair.chosen[-1]
@@ -361,9 +361,9 @@ def test_a_row_that_loses_a_part_is_refused_by_file_and_line(published, tmp_path
     pairs.write_text(json.dumps({"prompt": "One?", "chosen": chosen, "rejected": rejected, "tools": [TOOL]}))
     (pair,) = load_pairs(pairs)
     with pytest.raises(UserError, match=r"pairs.jsonl:1: the chat template of .* drops the tool call of the answer"):
-        _encode(pair, published("lfm2_first"))
+        encode_pair(pair, published("lfm2_first"))
     tokenizer = published("qwen3")
-    encoded = _encode(pair, tokenizer)
+    encoded = encode_pair(pair, tokenizer)
     assert tokenizer.decode(encoded.chosen[encoded.start :]) == QWEN, "elsewhere calls of pairs are kept"
     assert "# Tools" in tokenizer.decode(encoded.chosen)
 

@@ -58,10 +58,11 @@ def offering(rows: list[dict], tokenizer: AnyTokenizer) -> list[dict]:
 
 
 def _pack(rows: list[dict], tokenizer: AnyTokenizer, config: FinetuneConfig, name: str) -> Rows:
-    packed, left_out = packed_rows(encode_examples(rows, tokenizer), config.sequence_length, tokenizer.pad_id)
+    examples = encode_examples(rows, tokenizer)
+    packed, left_out = packed_rows(examples, config.sequence_length, tokenizer.pad_id)
     if left_out:
         print(
-            f"{name}: {left_out:,} of {len(rows):,} examples are longer than --sequence-length "
+            f"{name}: {left_out:,} of {len(examples):,} examples are longer than --sequence-length "
             f"{config.sequence_length} and were left out"
         )
     if not len(packed):
