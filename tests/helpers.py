@@ -35,7 +35,7 @@ def words(command, *arguments):
 def mlxrlhf(folder, *command, stdin="", code=0):
     """`mlxrlhf COMMAND` in FOLDER, in this process, which saves the seconds that libraries take to load.
 
-    Goes through the entry point of the installed command. An error that is no UserError arrives here as it is.
+    Goes through the entry point of the installed command, where every error has become a sentence and an exit code.
     """
     from mlxrlhf_cli import main
 
