@@ -209,8 +209,9 @@ ATTACKS = [
         FILTER,
     ),
     Attack(
-        "watch files by inotify or fanotify",
-        CALLS + "harm(call(294, 26, 0) >= 0 or call(253, 26, 0) >= 0 or call(300, 262, 0, 0) >= 0)",
+        "watch files by inotify, fanotify or dnotify",
+        CALLS + "harm(call(294, 26, 0) >= 0 or call(300, 262, 0, 0) >= 0)\n"
+        "import fcntl; fcntl.fcntl(os.open('/usr', 0), fcntl.F_NOTIFY, fcntl.DN_ACCESS); harm(True)",
         "import select; e = select.epoll(); print('fine')",
         FILTER,
     ),
@@ -218,6 +219,20 @@ ATTACKS = [
         "memory behind a descriptor (memfd)",
         CALLS + "harm(call(319, 279, b'x', 0) >= 0 or call(447, 447, 0) >= 0)",
         "import tempfile; f = tempfile.TemporaryFile(); f.write(bytes(1000)); print('fine')",
+        FILTER,
+    ),
+    Attack(
+        "memory in larger pipes",
+        "import fcntl, os; print('HARM' if fcntl.fcntl(os.pipe()[1], 1031, 1 << 20) else '')",
+        "import fcntl, os; r, w = os.pipe(); fcntl.fcntl(w, fcntl.F_SETFL, os.O_NONBLOCK); os.write(w, b'fine')\n"
+        "print(os.read(r, 9).decode())",
+        FILTER,
+    ),
+    Attack(
+        "have a signal sent by a descriptor",
+        "import fcntl, os\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, {pid}); fcntl.fcntl(r, 10, 15)\n"
+        "fcntl.fcntl(r, fcntl.F_SETFL, fcntl.FASYNC); os.write(w, b'x')",
+        "import fcntl; f = open('a', 'w'); fcntl.lockf(f, fcntl.LOCK_EX); fcntl.flock(f, fcntl.LOCK_EX); print('fine')",
         FILTER,
     ),
     Attack(

@@ -105,7 +105,7 @@ def set_limits(limits: dict, others: int) -> None:
         resource.RLIMIT_CPU: limits["cpu_seconds"],
         resource.RLIMIT_FSIZE: limits["file_bytes"],
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NOFILE: 256,
+        resource.RLIMIT_NOFILE: 128,  # each socket holds memory of the kernel, which no other limit counts
         resource.RLIMIT_NPROC: limits["processes"] + others,
     }
     if LINUX:  # macOS accepts RLIMIT_AS and ignores it
@@ -173,7 +173,7 @@ def run_snippet(request: dict, folder: str, fds: list[int], others: int) -> NoRe
     main = types.ModuleType("__main__")
     main.__file__ = "main.py"
     sys.modules["__main__"] = main
-    sys.argv = ["main.py"]
+    sys.argv = sys.orig_argv = ["main.py"]
     status = 0
     try:
         exec(compile(request["code"], "main.py", "exec", dont_inherit=True), main.__dict__)

@@ -321,7 +321,10 @@ def _request(
 
 
 def _bash(command: str) -> list[str]:
-    return [shutil.which("bash") or "/bin/sh", "-c", command]
+    shell = shutil.which("bash") or "/bin/sh"
+    if not any(shell.startswith(f"{folder}/") for folder in READABLE):
+        shell = os.path.realpath(shell)  # the link itself is not shown inside
+    return [shell, "-c", command]
 
 
 def _run_requests(requests: list[dict], *, limits: Limits, workers: int | None, unsafe: bool) -> list[Result]:
@@ -429,7 +432,8 @@ class _Launcher:
         }
         # -s -P and a scrubbed environment are what -I means; -I itself would ignore PYTHONHASHSEED, and with
         # it the order in which a snippet prints a set would change from run to run.
-        command = [python, "-s", "-P", "-B", "-X", "utf8", str(JAIL), json.dumps(options)]
+        program = _PROGRAM_IN_BUBBLEWRAP if self.jail.kind == "bubblewrap" else str(JAIL)
+        command = [python, "-s", "-P", "-B", "-X", "utf8", program, json.dumps(options)]
         environment = {
             "PATH": os.pathsep.join([os.path.dirname(python), "/usr/local/bin", "/usr/bin", "/bin"]),
             "HOME": self.scratch,
@@ -745,14 +749,21 @@ def _wrap(jail: _Jail, command: list[str], scratch: str, box_bytes: int) -> list
     return command
 
 
+#: Where the launcher's program is shown inside, whatever the name of the folder that it lies in.
+_PROGRAM_IN_BUBBLEWRAP = "/launcher/mlxrlhf/sandbox/jail.py"
+
+
 def _bubblewrap_options(box_bytes: int) -> list[str]:
     """The same tree as `namespaces.enter` builds. A bwrap that knows no --size (before 0.7) refuses these options."""
     options = ["--unshare-all", "--hostname", "sandbox", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    for path in (*READABLE, *_python_folders(), str(JAIL.parent.with_name("__init__.py")), str(JAIL.parent)):
+    for path in (*READABLE, *_python_folders()):
         options += ["--ro-bind-try", path, path]
+    package = os.path.dirname(os.path.dirname(_PROGRAM_IN_BUBBLEWRAP))
+    for name in ("__init__.py", "sandbox"):
+        options += ["--ro-bind", str(JAIL.parent.with_name(name)), f"{package}/{name}"]
     for path in DEVICES:
         options += ["--dev-bind", path, path]
     options += ["--size", str(box_bytes), "--tmpfs", namespaces.BOX, "--symlink", namespaces.SHARED, "/dev/shm"]
-    if not any(path.startswith("/tmp/") for path in (*_python_folders(), str(JAIL))):
+    if not any(path.startswith("/tmp/") for path in _python_folders()):
         options += ["--symlink", namespaces.TEMPORARY, "/tmp"]
     return [*options, "--remount-ro", "/", "--chdir", namespaces.BOX]

@@ -115,6 +115,9 @@ _DESCRIPTOR_SETTINGS = (0x541B, 0x5421, 0x5450, 0x5451)  # FIONREAD, FIONBIO, FI
 # PR_SET_PDEATHSIG, PR_GET_PDEATHSIG, PR_GET_DUMPABLE, PR_SET_NAME, PR_GET_NAME, PR_CAPBSET_READ,
 # PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS, PR_SET_VMA (the C library names memory with it)
 _PROCESS_SETTINGS = (1, 2, 3, 15, 16, 23, 36, 38, 39, 0x53564D41)
+# F_DUPFD to F_SETLKW, the same locks by descriptor, F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_GET_SEALS. Not: signals to others
+# when something happens to a descriptor, watching folders, leases, larger pipes.
+_DESCRIPTOR_CALLS = (*range(8), 36, 37, 38, 1030, 1032, 1034)
 _OWN_PROCESS = Only(0, [0])
 
 _CONDITIONS: dict[str, Rule] = {
@@ -122,6 +125,7 @@ _CONDITIONS: dict[str, Rule] = {
     # Only pairs of connected streams: a datagram socket could still send to any other by its path.
     "socketpair": (Only(0, [1]), Only(1, [1], mask=0xF)),
     "sendto": (Only(4, [0]), Only(4, [0], high=True)),  # without an address
+    "fcntl": (Only(1, _DESCRIPTOR_CALLS),),
     "ioctl": (Only(1, _TERMINAL_QUESTIONS + _DESCRIPTOR_SETTINGS),),
     "prctl": (Only(0, _PROCESS_SETTINGS),),
     "prlimit64": (_OWN_PROCESS,),
