@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,15 +159,8 @@ def test_time_and_output_are_bounded(jail):
 
 def test_waiting_for_a_core_is_not_wall_time(monkeypatch):
     """A snippet that stood in line for 0.6 of its first 0.5 seconds gets them back."""
-    waits = iter([0.6])
     real = processes.usage
-
-    def usage(keeper, age):
-        used = real(keeper, age)
-        waited = next(waits, 0.6)
-        return processes.Usage(used.processes, used.cpu_seconds, used.memory_bytes, waited)
-
-    monkeypatch.setattr(processes, "usage", usage)
+    monkeypatch.setattr(processes, "usage", lambda *which: replace(real(*which), waited_seconds=0.6))
     code = "import time; time.sleep({})"
     limits = Limits(wall_seconds=0.5)
     finished, ended = run_many([code.format(0.8), code.format(9)], limits=limits)

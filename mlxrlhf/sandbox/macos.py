@@ -14,8 +14,8 @@ _PROPERTIES = (
     "hw.l1dcachesize_compat hw.l1icachesize_compat hw.l2cachesize_compat hw.l3cachesize_compat hw.logicalcpu "
     "hw.logicalcpu_max hw.machine hw.memsize hw.ncpu hw.nperflevels hw.packages hw.pagesize hw.pagesize_compat "
     "hw.physicalcpu hw.physicalcpu_max hw.tbfrequency_compat hw.vectorunit kern.argmax kern.hostname "
-    "kern.maxfilesperproc kern.osproductversion kern.osrelease kern.ostype kern.osvariant_status kern.osversion kern.secure_kernel "
-    "kern.usrstack64 kern.version sysctl.proc_cputype"
+    "kern.maxfilesperproc kern.osproductversion kern.osrelease kern.ostype kern.osvariant_status kern.osversion "
+    "kern.secure_kernel kern.usrstack64 kern.version sysctl.proc_cputype"
 ).split()
 _PREFIXES = ("hw.optional.", "hw.perflevel")
 _SYSTEM = ["/usr", "/bin", "/sbin", "/System", "/Library/Apple", "/Library/Developer", "/private/var/db/dyld"]

@@ -276,9 +276,9 @@ _LEFT_OPEN = {
     "numbers and the host name are the machine's; modes, owners and times of files cannot be changed, the snippet's "
     "own included (such calls do nothing); disk use is polled",
     "sandbox-exec": "does not stop a kernel exploit, side channels, or reading what all users may read in /usr and "
-    "/System, the host's name and which process numbers are in use; memory, processes and disk use are polled, so their "
-    "limits can be exceeded for a tenth of a second, and a child that detaches itself within that time can outlive its "
-    "parent, still jailed",
+    "/System, the host's name and which process numbers are in use; memory, processes and disk use are polled, so "
+    "their limits can be exceeded for a tenth of a second, and a child that detaches itself within that time can "
+    "outlive its parent, still jailed",
     "none": "nothing keeps code from your files and the network; only time, memory and output are limited",
 }
 #: What the kernel's Landlock cannot do before a version, and what the system call filter does instead.
