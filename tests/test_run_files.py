@@ -17,6 +17,7 @@ from mlxrlhf.config import ModelConfig, PPOConfig
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import published
+from mlxrlhf.models.adapters import load_model
 from mlxrlhf.models.folders import Checkpoint
 from mlxrlhf.models.savepoints import SavePoints
 from mlxrlhf.rewards.model import Normaliser, write_reward_model
@@ -89,6 +90,20 @@ def test_a_run_is_not_resumed_on_something_else(base, tmp_path):
     train(other, out, data="other rows")
     marker = files.read_marker(out)
     assert marker["finished"] and marker["base"] == SavePoints(out).latest()[1]["identity"]["base"]
+
+
+def test_adapters_go_on_the_weights_they_were_trained_on(base, tmp_path):
+    out, other, library = tmp_path / "out", tmp_path / "other", backends.load("mlx")
+    train(base, out)
+    write_base(other, seed=1)
+    adapters = str(out / "adapters")
+    load_model(library, base, adapters)
+    with pytest.raises(UserError, match=rf"adapters was made with another base .* the --model .*\({base}\)"):
+        load_model(library, other, adapters)
+    described = json.loads((out / "adapters" / "adapter_config.json").read_text())
+    del described["base_digest"]
+    (out / "adapters" / "adapter_config.json").write_text(json.dumps(described))
+    load_model(library, other, adapters)  # mlx-lm's do not say
 
 
 def test_a_run_without_room_is_refused_before_it_starts(base, tmp_path, monkeypatch):
