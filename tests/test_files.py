@@ -19,8 +19,8 @@ from mlxrlhf.models.checkpoint import load_arrays, write_safetensors
 from mlxrlhf.models.outputs import OutputFolder
 from mlxrlhf.models.savepoints import SavePoints
 
-#: every call in turn, or every third one: `make test` has other things to do
-EVERY = 1 if os.environ.get("MLXRLHF_LONG") else 7
+#: every call in turn, or every eleventh: `make test` has other things to do
+EVERY = 1 if os.environ.get("MLXRLHF_LONG") else 11
 
 
 @pytest.fixture

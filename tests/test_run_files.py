@@ -152,7 +152,7 @@ def test_a_stage_survives_a_failure_at_every_call_of_its_writes(base, monkeypatc
         with monkeypatch.context() as patch:
             faults = Faults(patch, root)
             train(base, out, reward=reward)
-        every = 1 if os.environ.get("MLXRLHF_LONG") else 19
+        every = 1 if os.environ.get("MLXRLHF_LONG") else 41
         for kind in ("kill", "full"):
             for number in range(1 + len(kind), faults.count + 1, every):
                 with monkeypatch.context() as patch:

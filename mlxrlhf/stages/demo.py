@@ -55,7 +55,9 @@ def run(size: str = "", backend: str = "mlx", device: str = "", say=print) -> di
     for name, _, stage, config in steps:
         started = time.monotonic()
         say(f"— {name}")
-        figures = stage(replace(config, backend=backend, device=device, **chosen, **settings[name]))
+        # A demo that was interrupted begins again.
+        config = replace(config, backend=backend, device=device, restart=True, **chosen, **settings[name])
+        figures = stage(config)
         summary[name] = {**figures, "seconds": time.monotonic() - started}
     summary = {"seconds": time.monotonic() - began, **summary}
     folder = under_root("runs") / "demo"
