@@ -25,9 +25,8 @@ def snapshot(source: str, patterns: Sequence[str], *, kind: str = "model") -> Pa
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name, revision = split(source)
-    chosen = {"revision": revision} if revision else {}
     try:
-        folder = Path(snapshot_download(name, repo_type=kind, allow_patterns=list(patterns), **chosen))
+        folder = Path(snapshot_download(name, repo_type=kind, revision=revision or None, allow_patterns=list(patterns)))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise OSError(str(error)) from None
     if folder.parent.name == "snapshots":  # .../snapshots/COMMIT, whatever the revision was called

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import sqlite3
+import stat
 import subprocess
 import sys
 from collections import Counter
@@ -16,7 +17,8 @@ import numpy as np
 import pytest
 from helpers import mlxrlhf
 
-from mlxrlhf.annotate import agreement, export, items, run, server
+from mlxrlhf import web
+from mlxrlhf.annotate import agreement, export, items, run
 from mlxrlhf.annotate import store as stores
 from mlxrlhf.annotate.store import Conflict, Item, Store, Vote
 from mlxrlhf.config import AnnotateConfig
@@ -126,9 +128,10 @@ def test_figures_by_hand():
     # ann said a, b and bob a, tie: p_o 1/2, p_e 1/2 * 1/2.
     assert f["cohen_kappa"] == [{"people": ["ann", "bob"], "items": 2, "kappa": pytest.approx(1 / 3)}]
     lines = agreement.describe(f)
-    assert "Cohen's kappa                0.333   ann and bob, 2 items" in lines
+    assert "Cohen's kappa                -   ann and bob, 2 items" in lines, "two items say nothing"
+    assert "raw agreement                -   20 shared items are needed, there are 2" in lines
     assert "reason                       2 style" in lines
-    assert agreement.live([]) == {"alpha": None, "items": 0}
+    assert agreement.live([]) == {"alpha": None, "items": 0, "enough": 20}
 
 
 # --- the store -----------------------------------------------------------------------------------------------------
@@ -177,7 +180,8 @@ def test_sides_are_shuffled_by_the_seed_and_recorded(make, tmp_path):
     again.close()
 
 
-def test_overlap_is_filled_least_annotated_first_and_never_exceeded(make):
+def test_overlap_is_filled_least_annotated_first_and_never_exceeded(make, monkeypatch):
+    monkeypatch.setattr(agreement, "ENOUGH", 6)
     store = make(6, overlap=2)
     for _ in range(3):
         answer(store, "ann")
@@ -511,11 +515,16 @@ class Served:
     def ask(self, method, path, body=None, **headers):
         """Status, headers and text of one request, the headers given replacing the usual ones."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        headers = {"Host": f"127.0.0.1:{self.port}", "Origin": f"http://127.0.0.1:{self.port}", **headers}
+        headers = {
+            "Host": f"127.0.0.1:{self.port}",
+            "Origin": f"http://127.0.0.1:{self.port}",
+            "Content-Type": "application/json",
+            **headers,
+        }
         connection.request(
             method,
             path,
-            None if body is None else json.dumps(body),
+            body if body is None or isinstance(body, (bytes, str)) else json.dumps(body),
             {k: v for k, v in headers.items() if v is not None},
         )
         response = connection.getresponse()
@@ -574,7 +583,7 @@ def test_serve_vote_stop_stats_export(pairs, served):
         {"annotator": "x" * 61},
         {"rationale": "y" * 70_000},
     ):
-        assert server.ask("POST", "/api/vote", {**body, **change})[0] == 400, change
+        assert server.ask("POST", "/api/vote", {**body, **change})[0] in (400, 413), change
     assert server.ask("POST", "/api/vote", {**body, "answer": "right"})[0] == 409
     assert server.ask("POST", "/api/vote", [])[0] == 400 and server.ask("GET", "/api/vote")[0] == 405
     code, out = server.stop()
@@ -624,10 +633,10 @@ def test_another_host_asks_for_the_token(served):
 
 
 def test_hosts():
-    guard = server.Guard(None, hosts=server._names("192.168.1.5"), any_address=True, token="t", cookie="c")
+    guard = web.Guard(None, None, hosts=web.own_names("192.168.1.5"), any_address=True, token="t", cookie="c")
     assert all(map(guard._known, ("10.0.0.7:8765", "[fe80::1]:80", "LOCALHOST", "192.168.1.5")))
     assert not any(map(guard._known, ("", "evil.example", "10.0.0.7.evil.example", "[", "a b")))
-    assert server.is_local("127.0.0.1") and server.is_local("::1") and not server.is_local("0.0.0.0")
+    assert web.is_local("127.0.0.1") and web.is_local("::1") and not web.is_local("0.0.0.0")
 
 
 def test_a_port_in_use_is_one_sentence(pairs):
@@ -665,4 +674,101 @@ def test_wrong_input_is_one_sentence(pairs, monkeypatch, settings, message):
 
 
 def test_defaults_serve_this_machine_alone():
-    assert server.is_local(AnnotateConfig().host) and not AnnotateConfig().unsafe_exec
+    assert web.is_local(AnnotateConfig().host) and not AnnotateConfig().unsafe_exec
+
+
+# --- what the file holds through -------------------------------------------------------------------------------------
+
+
+def test_the_file_is_for_its_owner_alone(make, tmp_path):
+    store = make(1)
+    answer(store, "ann")
+    for name in ("votes.db", "votes.db-wal", "votes.db-shm"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600, name
+    store.close()
+    (tmp_path / "votes.db").chmod(0o644)  # as an earlier version made it
+    make().close()
+    assert stat.S_IMODE((tmp_path / "votes.db").stat().st_mode) == 0o600
+
+
+def test_reading_touches_nothing_and_sees_the_last_vote(make, tmp_path):
+    store = make(2)
+    answer(store, "ann")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    reader = Store.read(tmp_path / "votes.db")
+    assert len(reader.votes()) == 1 and len(reader.items()) == 2
+    reader.close()
+    assert {name: (tmp_path / name).read_bytes() for name in before if not name.endswith("-shm")} == {
+        name: content for name, content in before.items() if not name.endswith("-shm")
+    }
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(UserError, match="holds no annotations"):
+        Store.read(tmp_path / "empty.db")
+
+
+READ_ONLY = """
+mount -t tmpfs none medium && cp votes.db votes.db-wal medium/ && mount -o remount,ro medium &&
+! touch medium/x 2>/dev/null && cd out && {python} -m mlxrlhf_cli.main annotate --db ../medium/votes.db \
+    --stats --export pairs.jsonl
+"""
+
+
+def test_stats_and_export_of_a_medium_that_cannot_be_written(make, tmp_path):
+    """A vote that only the -wal holds is counted too. In a mount namespace, on a tmpfs of its own."""
+    store = make(1)
+    answer(store, "ann")
+    for name in ("medium", "out"):
+        (tmp_path / name).mkdir()
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("no mount namespaces here")
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", READ_ONLY.format(python=sys.executable)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 on 1 items" in done.stdout and len(load_pairs(tmp_path / "out" / "pairs.jsonl")) == 1
+
+
+def test_sigterm_says_what_ctrl_c_says(served):
+    server = served()
+    shown = json.loads(server.ask("POST", "/api/next", {"annotator": "ann"})[2])["item"]
+    body = {"annotator": "ann", "assignment": shown["assignment"], "answer": "tie", "strength": 1, "reasons": []}
+    assert server.ask("POST", "/api/vote", {**body, "rationale": "", "seconds": 1})[0] == 200
+    for data in (b'{"annotator": "\\ud83d"}', b'{"annotator": ' + b"[" * 30_000 + b"]" * 30_000 + b"}", b"[]", b"{"):
+        assert server.ask("POST", "/api/next", data)[0] == 400, data[:40]
+    assert server.ask("POST", "/api/next", b'{"annotator": "ann"}', **{"Content-Type": "text/plain"})[0] == 415
+    code, out = server.stop(signal.SIGTERM)
+    assert code == 0 and "stopped; 1 votes in data/annotations.db" in out and "Traceback" not in out
+
+
+def test_who_votes_anew_after_reading_the_agreement_is_marked_and_moves_nothing(make):
+    """Vote, read alpha, undo, vote as the other did: alpha does not rise by it, and the vote says what it is."""
+    store = make(30, overlap=2)
+    sides = {}
+    for _ in range(30):
+        shown = answer(store, "ann")
+        sides[shown["prompt"]] = shown["left"]
+    assert agreement.live(store.tallies()) == {"alpha": None, "items": 0, "enough": 20}
+    for number in range(30):
+        shown = store.current("bob")
+        agrees = shown["left"] == sides[shown["prompt"]]
+        wrong = number % 3 == 0
+        store.vote("bob", shown["assignment"], "left" if agrees != wrong else "right", 1, [], "", 1.0)
+        live = agreement.live(store.tallies())
+        assert (live["alpha"] is None) == (number + 1 < 20)
+    before = agreement.live(store.tallies())["alpha"]
+    back = store.undo("bob")
+    agrees = back["left"] == sides[back["prompt"]]
+    store.vote("bob", back["assignment"], "left" if agrees else "right", 1, [], "", 1.0)
+    votes = store.votes()
+    assert [v.revised for v in votes].count(True) == 1 and votes[-1].revised
+    assert agreement.live(store.tallies())["items"] == 29
+    # Item 30 (wrong: 29 % 3 == 2, so it agreed already): without it alpha cannot be higher than with it.
+    assert agreement.live(store.tallies())["alpha"] <= before
+    lines = agreement.describe(agreement.figures(votes, {i: ("x", "y") for i in range(1, 31)}))
+    assert "voted anew after undo        1" in lines and any("without votes after undo" in line for line in lines)
+    (row,) = [r for r in export.table(store.items(), votes) if r["revised"]]
+    assert row["annotator"] == "bob"

@@ -220,7 +220,7 @@ def test_a_hub_data_set_is_read_from_its_training_files(tmp_path, monkeypatch):
 
     asked = []
 
-    def download(name, *, repo_type, allow_patterns):
+    def download(name, *, repo_type, revision, allow_patterns):
         asked.append((name, repo_type, allow_patterns))
         return str(tmp_path)
 

@@ -1,14 +1,20 @@
 """OpenAI's own client against `mlxrlhf serve`: a real server, and a model trained until it calls a tool."""
 
+import asyncio
+import collections
 import contextlib
+import http.client
 import json
 import os
+import random
 import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.error
 import urllib.request
 
 import numpy as np
@@ -93,18 +99,20 @@ def server(root, *arguments):
         "HF_ENDPOINT": "http://127.0.0.1:9",
         "OPENBLAS_NUM_THREADS": "1",
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlxrlhf_cli.main", "serve", "--port", "0", *arguments],
-        cwd=root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    errors = root / "stderr"
+    with open(errors, "w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlxrlhf_cli.main", "serve", "--port", "0", *arguments],
+            cwd=root,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            env=environment,
+        )
     try:
         line = process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+/v1", line)
-        assert found, line + process.stderr.read()
+        assert found, line + errors.read_text()
         yield found.group(), process
     finally:
         process.kill()
@@ -115,7 +123,10 @@ def server(root, *arguments):
 def address(served_folder):
     with server(served_folder) as (base, process):
         yield base
-        assert process.poll() is None, "the server outlived every test"
+        errors = (served_folder / "stderr").read_text()
+        assert process.poll() is None, f"the server outlived every test: {errors}"
+        assert "Traceback" not in errors and "nobody foresaw" not in errors, errors
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", errors), "no terminal obeys a request"
 
 
 @pytest.fixture
@@ -180,12 +191,12 @@ def test_text_never_becomes_a_special_token(client, served_folder):
 def test_bad_conversations_are_refused_and_the_server_goes_on(client):
     for messages, said in (
         ([{"role": "user", "content": "word " * 3_000}], "the model's context holds 2,048"),
-        ([{"role": "robot", "content": "x"}], "role 'robot'"),
+        ([{"role": "robot", "content": "x"}], "robot"),
         ([], "at least one message"),
     ):
         with pytest.raises(openai.APIStatusError) as caught:
             client.chat.completions.create(model="default_model", messages=messages)
-        assert said in caught.value.body
+        assert said in caught.value.body["message"] and caught.value.body["type"] == "invalid_request_error"
     developer = [{"role": "developer", "content": "Be brief."}, *PLAIN[:1]]
     assert client.chat.completions.create(model="default_model", messages=developer, max_tokens=2).usage
 
@@ -219,13 +230,14 @@ def test_one_model_and_no_other(client):
     for name in ("someone/some-model", "/etc"):
         with pytest.raises(openai.NotFoundError) as caught:
             client.chat.completions.create(model=name, messages=PLAIN[:1])
-        assert "this server has 'weights/nano/rlhf'" in caught.value.body
+        assert "this server has 'weights/nano/rlhf'" in caught.value.body["message"]
 
 
 def test_web_pages_may_not_call_it(address):
     request = urllib.request.Request(address + "/models", headers={"Origin": "https://example.org"})
-    with urllib.request.urlopen(request) as answer:
-        assert answer.headers["Access-Control-Allow-Origin"] is None
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request)
+    assert caught.value.code == 403 and caught.value.headers["Access-Control-Allow-Origin"] is None
 
 
 def test_clients_that_leave_do_not_stop_it(client):
@@ -253,7 +265,8 @@ def test_clients_that_leave_do_not_stop_it(client):
     assert answer.choices[0].message.content == PLAIN[1]["content"]
 
 
-def test_ctrl_c_ends_it_without_a_traceback(served_folder):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_it_without_a_traceback(served_folder, how):
     with server(served_folder, "--model", "weights/nano/rlhf") as (base, process):
         client = openai.OpenAI(base_url=base, api_key="none", max_retries=0)
         stream = client.chat.completions.create(
@@ -264,9 +277,10 @@ def test_ctrl_c_ends_it_without_a_traceback(served_folder):
             max_tokens=5_000,
         )
         next(iter(stream))
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
-        assert process.returncode in (0, 130) and "Traceback" not in errors, errors
+        process.send_signal(how)
+        process.communicate(timeout=20)
+        errors = (served_folder / "stderr").read_text()
+        assert process.returncode == 0 and "Traceback" not in errors, errors
 
 
 def test_a_taken_port_is_one_sentence(served_folder):
@@ -276,7 +290,7 @@ def test_a_taken_port_is_one_sentence(served_folder):
         port = str(taken.getsockname()[1])
         said = mlxrlhf_process(served_folder, "serve --model weights/nano/rlhf --port", port, code=2)
     assert said.err.count("\n") == 1, said.err
-    assert f"cannot listen on 127.0.0.1:{port}" in said.err
+    assert f"port {port} on 127.0.0.1 cannot be used" in said.err
 
 
 def test_what_cannot_be_served_is_named(served_folder, tmp_path, monkeypatch):
@@ -319,7 +333,7 @@ def test_a_published_template_without_tools_gets_them_in_the_system_turn(tmp_pat
     made.save_pretrained(tmp_path)
     tokenizer = tokenizers.open_tokenizer(tmp_path)
     call = [{"function": {"name": "f", "arguments": {"a": 1}}}]
-    ids = serve.prompt_maker(tokenizer)([*ASKED, {"role": "assistant", "content": "", "tool_calls": call}], TOOLS)
+    ids = dialogue.prompt([*ASKED, {"role": "assistant", "content": "", "tool_calls": call}], tokenizer, TOOLS)
     assert tokenizer.decode(ids) == (
         f"<|im_start|>system\nYou may call these tools:\n{json.dumps(TOOLS)}\nTo call one, answer <tool_call>"
         '{"name": ..., "arguments": {...}}</tool_call> and wait for its result.<|im_end|>\n'
@@ -329,4 +343,439 @@ def test_a_published_template_without_tools_gets_them_in_the_system_turn(tmp_pat
     made.chat_template = template + "{{ tools | tojson }}"
     made.save_pretrained(tmp_path)
     tokenizer = tokenizers.open_tokenizer(tmp_path)
-    assert tokenizer.decode(serve.prompt_maker(tokenizer)(ASKED, TOOLS)).endswith(f"<|im_end|>\n{json.dumps(TOOLS)}")
+    assert tokenizer.decode(dialogue.prompt(ASKED, tokenizer, TOOLS)).endswith(f"<|im_end|>\n{json.dumps(TOOLS)}")
+
+
+# --- what OpenAI's clients may ask for -------------------------------------------------------------------------------
+
+
+def test_several_choices_stops_seeds_and_log_probabilities(client):
+    hello = dict(model="default_model", messages=PLAIN[:1], temperature=0)
+    answer = client.chat.completions.create(n=2, **hello)
+    assert [c.message.content for c in answer.choices] == [PLAIN[1]["content"]] * 2
+    assert [c.index for c in answer.choices] == [0, 1]
+    for stop, said in (("there", "hello "), (["zzz", "re, pa"], "hello the"), ("🦜", "hello there, parrot ")):
+        answer = client.chat.completions.create(stop=stop, **hello)
+        assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (said, "stop")
+        stream = client.chat.completions.create(
+            stop=stop, stream=True, n=2, stream_options={"include_usage": True}, **hello
+        )
+        parts, usages = ["", ""], []
+        for chunk in stream:
+            usages.append(chunk.usage)
+            for choice in chunk.choices:
+                parts[choice.index] += choice.delta.content or ""
+        assert parts == [said, said]
+        assert usages[-1].completion_tokens > 2 and set(usages[:-1]) == {None}
+    wild = dict(model="default_model", messages=[{"role": "user", "content": "x"}], temperature=2, max_tokens=12)
+    first, again, other = (
+        client.chat.completions.create(seed=seed, **wild).choices[0].message.content for seed in (7, 7, -8)
+    )
+    assert first == again != other
+    answer = client.chat.completions.create(logprobs=True, top_logprobs=3, **hello)
+    found = answer.choices[0].logprobs.content
+    assert "".join(bytes(t.bytes).decode(errors="ignore") for t in found[:3]) in PLAIN[1]["content"]
+    assert len(found) == answer.usage.completion_tokens
+    for token in found:
+        assert token.logprob <= 0 and len(token.top_logprobs) == 3
+        assert token.top_logprobs[0].logprob == pytest.approx(token.logprob), "greedy takes the likeliest"
+    streamed = client.chat.completions.create(logprobs=True, stream=True, **hello)
+    counted = sum(len(c.logprobs.content) for chunk in streamed for c in chunk.choices if c.logprobs)
+    assert counted == len(found)
+
+
+def test_plain_completions(client):
+    answer = client.completions.create(model="default_model", prompt="import", max_tokens=5, temperature=0)
+    assert answer.object == "text_completion" and answer.usage.completion_tokens <= 5
+    streamed = client.completions.create(
+        model="default_model", prompt="import", max_tokens=5, temperature=0, stream=True
+    )
+    assert "".join(chunk.choices[0].text for chunk in streamed) == answer.choices[0].text
+
+
+def test_an_answer_ends_at_the_context(client, served_folder):
+    tokenizer = tokenizers.Tokenizer(served_folder / "t")
+    answer = client.chat.completions.create(
+        model="default_model",
+        messages=[{"role": "user", "content": "a b c " * 640}],
+        max_tokens=1_000_000,
+        logit_bias={str(tokenizer.end_id): -100},
+    )
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage.prompt_tokens > 1_900 and answer.usage.total_tokens == 2_048
+
+
+def test_the_caller_may_keep_tools_from_being_called(client):
+    asked = dict(model="default_model", messages=ASKED, tools=TOOLS, temperature=0)
+    message = client.chat.completions.create(tool_choice="none", **asked).choices[0]
+    assert not message.message.tool_calls and message.finish_reason in ("stop", "length")
+    message = client.chat.completions.create(tool_choice="auto", parallel_tool_calls=False, **asked).choices[0]
+    assert len(message.message.tool_calls) == 1 and message.finish_reason == "tool_calls"
+
+
+def test_thirty_two_clients_at_once(client):
+    """All are answered, each with its own."""
+    said = {}
+
+    def ask(number):
+        messages, content = ((PLAIN[:1], PLAIN[1]["content"]), (ASKED, None))[number % 2]
+        tools = {"tools": TOOLS} if content is None else {}
+        message = client.chat.completions.create(model="default_model", messages=messages, temperature=0, **tools)
+        said[number] = content is None and message.choices[0].message.tool_calls or message.choices[0].message.content
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(said) == 32
+    assert {said[n] for n in range(0, 32, 2)} == {PLAIN[1]["content"]}
+    assert {said[n][0].function.name for n in range(1, 32, 2)} == {"execute_python"}
+
+
+# --- what is refused: the attack, and a harmless twin ----------------------------------------------------------------
+
+BIG = [{"type": "function", "function": {"name": "f", "strict": True}}]
+
+
+@pytest.mark.parametrize(
+    "attack,param,twin",
+    [
+        ({"stop": [5]}, "stop", {"stop": ["5"]}),
+        ({"stop": ""}, "stop", {"stop": []}),
+        ({"stop": "x" * 300}, "stop", {"stop": "x" * 200}),
+        ({"top_k": 1_000_000_000}, "top_k", {"top_k": 800}),
+        ({"top_k": -1}, "top_k", {"top_k": 1}),
+        ({"logit_bias": {"8192": 5}}, "logit_bias", {"logit_bias": {"799": 5}}),
+        ({"logit_bias": {"-1": 5}}, "logit_bias", {"logit_bias": {}}),
+        ({"logit_bias": {"1": 101}}, "logit_bias", {"logit_bias": {"1": -100}}),
+        ({"seed": 2**64}, "seed", {"seed": 2**63}),
+        ({"seed": 1.5}, "seed", {"seed": -1}),
+        ({"temperature": -1}, "temperature", {"temperature": 1e-300}),
+        ({"temperature": "1"}, "temperature", {"temperature": 1}),
+        ({"top_p": 0}, "top_p", {"top_p": 1e-9}),
+        ({"min_p": 2}, "min_p", {"min_p": 1}),
+        ({"repetition_penalty": 1e-30}, "repetition_penalty", {"repetition_penalty": 1.3}),
+        ({"max_tokens": 0}, "max_tokens", {"max_tokens": 1}),
+        ({"max_tokens": True}, "max_tokens", {"max_completion_tokens": 1}),
+        ({"n": 100}, "n", {"n": 2}),
+        ({"top_logprobs": 5}, "top_logprobs", {"top_logprobs": 5, "logprobs": True}),
+        ({"tool_choice": "required", "tools": TOOLS}, "tool_choice", {"tool_choice": "auto", "tools": TOOLS}),
+        ({"tools": BIG}, "tools[0]", {"tools": TOOLS}),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0]", {"tools": []}),
+        ({"response_format": {"type": "json_object"}}, "response_format", {"response_format": {"type": "text"}}),
+        ({"chat_template_kwargs": {"chat_template": "{{ x }}"}}, "chat_template_kwargs", {"chat_template_kwargs": {}}),
+        ({"chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs", {}),
+        ({"stream_options": {"include_usage": True}}, "stream_options", {}),
+        ({"role_mapping": {}}, "role_mapping", {"user": "someone"}),
+        ({"adapters": "/etc"}, "adapters", {"metadata": {"a": "b"}}),
+        ({"draft_model": "/etc"}, "draft_model", {"store": False}),
+        ({"functions": []}, "functions", {"functions": None}),
+        ({"\x1b[31m": 1}, "\x1b[31m", {}),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio", "text": "x"}]}]}, "messages", {}),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages", {}),
+        ({"messages": [{"role": "user"}]}, "messages", {}),
+        ({"messages": [5]}, "messages", {}),
+        ({"messages": {"role": "user"}}, "messages", {}),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, "messages", {}),
+        ({"messages": [{"role": "user", "content": "x", "cache": 1}]}, "messages", {}),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
+            "messages",
+            {},
+        ),
+    ],
+)
+def test_what_would_break_it_is_refused_and_its_harmless_twin_answered(client, attack, param, twin):
+    asked = {"model": "default_model", "messages": PLAIN[:1], "max_tokens": 2}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.post("/chat/completions", body={**asked, **attack}, cast_to=object)
+    error = caught.value.body
+    assert error["param"] == param and error["type"] == "invalid_request_error" and error["code"] and error["message"]
+    assert client.post("/chat/completions", body={**asked, **twin}, cast_to=object)["choices"]
+
+
+def test_no_image_is_fetched(client):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0.5)
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/x.png"
+        parts = [{"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": {"url": url}}]
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(model="default_model", messages=[{"role": "user", "content": parts}])
+        with pytest.raises(TimeoutError):
+            listening.accept()
+    answer = client.chat.completions.create(
+        model="default_model", messages=[{"role": "user", "content": parts[:1]}], max_tokens=2
+    )
+    assert answer.usage
+
+
+def test_a_page_cannot_reach_it(address):
+    """A page's text/plain POST, a foreign name that points here, and the preflight of another page."""
+    host, port = address.removeprefix("http://").removesuffix("/v1").split(":")
+    body = json.dumps({"messages": PLAIN[:1], "max_tokens": 1})
+
+    def ask(method="POST", path="/v1/chat/completions", **headers):
+        connection = http.client.HTTPConnection(host, int(port), timeout=30)
+        connection.request(method, path, body if method == "POST" else None, headers)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        if answer.status != 200:
+            assert json.loads(text)["error"]["message"], "errors have OpenAI's form"
+        return answer.status
+
+    kind = {"Content-Type": "application/json"}
+    assert ask(**kind) == 200 and ask(Host=f"localhost:{port}", **kind) == 200
+    assert ask(**{"Content-Type": "text/plain"}) == 415
+    assert ask(Origin="http://evil.example", **kind) == 403 and ask(Origin="null", **kind) == 403
+    assert ask(Host="evil.example", **kind) == 421 and ask(Host=f"evil.example:{port}", **kind) == 421
+    assert ask("OPTIONS", Origin="http://evil.example", **{"Access-Control-Request-Method": "POST"}) == 403
+    assert ask("GET", "/v1/models", Host="evil.example") == 421
+    assert ask("GET", "/v1/nothing") == 404 and ask("DELETE") == 405
+    assert ask("GET", "/v1/models/weights/nano/rlhf") == 200 and ask("GET", "/v1/models/other") == 404
+
+
+def test_pages_that_were_named_may_ask(served_folder):
+    with server(served_folder, "--allowed-origins", "http://good.example") as (base, _):
+        for origin, status in (("http://good.example", 200), ("http://evil.example", 403)):
+            request = urllib.request.Request(
+                base + "/chat/completions",
+                method="OPTIONS",
+                headers={
+                    "Origin": origin,
+                    "Access-Control-Request-Method": "POST",
+                    "Access-Control-Request-Headers": "content-type",
+                },
+            )
+            try:
+                answer = urllib.request.urlopen(request)
+                assert answer.headers["Access-Control-Allow-Origin"] == origin
+                assert "content-type" in answer.headers["Access-Control-Allow-Headers"]
+            except urllib.error.HTTPError as error:
+                answer = error
+            assert answer.status == status
+
+
+# --- the generation thread -------------------------------------------------------------------------------------------
+
+
+def test_a_dead_generation_thread_ends_the_process_with_a_sentence(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", "from mlxrlhf.agent import serve\nserve._end(ValueError('\\x1b[31m'))"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "\x1b" not in done.stderr
+    assert "the thread that generates answers stopped on an error that nobody foresaw (ValueError" in done.stderr
+
+
+def test_what_the_thread_cannot_take_is_told_and_a_client_that_left_frees_its_place(served_folder):
+    from mlxrlhf.backends.mlx import serve as mlx_serve
+    from mlxrlhf.backends.serving import Sampling
+
+    deaths = []
+    engine = mlx_serve.open_engine(served_folder / "weights" / "nano" / "rlhf", "", ends=[], on_death=deaths.append)
+
+    async def leave_one_and_hear_another():
+        heard = []
+        left = engine.reply([1, 2, 3], Sampling(2_000, 1.0))
+        put = left._box.put
+        left._box.put = lambda item: (heard.append(item), put(item))
+        async for _ in left:
+            if len(heard) > 3:
+                break
+        waiting = [engine.reply([1, 2, 3], Sampling(2_000, 1.0)) for _ in range(40)]  # more than decode at once
+        for one in waiting:
+            one._box.leave()  # before it began
+        other = [token async for token in engine.reply([4, 5], Sampling(30, 1.0))]
+        assert len(other) == 30 and other[-1].finish == "length"
+        assert not any(getattr(item, "finish_reason", None) for item in heard), "it was ended, it did not end"
+
+    asyncio.run(leave_one_and_hear_another())
+    assert not deaths
+
+    async def kill():
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3):
+                async for _ in engine.reply([1], Sampling(5, 1.0, top_k=10**9)):  # as nothing checked would pass on
+                    pass
+
+    asyncio.run(kill())
+    assert len(deaths) == 1 and "top_k" in str(deaths[0])
+
+
+def test_adapters_of_another_model_are_named(served_folder, tmp_path, monkeypatch):
+    """The adapters, not the model: and mlx-lm alone would serve the model without them, or die at the first answer."""
+    from mlxrlhf.models.adapters import write_adapters
+
+    monkeypatch.chdir(served_folder)
+    names = {
+        "another layer": ("model.layers.7.self_attn.q_proj", 96),
+        "another width": ("model.layers.0.self_attn.q_proj", 64),
+    }
+    for what, (name, width) in names.items():
+        weights = {
+            f"{name}.lora_a": np.zeros((width, 4), np.float32),
+            f"{name}.lora_b": np.zeros((4, width), np.float32),
+        }
+        folder = tmp_path / what.replace(" ", "-")
+        write_adapters(folder, weights, scale=1.0, num_layers=2)
+        with pytest.raises(UserError, match="the adapters in .*give the --model that they were trained on"):
+            serve.run(ServeConfig(model="weights/nano/rlhf", adapter=str(folder), port=0))
+
+
+# --- a fuzzer --------------------------------------------------------------------------------------------------------
+
+#: seconds that it runs; ten minutes by MLXRLHF_FUZZ_SECONDS=600
+FUZZ_SECONDS = float(os.environ.get("MLXRLHF_FUZZ_SECONDS", "6"))
+NASTY = [
+    *(None, True, False, 0, -1, 1, 2, 3, 7, 0.5, -0.0, 1e-300, 1e-9, 0.01, 0.3, 1.0, 1.5, 2.0, -2.0, 1e9, 1e308, 2**31),
+    *(
+        2**63,
+        2**64,
+        10**400,
+        float("nan"),
+        float("inf"),
+        "",
+        " ",
+        "x",
+        "5",
+        "\x1b]0;title\x07",
+        "\u202e",
+        "\ud83d",
+        "🦜",
+    ),
+    *(
+        "<|end|>",
+        "<tool_call>",
+        "x" * 5_000,
+        "none",
+        "auto",
+        "required",
+        "default_model",
+        "/etc/passwd",
+        "\0",
+        [],
+        [[]],
+    ),
+    *(["a"], [""], [5], ["\n", "e"], {}, {"1": 1}, {"799": 100}, {"800": 1}, {"8192": 5}, {"-1": 0}, {"x": "y"}),
+    *({str(i): 100 for i in range(800)}, {str(i): -100 for i in range(800)}, {"type": "text"}, {"type": "json_object"}),
+    *(
+        {"include_usage": True},
+        {"enable_thinking": True},
+        TOOLS,
+        [{"type": "function"}],
+        [{"type": "text", "text": "hi"}],
+    ),
+    *(
+        [{"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/"}}],
+        [PLAIN[0]],
+        [RESULT],
+        [*ASKED, CALL, RESULT],
+    ),
+]
+FIELDS = (
+    "model messages stream stream_options max_tokens max_completion_tokens temperature top_p top_k min_p seed stop n "
+    "repetition_penalty repetition_context_size presence_penalty presence_context_size frequency_penalty prompt user "
+    "frequency_context_size logit_bias logprobs top_logprobs tools tool_choice parallel_tool_calls response_format "
+    "chat_template_kwargs metadata store service_tier modalities xtc_probability adapters draft_model role_mapping"
+).split()
+
+
+def nasty_body(rng):
+    """A request that is well-formed here and there."""
+    body = {
+        "model": "default_model",
+        "messages": rng.choice([PLAIN[:1], ASKED, [*ASKED, CALL, RESULT]]),
+        "max_tokens": 4,
+    }
+    for _ in range(rng.choice([0, 1, 1, 2, 2, 3, 5])):
+        body[rng.choice(FIELDS)] = rng.choice(NASTY)
+    if rng.random() < 0.25:  # within what is allowed, so that it reaches the generation thread
+        body |= {
+            "temperature": rng.choice([0, 1e-9, 0.01, 1, 2]),
+            "top_p": rng.choice([1e-9, 0.5, 1]),
+            "top_k": rng.choice([0, 1, 799, 800]),
+            "min_p": rng.choice([0, 0.5, 1]),
+            "repetition_penalty": rng.choice([0, 0.1, 1, 10]),
+            "presence_penalty": rng.choice([-2, 0, 2]),
+            "frequency_penalty": rng.choice([-2, 0, 2]),
+            "logit_bias": rng.choice([{}, {"0": 100}, {str(i): rng.choice([-100, 100]) for i in range(800)}]),
+            "n": rng.choice([1, 3]),
+            "seed": rng.choice([None, 0, -5, 2**63]),
+            "stream": rng.random() < 0.5,
+        }
+    if rng.random() < 0.1:
+        message = rng.choice(body["messages"]) if isinstance(body["messages"], list) and body["messages"] else None
+        if isinstance(message, dict):
+            changed = {**message, rng.choice(["role", "content", "tool_calls", "name", "x"]): rng.choice(NASTY)}
+            body["messages"] = [changed, *PLAIN[:1]]
+    if rng.random() < 0.03:
+        deep = []
+        for _ in range(rng.choice([50, 100, 500])):
+            deep = [deep]
+        body[rng.choice(FIELDS)] = deep
+    data = json.dumps(body, ensure_ascii=rng.random() < 0.8).encode("utf-8", "surrogatepass")
+    if rng.random() < 0.05:
+        data = data[: rng.randrange(len(data))] + rng.choice([b"", b"\xff", b"[" * 50_000, b"\x1b[2J"])
+    return data
+
+
+def one_attack(rng, host, port):
+    """The status of one request, 0 where this client left before it was answered."""
+    path = rng.choice(["/v1/chat/completions"] * 8 + ["/v1/completions", "/v1/models", "/x\x7f".replace("\x7f", "%1b")])
+    headers = {"Content-Type": "application/json", "Host": f"{host}:{port}"}
+    if rng.random() < 0.1:
+        headers[rng.choice(["Content-Type", "Host", "Origin"])] = rng.choice(
+            ["text/plain", "evil.example", "null", "[", ""]
+        )
+    connection = http.client.HTTPConnection(host, port, timeout=60)
+    try:
+        connection.request(rng.choice(["POST"] * 20 + ["GET", "OPTIONS", "PUT"]), path, nasty_body(rng), headers)
+        if rng.random() < 0.05:
+            return 0
+        answer = connection.getresponse()
+        if answer.status == 200 and rng.random() < 0.05:
+            answer.read(10)
+            return 0
+        text = answer.read().decode()
+    finally:
+        connection.close()
+    streamed = "event-stream" in (answer.headers["Content-Type"] or "")
+    if answer.status == 200 and streamed:
+        assert text.endswith("data: [DONE]\n\n") and '"error"' not in text.partition("choices")[0], text
+    elif answer.status != 200 or path.startswith("/v1/c"):
+        found = json.loads(text)
+        assert found["choices"] if answer.status == 200 else found["error"]["message"], text
+    return answer.status
+
+
+def test_a_fuzzer_does_not_bring_it_down(address, client):
+    """Four at once, each its own seed; every request is answered, with an error of OpenAI's form or an answer."""
+    host, port = address.removeprefix("http://").removesuffix("/v1").split(":")
+    until, counts, failures = time.monotonic() + FUZZ_SECONDS, collections.Counter(), []
+
+    def attack(seed):
+        rng = random.Random(seed)
+        while time.monotonic() < until and not failures:
+            state = rng.getstate()
+            try:
+                counts[one_attack(rng, host, int(port))] += 1
+            except Exception as error:
+                failures.append((seed, repr(error)))
+                rng.setstate(state)
+                failures.append(nasty_body(rng)[:2_000])
+
+    seeds = [int(os.environ.get("MLXRLHF_FUZZ_SEED", "0")) * 4 + i for i in range(4)]
+    threads = [threading.Thread(target=attack, args=(seed,)) for seed in seeds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(f"{counts.total()} requests in {FUZZ_SECONDS:.0f} s: {dict(counts)}")
+    assert not failures, failures
+    assert set(counts) <= {0, 200, 400, 403, 404, 405, 413, 415, 421, 429} and min(counts[200], counts[400]) > 5, counts
+    answer = client.chat.completions.create(model="default_model", messages=PLAIN[:1], temperature=0)
+    assert answer.choices[0].message.content == PLAIN[1]["content"]

@@ -81,7 +81,8 @@ class Chat:
         self.messages = [{"role": "system", "content": self.config.system}] if self.config.system else []
         self.temp, self.tools_on = self.config.temp, self.config.tools != "off"
         self.always: set[str] = set()  # tools that run without asking
-        self.compared = None  # the last two answers side by side, for /rate
+        #: the last two answers side by side, for /rate: what they answer, and each one's model and text
+        self.compared: tuple[list[dict[str, Any]], tuple[str, str], tuple[str, str]] | None = None
         self.other: Voice | None = None  # the model of the last /compare
         self.answers = 0
 

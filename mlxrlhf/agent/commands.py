@@ -15,7 +15,6 @@ from mlxrlhf.data import files, rows
 from mlxrlhf.errors import UserError
 from mlxrlhf.files import atomic_text
 from mlxrlhf.models import folders, published
-from mlxrlhf.workspace import under_root
 
 
 def run(chat: Chat, line: str) -> None:
@@ -175,9 +174,13 @@ def _compare(chat: Chat, argument: str) -> None:
     _show(chat, messages, *sides)
 
 
-def _show(chat: Chat, messages: list[dict], left: tuple[str, str], right: tuple[str, str]) -> None:
+def _show(
+    chat: Chat, messages: list[dict], left: tuple[str, str], right: tuple[str, str]
+) -> tuple[list[dict], tuple[str, str], tuple[str, str]]:
+    """Print two answers side by side and remember them for /rate."""
     terminal.side_by_side((f"left: {left[0]}", left[1]), (f"right: {right[0]}", right[1]))
     chat.compared = (messages, left, right)
+    return chat.compared
 
 
 def _rate(chat: Chat, argument: str) -> None:
@@ -188,8 +191,10 @@ def _rate(chat: Chat, argument: str) -> None:
         messages = chat.messages[:-1]
         second = chat.answer(chat.voice, messages, show=False).text
         last = chat.messages[-1].get("content") or ""
-        _show(chat, messages, (chat.voice.name, last), (chat.voice.name, second))
-    messages, left, right = chat.compared
+        compared = _show(chat, messages, (chat.voice.name, last), (chat.voice.name, second))
+    else:
+        compared = chat.compared
+    messages, left, right = compared
     if left[1] == right[1]:
         chat.compared = None
         raise UserError("the two answers are the same, so there is nothing to prefer; raise /temp and try again")
@@ -205,7 +210,7 @@ def _rate(chat: Chat, argument: str) -> None:
     reason = terminal.ask("why? (Enter leaves it out) ").strip()
     (winner, chosen), (loser, rejected) = (left, right) if _SIDES[reply] == "left" else (right, left)
     alone = len(messages) == 1 and messages[0]["role"] == "user"
-    path = under_root(chat.config.ratings)
+    path = Path(chat.config.ratings).expanduser()
     try:
         append(
             path,

@@ -38,4 +38,4 @@ def run(config: ChatConfig) -> None:
         except EOFError:
             return
         except UserError as error:
-            terminal.note(f"mlxrlhf: {error}")
+            terminal.note(terminal.cleaned(f"mlxrlhf: {error}"))

@@ -5,6 +5,7 @@ What is not ours goes through `display` before it reaches the terminal.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -120,10 +121,10 @@ def show_call(name: str, arguments: Mapping) -> None:
     note(f"\n[{name}]")
     for argument, value in arguments.items():
         if isinstance(value, str) and (argument in _LANGUAGES or "\n" in value):
-            note(f"  {argument}:")
+            note(f"  {revealed(argument)}:")
             _show_code(revealed(value), _LANGUAGES.get(argument, "text"))
         else:
-            note(f"  {argument} = {revealed(json.dumps(value, ensure_ascii=False))}")
+            note(f"  {revealed(argument)} = {revealed(json.dumps(value, ensure_ascii=False))}")
 
 
 def _show_code(code: str, language: str) -> None:
@@ -193,7 +194,8 @@ def reader() -> Callable[[], str]:
     """
     if sys.stdin.isatty() and sys.stdout.isatty():
         return _edited()
-    sys.stdin.reconfigure(errors="replace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     return _plain
 
 
@@ -228,7 +230,7 @@ def _edited() -> Callable[[], str]:
         event.current_buffer.reset()
 
     file = history_file()
-    session = PromptSession(
+    session: PromptSession[str] = PromptSession(
         "> ",
         history=FileHistory(file) if file else InMemoryHistory(),
         key_bindings=keys,

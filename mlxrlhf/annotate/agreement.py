@@ -12,6 +12,8 @@ from mlxrlhf.annotate.store import Vote
 
 #: resamples of the bootstrap interval
 RESAMPLES = 2_000
+#: shared items below which no figure of agreement is shown: it says little, and on the page it tells how others voted
+ENOUGH = 20
 
 
 # --- the coefficients ----------------------------------------------------------------------------------------------
@@ -111,7 +113,7 @@ def table(votes: Sequence[Vote], *, ordinal: bool) -> np.ndarray:
 
 
 def live(tallies: Sequence[tuple[int, str, int]]) -> dict:
-    """What the page shows: nominal alpha (None without a shared item) and on how many items it rests.
+    """What the page shows: nominal alpha (None below ENOUGH shared items) and on how many items it rests.
 
     tallies: (item, choice, votes), skips and repeats left out.
     """
@@ -121,7 +123,7 @@ def live(tallies: Sequence[tuple[int, str, int]]) -> dict:
         counts[rows[item], CHOICES.index(choice)] = votes
     shared = counts[counts.sum(axis=1) > 1]
     alpha = alpha_of(coincidences(shared).sum(axis=0), False)
-    return {"alpha": float(alpha) if len(shared) else None, "items": len(shared)}
+    return {"alpha": float(alpha) if len(shared) >= ENOUGH else None, "items": len(shared), "enough": ENOUGH}
 
 
 def figures(votes: Sequence[Vote], labels: Mapping[int, tuple[str, str]]) -> dict:
@@ -157,10 +159,14 @@ def figures(votes: Sequence[Vote], labels: Mapping[int, tuple[str, str]]) -> dic
         "shared_items": int((nominal.sum(axis=1) > 1).sum()),
         "skipped": sum(v.choice == "skip" for v in votes),
         "after_tests_were_seen": sum(v.informed for v in said),
+        "revised": sum(v.revised for v in said),
         "choices": {choice: sum(v.choice == choice for v in said) for choice in CHOICES},
         "raw_agreement": raw_agreement(nominal),
         "alpha_nominal": krippendorff_alpha(nominal, ordinal=False),
         "alpha_ordinal": krippendorff_alpha(ordinal, ordinal=True),
+        "alpha_nominal_unrevised": krippendorff_alpha(
+            table([v for v in said if not v.revised], ordinal=False), ordinal=False
+        ),
         "cohen_kappa": kappas,
         "self_consistency": float(np.mean([x == y for x, y in again])) if again else float("nan"),
         "repeats": len(again),
@@ -184,23 +190,27 @@ def describe(f: Mapping) -> list[str]:
     def row(name: str, value: object) -> str:
         return f"{name:28} {value}"
 
+    shared = f["shared_items"]
+    few = "" if shared >= ENOUGH else f"-   {ENOUGH} shared items are needed, there are {shared}"
     lines = [
         row("people", f["annotators"]),
-        row("votes", f"{f['votes']:,} on {f['items']:,} items; {f['shared_items']:,} items have two or more"),
+        row("votes", f"{f['votes']:,} on {f['items']:,} items; {shared:,} items have two or more"),
         row("skipped", f["skipped"]),
         row("voted after seeing tests", f["after_tests_were_seen"]),
+        row("voted anew after undo", f["revised"]),
         row(
             "median seconds per item",
             "-" if f["seconds_median"] != f["seconds_median"] else f"{f['seconds_median']:.1f}",
         ),
-        row("raw agreement", number(f["raw_agreement"])),
-        row("Krippendorff's alpha nominal", interval(f["alpha_nominal"])),
-        row("                     ordinal", interval(f["alpha_ordinal"])),
+        row("raw agreement", few or number(f["raw_agreement"])),
+        row("Krippendorff's alpha nominal", few or interval(f["alpha_nominal"])),
+        row("                     ordinal", few or interval(f["alpha_ordinal"])),
     ]
+    if f["revised"] and not few:
+        lines.append(row("  without votes after undo", interval(f["alpha_nominal_unrevised"]) + "   nominal"))
     for pair in f["cohen_kappa"]:
-        lines.append(
-            row("Cohen's kappa", f"{number(pair['kappa'])}   {' and '.join(pair['people'])}, {pair['items']:,} items")
-        )
+        value = number(pair["kappa"]) if pair["items"] >= ENOUGH else "-"
+        lines.append(row("Cohen's kappa", f"{value}   {' and '.join(pair['people'])}, {pair['items']:,} items"))
     lines.append(row("self-consistency", f"{number(f['self_consistency'])}   {f['repeats']:,} hidden repeats"))
     lines.append(row("left side preferred", f"{number(f['left_share'])}   0.5 without a habit of sides"))
     lines += [

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,9 +62,10 @@ def trl(items: Mapping, votes: Sequence[Vote]) -> list[dict]:
         agreeing = [v for v in group if v.choice == chosen]
         reasons = Counter(reason for v in agreeing for reason in v.reasons)
         row = items[item]
-        prompt, sides = json.loads(row["prompt"]), (row[chosen], row[rejected])
+        prompt = json.loads(row["prompt"])
+        sides: list[Any] = [row[chosen], row[rejected]]
         if isinstance(prompt, list):  # TRL's conversational form
-            sides = tuple([{"role": "assistant", "content": text}] for text in sides)
+            sides = [[{"role": "assistant", "content": text}] for text in sides]
         rows.append(
             {
                 "prompt": prompt,
@@ -128,6 +130,7 @@ def table(items: Mapping, votes: Sequence[Vote]) -> list[dict]:
                 "left": "b" if vote.swapped else "a",
                 "repeat": int(vote.repeat),
                 "saw_tests": int(vote.informed),
+                "revised": int(vote.revised),
                 "seconds": round(vote.seconds, 1),
                 "reasons": " ".join(vote.reasons),
                 "rationale": vote.rationale,

@@ -50,12 +50,13 @@ def from_file(source: str, bank: Sequence[Task]) -> list[Item]:
 def read_prompts(path: Path, bank: Sequence[Task]) -> list[tuple[str, str, tuple[str, ...]]]:
     """(prompt, task, tests) of each different prompt of a source of prompts; a text file has one on each line."""
     tests_of = _Tests(bank)
-    found = {}
+    found: dict[str, tuple[str, str, tuple[str, ...]]] = {}
     for place, row in files.rows(path, text="prompt"):
         prompt = row.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():
             raise UserError(f'{place} has no "prompt"; each line needs one, as text')
-        found.setdefault(prompt, (prompt, *tests_of(prompt, str(row.get("task") or ""), row.get("tests"), place)))
+        task, tests = tests_of(prompt, str(row.get("task") or ""), row.get("tests"), place)
+        found.setdefault(prompt, (prompt, task, tests))
     return list(found.values())
 
 
@@ -102,7 +103,7 @@ def sample(config: AnnotateConfig, store: Store, bank: Sequence[Task], say: Call
         rngs = [np.random.default_rng([config.seed, at, side]) for side in (0, 1)]
         both = [answerers[name]([p for p, *_ in some], rng) for name, rng in zip(names, rngs)]
         different = [
-            Item(prompt, a, b, *labels, source, "", task, tests)
+            Item(prompt, a, b, labels[0], labels[1], source, task=task, tests=tests)
             for (prompt, task, tests), a, b in zip(some, *both)
             if a != b
         ]

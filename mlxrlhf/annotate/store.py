@@ -9,15 +9,20 @@ A person's current item is their last opened assignment without a vote: the same
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import shutil
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +86,7 @@ class Item:
 @dataclass(frozen=True)
 class Vote:
     """A live vote. choice: a, b, tie, bad or skip; strength: 0 unless it is a or b; informed: the person had seen the
-    item's test results before."""
+    item's test results before; revised: it stands in the place of one that was taken back."""
 
     annotator: str
     item: int
@@ -94,6 +99,7 @@ class Vote:
     repeat: bool
     informed: bool
     created: float
+    revised: bool = False
 
 
 class Conflict(Exception):
@@ -101,37 +107,76 @@ class Conflict(Exception):
 
 
 class Store:
-    """The file. Raises UserError when it cannot be opened or is something else."""
+    """The file, for its owner's eyes alone. Raises UserError when it cannot be opened or is something else."""
 
     def __init__(self, path: Path, *, seed: int = 0, overlap: int = 1, repeats: float = 0.0):
         self.path, self.seed, self.overlap, self.repeats = Path(path), seed, overlap, repeats
         self._lock = threading.RLock()
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
-            self._db.row_factory = sqlite3.Row
-            version, application = (
-                self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id")
-            )
-            empty = not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if not empty and (version, application) != (_VERSION, _APPLICATION):
-                raise UserError(f"{self.path} was not made by this version of mlxrlhf annotate; name another with --db")
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")  # a commit waits for the disk
-            self._db.execute("PRAGMA fullfsync = 1")  # on macOS, for the disk's own cache too
-            self._db.execute("PRAGMA foreign_keys = 1")
-            if empty:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its -wal and -shm the same mode
+            self._db = self._connect(self.path)
+            if not self._check():
                 self._db.executescript(
                     f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {_VERSION};"
                     f"PRAGMA application_id = {_APPLICATION};COMMIT;"
                 )
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")  # a commit waits for the disk
+            self._db.execute("PRAGMA fullfsync = 1")  # on macOS, for the disk's own cache too
+            self._db.execute("PRAGMA foreign_keys = 1")
+            with contextlib.suppress(PermissionError):  # another's file, that we may write
+                self.path.chmod(0o600)  # one that an earlier version made
         except (sqlite3.Error, OSError) as error:
-            raise UserError(
-                f"{self.path} cannot be opened as an annotation file ({error}); name another with --db"
-            ) from None
+            raise self._cannot_open(error) from None
+
+    @classmethod
+    def read(cls, path: Path) -> Store:
+        """The file to read from, which is not touched: it may lie on a medium that cannot be written."""
+        store = cls.__new__(cls)
+        store.path, store.seed, store.overlap, store.repeats = Path(path), 0, 1, 0.0
+        store._lock, store._copy = threading.RLock(), None
+        try:
+            try:
+                store._db = store._connect(f"{store.path.resolve().as_uri()}?mode=ro")
+                found = store._check()
+            except sqlite3.OperationalError:
+                # A file in WAL mode is read by way of a file beside it, which cannot be made here: read a copy.
+                store._copy = tempfile.TemporaryDirectory(prefix="mlxrlhf-annotations-")
+                store._db = store._connect(_copied(store.path, Path(store._copy.name)))
+                found = store._check()
+        except (sqlite3.Error, OSError) as error:
+            raise store._cannot_open(error) from None
+        if not found:
+            raise UserError(f"{store.path} holds no annotations; name another with --db")
+        return store
+
+    @staticmethod
+    def _connect(path: Path | str) -> sqlite3.Connection:
+        uri = isinstance(path, str)
+        database = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False, uri=uri)
+        database.row_factory = sqlite3.Row
+        return database
+
+    def _check(self) -> bool:
+        """False for an empty file, True for one of ours. Raises UserError for another."""
+        version, application = (
+            self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id")
+        )
+        if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            return False
+        if (version, application) != (_VERSION, _APPLICATION):
+            raise UserError(f"{self.path} was not made by this version of mlxrlhf annotate; name another with --db")
+        return True
+
+    def _cannot_open(self, error: Exception) -> UserError:
+        return UserError(f"{self.path} cannot be opened as an annotation file ({error}); name another with --db")
 
     def close(self) -> None:
         self._db.close()
+        if self._copy is not None:
+            self._copy.cleanup()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -182,9 +227,9 @@ class Store:
             )
             return db.total_changes - before
 
-    def items(self) -> dict[int, sqlite3.Row]:
+    def items(self) -> dict[int, dict[str, Any]]:
         """Every item by its id."""
-        return {row["id"]: row for row in self._all("SELECT * FROM items ORDER BY id")}
+        return {row["id"]: dict(row) for row in self._all("SELECT * FROM items ORDER BY id")}
 
     def has(self, source: str, prompt: str) -> bool:
         """Whether a prompt has an item of that source."""
@@ -335,9 +380,9 @@ class Store:
                 "rationale": row["rationale"],
                 "seconds": row["seconds"],
             }
-            return {**self._payload(db, row["assignment"]), "draft": draft}
+            return {**(self._payload(db, row["assignment"]) or {}), "draft": draft}
 
-    def reveal(self, name: str, assignment: int) -> tuple[sqlite3.Row, bool]:
+    def reveal(self, name: str, assignment: int) -> tuple[dict[str, Any], bool]:
         """The item of a showing and whether its sides are swapped, noting that its tests were seen.
 
         Raises Conflict before the vote.
@@ -350,15 +395,17 @@ class Store:
                 "UPDATE assignments SET revealed = coalesce(revealed, ?) WHERE id = ?", (time.time(), assignment)
             )
             item = db.execute("SELECT * FROM items WHERE id = ?", (shown["item"],)).fetchone()
-            return item, bool(shown["swapped"])
+            return dict(item), bool(shown["swapped"])
 
     # --- reading ---
 
     def votes(self) -> list[Vote]:
         """Every live vote, oldest first."""
         rows = self._all(
-            "SELECT p.name, s.item, s.swapped, s.repeat, v.* FROM votes v JOIN assignments s ON s.id = "
-            "v.assignment JOIN annotators p ON p.id = s.annotator WHERE v.undone IS NULL ORDER BY v.id"
+            "SELECT p.name, s.item, s.swapped, s.repeat, v.*, EXISTS "
+            "(SELECT 1 FROM votes u WHERE u.assignment = v.assignment AND u.undone IS NOT NULL) AS revised "
+            "FROM votes v JOIN assignments s ON s.id = v.assignment JOIN annotators p ON p.id = s.annotator "
+            "WHERE v.undone IS NULL ORDER BY v.id"
         )
         return [
             Vote(
@@ -373,18 +420,19 @@ class Store:
                 bool(r["repeat"]),
                 bool(r["informed"]),
                 r["created"],
+                bool(r["revised"]),
             )
             for r in rows
         ]
 
     def tallies(self) -> list[tuple[int, str, int]]:
-        """(item, choice, number of votes), skips and repeats left out."""
-        return [
-            tuple(row)
-            for row in self._all(
-                "SELECT item, choice, count(*) FROM shown WHERE choice != 'skip' AND NOT repeat GROUP BY item, choice"
-            )
-        ]
+        """(item, choice, number of votes), skips and repeats left out, and votes in the place of one taken back: who
+        reads the agreement, takes a vote back and votes as the others did shall not see it rise."""
+        rows = self._all(
+            "SELECT item, choice, count(*) AS votes FROM shown s WHERE choice != 'skip' AND NOT repeat AND NOT EXISTS "
+            "(SELECT 1 FROM votes u WHERE u.assignment = s.id AND u.undone IS NOT NULL) GROUP BY item, choice"
+        )
+        return [(row["item"], row["choice"], row["votes"]) for row in rows]
 
     def progress(self, name: str) -> dict:
         """This person's items done and still to do, and their seconds per item."""
@@ -404,6 +452,15 @@ class Store:
             ).fetchone()
             free = self._db.execute(f"SELECT count(*) FROM ({_FREE})", self._free(who)).fetchone()[0]
         return {"done": done, "left": pending + free, "seconds": float(np.median(seconds)) if seconds else None}
+
+
+def _copied(path: Path, folder: Path) -> Path:
+    """A copy of a database file and of the votes that only its -wal holds yet."""
+    for suffix in ("", "-wal"):
+        source = path.with_name(path.name + suffix)
+        if source.is_file():
+            shutil.copyfile(source, folder / source.name)
+    return folder / path.name
 
 
 #: Items a person has not been shown and that fewer than `overlap` people have voted on or look at now.

@@ -16,7 +16,6 @@ from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint, published
 from mlxrlhf.models.adapters import save_adapters
 from mlxrlhf.settings import parse_json
-from mlxrlhf.workspace import under_root
 
 #: the command that writes each stage's folder
 COMMANDS = {
@@ -40,7 +39,7 @@ def flag(config) -> str:
 
 def weights(name: str, stage: str) -> Path:
     """weights/NAME/STAGE; NAME is a size or a published model's label."""
-    return under_root("weights") / name / stage
+    return Path("weights") / name / stage
 
 
 def output(config, stage: str) -> Path:
@@ -55,7 +54,7 @@ def reward_model(config) -> Path:
 
 def data(config) -> Path:
     """The prepared data of a size or a published model."""
-    return under_root(config.data_dir) / label(config)
+    return Path(config.data_dir) / label(config)
 
 
 def need(path: Path, command: str) -> Path:
@@ -127,7 +126,7 @@ def last_trained(name: str = "") -> Path | None:
 
     folders = [
         folder
-        for folder in under_root("weights").glob(f"{glob.escape(name) or '*'}/*")
+        for folder in Path("weights").glob(f"{glob.escape(name) or '*'}/*")
         if (folder / "config.json").is_file() and not any(part.startswith(".") for part in folder.parts)
     ]
     return max(folders, key=age, default=None)
