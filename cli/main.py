@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import typing
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Protocol, cast
 
 import typer
-from mlxrlhf_cli import ending
 
 from mlxrlhf import __version__, config
 from mlxrlhf.display import cleaned
 from mlxrlhf.errors import UserError
-from mlxrlhf.settings import read_yaml, validate
+from mlxrlhf.settings import read_yaml, validate, write_yaml
+from mlxrlhf.workspace import use_root
+
+from . import ending
+from .panels import order, panel
+
+# transformers says at every start that PyTorch is missing, and that some settings are new.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 app = typer.Typer(
     cls=ending.Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Align a language model on a Mac: pretrain, finetune, reward, ppo, chat.",
 )
@@ -65,58 +73,83 @@ def say(text: str) -> None:
 
 # --- commands whose flags are the fields of a config dataclass -------------------------------------------------------
 
+
+def _option(name: str, default: Any, kind: Any, help: str, *flags: str) -> inspect.Parameter:
+    """A flag, as Typer reads it from a function's signature."""
+    declared = typer.Option(*(flags or ("--" + name.replace("_", "-"),)), help=help, rich_help_panel=panel(name))
+    annotation = Annotated[kind, declared]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
 _context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-_file = inspect.Parameter(
-    "config_file",
-    inspect.Parameter.KEYWORD_ONLY,
-    default="",
-    annotation=Annotated[
-        str, typer.Option("-c", "--config", help="YAML file of these flags by name; the command line wins")
-    ],
+#: what every command takes beside its own settings
+_COMMON = (
+    _option("config_file", "", str, "YAML file of these flags by name; the command line wins", "-c", "--config"),
+    _option("print_config", False, bool, "print the settings as the YAML that --config reads, and leave"),
+    _option("root", "", str, "folder that weights/, data/ and runs/ hang on (default: the working folder)"),
 )
 
 
-def options_of(kind: type, *leading: inspect.Parameter):
+class Command(Protocol):
+    """A command made of its settings. settings_of: the parsed flags, and those of a YAML file, as the dataclass."""
+
+    settings_of: Callable[..., Any]
+
+    def __call__(self, **values: Any) -> Any: ...
+
+
+def _help(f: Field[Any]) -> str:
+    choices = f.metadata["choices"]
+    return f.metadata["help"] + (f" ({', '.join(choices)})" if choices else "")
+
+
+def options_of(kind: type, *leading: inspect.Parameter) -> Callable[[Callable[..., Any]], Command]:
     """Give a command(config) the flags of a config dataclass: name, default, help, bounds and choices come from it."""
 
-    def decorate(command):
+    def decorate(command: Callable[..., Any]) -> Command:
         hints = typing.get_type_hints(kind)
-        parameters = [_context, *leading, _file]
-        for f in fields(kind):
-            flag = "--" + f.name.replace("_", "-")
-            text = f.metadata["help"]
-            if f.metadata["choices"]:
-                text += f" ({', '.join(f.metadata['choices'])})"
-            declared = Annotated[hints[f.name], typer.Option(flag, help=text)]
-            parameters.append(
-                inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=declared)
-            )
+        flags = [_option(f.name, f.default, hints[f.name], _help(f)) for f in fields(kind)]
+        parameters = [_context, *leading, *sorted([*flags, *_COMMON], key=lambda flag: order(flag.name))]
 
-        def settings_of(context, config_file, **values):
+        def settings_of(context: typer.Context, config_file: str, **values: Any) -> Any:
             if config_file:
-                written = read_yaml(Path(config_file), kind)
-                values.update(
-                    {
-                        name: value
-                        for name, value in written.items()
-                        if context.get_parameter_source(name).name != "COMMANDLINE"
-                    }
-                )
+                for name, value in read_yaml(Path(config_file), kind).items():
+                    if cast(Any, context.get_parameter_source(name)).name != "COMMANDLINE":
+                        values[name] = value
             settings = kind(**values)
             validate(settings)
             return settings
 
-        def wrapper(**values):
+        def wrapper(print_config: bool, root: str, **values: Any) -> Any:
             first = {p.name: values.pop(p.name) for p in leading}
-            return command(settings_of(**values), **first)
+            settings = settings_of(**values)
+            if print_config:
+                typer.echo(write_yaml(settings), nl=False)
+                return None
+            use_root(Path(root))
+            return command(settings, **first)
 
-        wrapper.settings_of = settings_of
-        wrapper.__signature__ = inspect.Signature(parameters)
-        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
-        wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
-        return wrapper
+        made = cast(Any, wrapper)
+        made.settings_of = settings_of
+        made.__signature__ = inspect.Signature(parameters)
+        made.__annotations__ = {p.name: p.annotation for p in parameters}
+        made.__name__, made.__doc__ = command.__name__, command.__doc__
+        return made
 
     return decorate
+
+
+def _finish(figures: dict[str, Any]) -> None:
+    """The figures of a training command, and what to do next."""
+    wrote = figures.pop("wrote", "")
+    _report(figures)
+    if wrote and (Path(wrote) / "reward.json").is_file():
+        say(f"wrote {wrote}; align a model to it: mlxrlhf ppo --reward-model {wrote}")
+    elif wrote:
+        say(
+            f"wrote {wrote}; talk to it: mlxrlhf chat --model {wrote}; export it: mlxrlhf export --model {wrote} "
+            f"--out {Path(wrote).name}.gguf"
+        )
 
 
 def _report(figures: dict) -> None:
@@ -156,7 +189,7 @@ def pretrain(settings: config.PretrainConfig) -> None:
     """
     from mlxrlhf.stages import pretrain as stage
 
-    _report(stage.run(settings))
+    _finish(stage.run(settings))
 
 
 @app.command()
@@ -168,7 +201,7 @@ def finetune(settings: config.FinetuneConfig) -> None:
     """
     from mlxrlhf.stages import finetune as stage
 
-    _report(stage.run(settings))
+    _finish(stage.run(settings))
 
 
 @app.command()
@@ -180,7 +213,7 @@ def reward(settings: config.RewardConfig) -> None:
     """
     from mlxrlhf.stages import reward as stage
 
-    _report(stage.run(settings))
+    _finish(stage.run(settings))
 
 
 @app.command()
@@ -192,7 +225,7 @@ def ppo(settings: config.PPOConfig) -> None:
     """
     from mlxrlhf.stages import ppo as stage
 
-    _report(stage.run(settings))
+    _finish(stage.run(settings))
 
 
 @app.command()
@@ -204,7 +237,7 @@ def grpo(settings: config.GRPOConfig) -> None:
     """
     from mlxrlhf.stages import grpo as stage
 
-    _report(stage.run(settings))
+    _finish(stage.run(settings))
 
 
 @app.command()
@@ -216,7 +249,7 @@ def dpo(settings: config.DPOConfig) -> None:
     """
     from mlxrlhf.stages import dpo as stage
 
-    _report(stage.run(settings))
+    _finish(stage.run(settings))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -233,11 +266,13 @@ def plan(
     from mlxrlhf import backends
     from mlxrlhf import plan as planning
 
-    commands = {f.__name__: f for f in (pretrain, finetune, reward, ppo, grpo, dpo, evaluate)}
+    commands = dict(pretrain=pretrain, finetune=finetune, reward=reward, ppo=ppo, grpo=grpo, dpo=dpo, evaluate=evaluate)
     if stage not in commands:
         raise UserError(f"--stage {stage}: choose one of {', '.join(commands)}")
-    parsed = typer.main.get_command(app).commands[stage].make_context(stage, list(context.args), parent=context)
-    settings = commands[stage].settings_of(context=parsed, **parsed.params)
+    parser = cast(Any, typer.main.get_command(app)).commands[stage]
+    parsed = parser.make_context(stage, list(context.args), parent=context)
+    values = {name: value for name, value in parsed.params.items() if name not in ("print_config", "root")}
+    settings = commands[stage].settings_of(context=parsed, **values)
     backend = backends.load(settings.backend, settings.device)
     for line in planning.describe(settings, backend, prompt_tokens, answer_tokens):
         typer.echo(line)

@@ -275,7 +275,17 @@ class FinetuneConfig(TrainConfig):
     """Defaults of `mlxrlhf finetune`."""
 
     stage: str = option("code", "what to learn", choices=("code", "tools"))
-    learning_rate: float = option(6e-4, "peak learning rate of AdamW", minimum=0)
+    lora_rank: int = option(
+        -1,
+        "rank of adapters to train instead of the weights; 0 trains every weight; -1 takes 16 with --model, else 0",
+        minimum=-1,
+    )
+    learning_rate: float = option(
+        0.0,
+        "peak learning rate of AdamW; 0 takes 2e-4 with LoRA, 2e-5 for every weight of a published model, 6e-4 for "
+        "those of a size of ours",
+        minimum=0,
+    )
     data: str = option("", "JSONL of {prompt, completion}, {messages} or {text} instead of the prepared data")
     dialogue_share: float = option(
         0.7,
@@ -284,6 +294,14 @@ class FinetuneConfig(TrainConfig):
         minimum=0,
         maximum=1,
     )
+
+    def __post_init__(self) -> None:
+        # What depends on other settings is decided once, so that a run's config.json says what it was.
+        if self.lora_rank < 0:
+            object.__setattr__(self, "lora_rank", 16 if self.model else 0)
+        if not self.learning_rate:
+            of_weights = 2e-5 if self.model else 6e-4
+            object.__setattr__(self, "learning_rate", 2e-4 if self.lora_rank else of_weights)
 
 
 PAIRS_HELP = (

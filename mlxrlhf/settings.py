@@ -235,6 +235,14 @@ def to_json(config: Any) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
 
 
+def write_yaml(config: Any) -> str:
+    """The settings in use, as the YAML that `read_yaml` takes."""
+    import yaml
+
+    named = {name.replace("_", "-"): value for name, value in to_json(config).items()}
+    return yaml.safe_dump(named, sort_keys=False, allow_unicode=True)
+
+
 def keys_of(row: Mapping[str, Any]) -> str:
     """The keys of a row in a message."""
     return ", ".join(name[:40] for name in list(row)[:12]) or "(none)"

@@ -186,7 +186,6 @@ ATTACKS = [
         "import os; os.setpriority(os.PRIO_PROCESS, {pid}, 10)",
         "import os; print('fine' if os.nice(1) >= 1 else '')",
         "process numbers of its own; only for itself in the list of system calls",
-        linux=False,
     ),
     Attack(
         "change a process's cores",
@@ -332,7 +331,7 @@ ATTACKS = [
         "import os; print('HARM' if os.uname().nodename == {host!r} else '')",
         "import os; print('fine' if os.uname().sysname else '')",
         "a host name of its own",
-        open_at=(LANDLOCK,),
+        open_at=(LANDLOCK, MACOS),
         linux=False,
     ),
     Attack(

@@ -12,7 +12,7 @@ HEAVY = {"mlx", "mlx_lm", "torch"}
 #: highest first: a room may import what stands behind it, never what stands before it
 ROOMS = (
     "annotate stages agent rewards preferences backends plan models tasks data report sandbox backends.protocol "
-    "algorithms config settings files hub wheels parallel web display errors"
+    "algorithms config settings files hub wheels parallel web display workspace errors"
 ).split()
 MAY_IMPORT = {"mlx": {"mlx", "mlx_lm"}, "torch": {"torch"}}
 

@@ -33,6 +33,7 @@ def refused(work):
 
 def run(out, text, **changes):
     with OutputFolder(out, stage="ppo", config=config(**changes)) as folder:
+        folder.begin()
         for step in (1, 2):
             folder.points.save(step, [("x", np.full(50_000, step, np.float32))], {"text": text})
         with folder.replace() as new:

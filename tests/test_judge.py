@@ -197,6 +197,10 @@ HONEST = [
     "assert state == 1",
     "counter = iter((1, 1, 2))\nassert next(counter) == next(counter)",  # each side is computed once
     "assert same([1]) is not same([1])",
+    "wanted = [1]\nassert same([1]) == wanted",
+    "assert same(wanted) == wanted",  # what an earlier test named is still there
+    "assert same(10 ** 6) ** 2 == 10 ** 12 and [same(i) for i in (1, 2)] == [1, 2]",
+    "assert same([[0] * 3] * 3) == [[0] * 3] * 3",
     "assert True",
 ]
 UNTRUE = [
@@ -223,7 +227,7 @@ def test_tests_of_every_form_hold_where_python_says_so():
         for test in form:  # each of these lines is first judged by Python itself
             space = {}
             exec(ANSWER, space)
-            space["state"] = 1
+            space.update(state=1, wanted=[1])
             try:
                 exec(test, space)
             except Exception:

@@ -64,10 +64,10 @@ def checkpoint(tmp_path_factory):
     return Checkpoint(folder, TOY, open_tokenizer(published.shipped()))
 
 
-def start(checkpoint, folder, at=None, total=TOTAL, **changes):
+def start(checkpoint, folder, at=None, total=TOTAL, uses=(), **changes):
     config = dataclasses.replace(PPOConfig(backend="mlx", out=str(folder), save_every=5), **changes)
-    run = Run(config, "rlhf", checkpoint)
-    return run.train(Counting(run.frozen_model(), total, at))
+    with Run(config, "rlhf", checkpoint, uses={"set of prompts": uses}) as run:
+        return run.train(Counting(run.frozen_model(), total, at))
 
 
 def last_step(folder):
@@ -118,8 +118,8 @@ def test_updates_without_a_signal_do_not_stop_it(checkpoint, tmp_path):
             return metrics, tokens
 
     config = PPOConfig(backend="mlx", out=str(tmp_path / "out"))
-    run = Run(config, "rlhf", checkpoint)
-    assert run.train(Idle(run.frozen_model(), 8, dict.fromkeys(range(8), idle)))["updates"] == 8
+    with Run(config, "rlhf", checkpoint, uses={}) as run:
+        assert run.train(Idle(run.frozen_model(), 8, dict.fromkeys(range(8), idle)))["updates"] == 8
 
 
 def test_ctrl_c_saves_and_resume_continues(checkpoint, tmp_path):

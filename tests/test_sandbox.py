@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,7 +64,9 @@ def test_an_attack_fails_and_its_twin_works(attack, jail, outside):
     limits = Limits(**attack.limits)
     attacked, twin, *_ = run_many([outside.filled(attack.code), attack.twin], limits=limits, workers=1)
     assert "sandbox:" not in attacked.stderr
-    assert ("HARM" in attacked.stdout) == (jail.level in attack.open_at), attacked
+    assert "HARM" not in attacked.stdout or jail.level in attack.open_at, attacked
+    if sys.platform != "darwin":  # what is open there was reasoned, not seen
+        assert "HARM" in attacked.stdout or jail.level not in attack.open_at, attacked
     assert not outside.harm()
     assert twin.stdout.strip() == "fine", twin
 
@@ -84,6 +88,7 @@ def test_what_is_open_at_a_level_is_said():
     """A level at which an attack of the table succeeds says so in what `doctor` prints."""
     assert "names, sizes and times of files" in runner._LEFT_OPEN[LANDLOCK]
     assert "process numbers and the host name" in " ".join(runner._LEFT_OPEN[LANDLOCK].split())
+    assert "host's name and which process numbers" in " ".join(runner._LEFT_OPEN["sandbox-exec"].split())
     assert "how many files" in runner._LEFT_OPEN["bubblewrap"]
     assert set(runner._LEFT_OPEN) >= {jail.level for jail in JAILS} | {level for a in ATTACKS for level in a.open_at}
 
@@ -154,19 +159,12 @@ def test_time_and_output_are_bounded(jail):
 
 def test_waiting_for_a_core_is_not_wall_time(monkeypatch):
     """A snippet that stood in line for 0.6 of its first 0.5 seconds gets them back."""
-    waits = iter([0.6])
     real = processes.usage
-
-    def usage(keeper, age):
-        used = real(keeper, age)
-        waited = next(waits, 0.6)
-        return processes.Usage(used.processes, used.cpu_seconds, used.memory_bytes, waited)
-
-    monkeypatch.setattr(processes, "usage", usage)
+    monkeypatch.setattr(processes, "usage", lambda *which: replace(real(*which), waited_seconds=0.6))
     code = "import time; time.sleep({})"
     limits = Limits(wall_seconds=0.5)
-    assert run_python(code.format(0.8), limits=limits).ok
-    assert run_python(code.format(3), limits=limits).timed_out
+    finished, ended = run_many([code.format(0.8), code.format(9)], limits=limits)
+    assert finished.ok and ended.timed_out
 
 
 def test_many_snippets_keep_their_order_and_do_not_harm_each_other(jail):
@@ -195,13 +193,38 @@ def test_sleepers_hold_up_nobody():
 
 def test_a_launcher_is_kept_and_replaced_when_it_ends():
     run_python("print(1)")
-    (launcher,) = [each for (owner, jail), each in runner._launchers.items() if jail == runner._best_jail()]
+    launcher = runner._launchers[runner._best_jail()]
     run_python("print(1)")
     assert launcher.process.poll() is None
     launcher.process.kill()
     launcher.process.wait()
     assert run_python("print(1)").stdout == "1\n"
     assert not os.path.exists(launcher.scratch)
+
+
+def test_a_forked_child_starts_a_launcher_of_its_own():
+    run_python("print(1)")
+    launcher = runner._launchers[runner._best_jail()]
+    child = os.fork()
+    if child == 0:
+        try:
+            fine = run_python("print(2)").stdout == "2\n" and runner._launchers[runner._best_jail()] is not launcher
+            runner._close_launchers()
+        finally:
+            os._exit(0 if fine else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert run_python("print(3)").stdout == "3\n" and launcher.process.poll() is None
+
+
+def test_nothing_is_left_behind(jail, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(runner, "_launchers", {})
+    run_python("open('a', 'w')")
+    before = len(os.listdir("/dev/fd"))
+    run_many(["open('a', 'w')", "raise SystemExit(1)"] * 5)
+    assert len(os.listdir("/dev/fd")) == before
+    runner._close_launchers()
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_fork_bomb_is_contained(jail):
@@ -283,7 +306,11 @@ def decided(machine, calls, number, arguments=(), own=0, architecture=None):
 STRONG = seccomp.rules(contained=True, landlock=7)
 
 
+on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's numbers of errors and flags")
+
+
 # Numbers by hand, from the kernel's tables of the two machines.
+@on_linux
 @pytest.mark.parametrize(
     "what,x86,arm,arguments,answer",
     [
@@ -342,12 +369,14 @@ def test_a_system_call_is_decided_alike_on_both_machines(what, x86, arm, argumen
     assert decided("aarch64", STRONG, arm, arguments) == answer
 
 
+@on_linux
 def test_calls_by_other_numbers_are_refused():
     assert decided("x86_64", STRONG, 3, architecture=0x40000003) == KILLED  # i386
     assert decided("aarch64", STRONG, 3, architecture=0x40000028) == KILLED  # arm
     assert decided("x86_64", STRONG, (1 << 30) + 0) == "EPERM"  # x32's read
 
 
+@on_linux
 def test_the_filter_stands_in_for_what_older_kernels_lack():
     chmod, truncate, openat, kill, tgkill = 90, 76, 257, 62, 234
 
@@ -463,7 +492,7 @@ def test_the_macos_profile_allows_only_what_it_names():
     metadata = next(rule for rule in rules if "file-read-metadata" in rule)
     assert '(literal "/private/tmp/a.b")' in metadata and "subpath" not in metadata
     assert '(literal "/x")' in metadata and "(allow file-read-metadata)" not in rules
-    assert "(allow sysctl-read)" not in rules and "kern.proc" not in text and "hostname" not in text
+    assert "(allow sysctl-read)" not in rules and "kern.proc" not in text
     assert "network" not in text and "mach" not in text.replace("hw.machine", "")
     loose = macos.profile("/private/tmp/a.b", "/x/jail.py", ["/py"], strict=False).splitlines()
     assert {"(allow file-read-metadata)", "(allow sysctl-read)"} <= set(loose) and rules[:10] == loose[:10]

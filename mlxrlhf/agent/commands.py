@@ -15,6 +15,7 @@ from mlxrlhf.data import files, rows
 from mlxrlhf.errors import UserError
 from mlxrlhf.files import atomic_text
 from mlxrlhf.models import folders, published
+from mlxrlhf.workspace import under_root
 
 
 def run(chat: Chat, line: str) -> None:
@@ -210,7 +211,7 @@ def _rate(chat: Chat, argument: str) -> None:
     reason = terminal.ask("why? (Enter leaves it out) ").strip()
     (winner, chosen), (loser, rejected) = (left, right) if _SIDES[reply] == "left" else (right, left)
     alone = len(messages) == 1 and messages[0]["role"] == "user"
-    path = Path(chat.config.ratings).expanduser()
+    path = under_root(chat.config.ratings)
     try:
         append(
             path,

@@ -11,11 +11,12 @@ from mlxrlhf.annotate.store import Store
 from mlxrlhf.config import AnnotateConfig
 from mlxrlhf.errors import UserError
 from mlxrlhf.tasks.task import load_tasks
+from mlxrlhf.workspace import under_root
 
 
 def run(config: AnnotateConfig, say: Callable[[str], None]) -> None:
     """Serve until Ctrl-C; or, with --stats or --export, read the file and leave."""
-    path = Path(config.db)
+    path = under_root(config.db)
     if config.stats or config.export:
         if not path.is_file():
             raise UserError(
@@ -52,7 +53,7 @@ def _add(config: AnnotateConfig, store: Store, say: Callable[[str], None]) -> in
         return store.add(items.from_file(config.data, load_tasks()))
     if store.items():
         return 0
-    prepared = Path(config.data_dir) / config.size / "rlhf_preferences.json"
+    prepared = under_root(config.data_dir) / config.size / "rlhf_preferences.json"
     if not prepared.is_file():
         raise UserError(
             f"there is nothing to judge: {prepared} does not exist; run mlxrlhf prepare preferences "

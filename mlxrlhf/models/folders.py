@@ -16,6 +16,7 @@ from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint, published
 from mlxrlhf.models.adapters import save_adapters
 from mlxrlhf.settings import parse_json
+from mlxrlhf.workspace import under_root
 
 #: the command that writes each stage's folder
 COMMANDS = {
@@ -39,7 +40,7 @@ def flag(config) -> str:
 
 def weights(name: str, stage: str) -> Path:
     """weights/NAME/STAGE; NAME is a size or a published model's label."""
-    return Path("weights") / name / stage
+    return under_root("weights") / name / stage
 
 
 def output(config, stage: str) -> Path:
@@ -54,7 +55,7 @@ def reward_model(config) -> Path:
 
 def data(config) -> Path:
     """The prepared data of a size or a published model."""
-    return Path(config.data_dir) / label(config)
+    return under_root(config.data_dir) / label(config)
 
 
 def need(path: Path, command: str) -> Path:
@@ -126,7 +127,7 @@ def last_trained(name: str = "") -> Path | None:
 
     folders = [
         folder
-        for folder in Path("weights").glob(f"{glob.escape(name) or '*'}/*")
+        for folder in under_root("weights").glob(f"{glob.escape(name) or '*'}/*")
         if (folder / "config.json").is_file() and not any(part.startswith(".") for part in folder.parts)
     ]
     return max(folders, key=age, default=None)

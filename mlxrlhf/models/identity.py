@@ -7,6 +7,7 @@ Each carries the digests of what it was made with; they are compared when it is 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import mmap
@@ -14,6 +15,9 @@ import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from mlxrlhf import files
 from mlxrlhf.errors import UserError
@@ -40,6 +44,29 @@ def trunk_digest(folder: Path, pattern: str = "model*.safetensors") -> str:
 def data_digest(paths: Iterable[Path]) -> str:
     """Digest of the content of data files, in the order given; their names do not count. Raises UserError."""
     return _remembered("data", list(paths), _contents_digest)
+
+
+def content_digest(value: Any) -> str:
+    """Digest of what is in memory: arrays, text, numbers, and sequences, mappings and dataclasses of them."""
+    digest = hashlib.sha256()
+    _add(digest, value)
+    return digest.hexdigest()[:LENGTH]
+
+
+def _add(digest: Any, value: Any) -> None:
+    if isinstance(value, np.ndarray):
+        digest.update(f"{value.dtype} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).view(np.uint8).data)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        _add(digest, [getattr(value, f.name) for f in dataclasses.fields(value)])
+    elif isinstance(value, Mapping):
+        _add(digest, sorted(value.items()))
+    elif isinstance(value, (list, tuple)) and not all(isinstance(part, int) for part in value):
+        digest.update(f"{len(value)} parts".encode())
+        for part in value:
+            _add(digest, part)
+    else:
+        digest.update(repr(value).encode("utf-8", "surrogatepass"))
 
 
 def tokenizer_digest(folder: Path) -> str:

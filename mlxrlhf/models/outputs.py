@@ -1,6 +1,8 @@
 """The folder that a run writes: taken for one run at a time, checked before the work, replaced when the work is done.
 
     with OutputFolder(path, stage="ppo", config=config, need_bytes=...) as out:
+        ...                                          # whatever may still refuse the run: nothing is changed until
+        out.begin()                                  # this; a command that writes a result alone leaves it out
         log = RunLog(out.run_folder, ...)            # OUT/run: config.json, metrics.jsonl, summary.json, report.html
         points = SavePoints(out.folder)              # OUT/state/step-NNNNNNNN
         ...
@@ -64,6 +66,7 @@ class OutputFolder:
         #: set by replace(): the new result stands
         self.finished = False
         self._held = contextlib.ExitStack()
+        self._found: dict[str, Any] = {"files": {}}
 
     @property
     def run_folder(self) -> Path:
@@ -87,12 +90,13 @@ class OutputFolder:
                 held.callback(files.remove_empty, made)
                 held.enter_context(files.locked(self.given))
                 files.recover(self.given, self.say)
-                marker = self._marker()
-                self._refuse_saves(marker)
+                self._found = self._marker()
+                self._refuse_saves(self._found)
                 _probe(self.given)
                 self._refuse_space()
-                held.callback(self._leave_nothing, self.given.exists(), not marker.get("made_by"))
-                self._take(marker)
+                held.callback(self._leave_nothing, self.given.exists())
+                if self.resume:
+                    self._bring_back()
             except OSError as error:
                 raise UserError(
                     f"cannot write to {self.given}: {files.reason(error)}; choose another folder with --out"
@@ -126,11 +130,12 @@ class OutputFolder:
         return marker
 
     def _version_one(self) -> bool:
-        """Whether a run of this command wrote an unmarked folder: its settings were kept in run/config.json."""
+        """Whether a run of this command wrote an unmarked folder: its log holds its settings."""
         if not is_dataclass(self.config):
             return False
+        log = self.run_folder if self.run_folder.is_dir() else self.given
         try:
-            settings = json.loads((self.given / "run" / "config.json").read_text(encoding="utf-8"))
+            settings = json.loads((log / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return False
         names = {f.name for f in fields(self.config)}
@@ -163,31 +168,43 @@ class OutputFolder:
                 f"{free / 1e9:.2f} GB free; make room, or choose another folder with --out"
             )
 
-    def _take(self, marker: dict[str, Any]) -> None:
-        """Mark the folder and prepare it: for a run that goes on, or for one that starts over."""
-        files.make_folder(self.given)
-        marker = {**self._description(), "finished": marker["finished"], "files": marker["files"]}
-        was_finished, marker["finished"] = marker["finished"], False
-        files.write_marker(self.given, marker)
-        points, log, old = self.points, self.run_folder, self.given / "run.old"
-        if self.resume:
-            if points.bring_back():  # their log came with them, or it is that of the result which still stands
-                drop_log(log)
-                came = points.folder / "run"
-                if not log.exists() and (came.exists() or old.exists()):
-                    os.rename(came if came.exists() else old, log)
+    def _bring_back(self) -> None:
+        """Undo the start of a run over this one that was killed before it had a save."""
+        if not self.points.bring_back():
             return
-        if was_finished:
-            points.put_aside()
+        # Their log came with them, or it is that of the result which still stands.
+        log, came, old = self.run_folder, self.points.folder / "run", self.given / "run.old"
+        drop_log(log)
+        if not log.exists() and (came.exists() or old.exists()):
+            os.rename(came if came.exists() else old, log)
+
+    def begin(self) -> None:
+        """Mark the folder as that of a run which is not finished; set saves and log aside where it starts over.
+
+        To be called before OUT/run and OUT/state are written, once nothing can refuse the run any more.
+        """
+        if not parallel.first():
+            return
+        files.make_folder(self.given)
+        listed: dict[str, Any] = dict(self._found["files"])
+        self._mark_unfinished(listed)
+        if self.resume:
+            return
+        log, old, aside = self.run_folder, self.given / "run.old", self.points.aside
+        if self._found.get("finished"):
+            self.points.put_aside()
             if log.is_dir():
                 drop_log(old)
                 os.rename(log, old if not old.exists() else files.set_aside_name(log))
-        elif not points.put_aside(log):
+        elif not self.points.put_aside(log):
             drop_log(log)
         # Listed, they do not go over into the new result.
-        marker["files"] |= {f"{old.name}/{name}": mark for name, mark in log_files(old).items()}
-        marker["files"] |= {f"{points.aside.name}/{name}": mark for name, mark in points.aside_files().items()}
-        files.write_marker(self.given, marker)
+        listed |= {f"{old.name}/{name}": stamp for name, stamp in log_files(old).items()}
+        listed |= {f"{aside.name}/{name}": stamp for name, stamp in self.points.aside_files().items()}
+        self._mark_unfinished(listed)
+
+    def _mark_unfinished(self, listed: dict[str, Any]) -> None:
+        files.write_marker(self.given, {**self._description(), "finished": False, "files": listed})
 
     def _description(self) -> dict[str, Any]:
         return {"made_by": self.stage, "version": __version__}
@@ -229,10 +246,10 @@ class OutputFolder:
             then = f"; the save of step {steps[-1]} stands: the same command with --resume continues" if steps else ""
             raise UserError(f"cannot write to {self.given}: {files.reason(error)}{then}") from None
 
-    def _leave_nothing(self, existed: bool, unmarked: bool) -> None:
+    def _leave_nothing(self, existed: bool) -> None:
         """A run that wrote nothing leaves nothing."""
         with contextlib.suppress(OSError):
-            if unmarked and os.listdir(self.given) == [files.MARKER]:
+            if not self._found.get("made_by") and os.listdir(self.given) == [files.MARKER]:
                 os.unlink(self.given / files.MARKER)
                 if not existed:
                     os.rmdir(self.given)

@@ -259,7 +259,7 @@ def prepare(request: dict) -> tuple[str, int]:
         return namespaces.HOME, 4  # bwrap, its first process, launcher, keeper
     if LINUX:
         # Others may start meanwhile: what is exact is runner.py's count.
-        return request["folder"], processes_of_user() + 4 * request["limits"]["processes"]
+        return request["folder"], processes_of_user() + 7 * request["limits"]["processes"]
     return request["folder"], request["user_processes"]
 
 

@@ -7,14 +7,15 @@ profile keep Python from starting on some version of macOS, the looser one is ta
 from collections.abc import Sequence
 from pathlib import PurePath
 
-#: What Python and the C library ask of the machine's properties: processor and version, no processes, no host name.
+#: What Python and the C library ask of the machine's properties: processor, version, and the host's name, without which
+#: os.uname fails and with it `import uuid`. Not: processes, network, boot arguments.
 _PROPERTIES = (
     "hw.activecpu hw.byteorder hw.cacheconfig hw.cachelinesize hw.cachelinesize_compat hw.cpufamily hw.cputype "
     "hw.l1dcachesize_compat hw.l1icachesize_compat hw.l2cachesize_compat hw.l3cachesize_compat hw.logicalcpu "
     "hw.logicalcpu_max hw.machine hw.memsize hw.ncpu hw.nperflevels hw.packages hw.pagesize hw.pagesize_compat "
-    "hw.physicalcpu hw.physicalcpu_max hw.tbfrequency_compat hw.vectorunit kern.argmax kern.maxfilesperproc "
-    "kern.osproductversion kern.osrelease kern.ostype kern.osvariant_status kern.osversion kern.secure_kernel "
-    "kern.usrstack64 kern.version sysctl.proc_cputype"
+    "hw.physicalcpu hw.physicalcpu_max hw.tbfrequency_compat hw.vectorunit kern.argmax kern.hostname "
+    "kern.maxfilesperproc kern.osproductversion kern.osrelease kern.ostype kern.osvariant_status kern.osversion "
+    "kern.secure_kernel kern.usrstack64 kern.version sysctl.proc_cputype"
 ).split()
 _PREFIXES = ("hw.optional.", "hw.perflevel")
 _SYSTEM = ["/usr", "/bin", "/sbin", "/System", "/Library/Apple", "/Library/Developer", "/private/var/db/dyld"]

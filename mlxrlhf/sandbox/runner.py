@@ -276,8 +276,9 @@ _LEFT_OPEN = {
     "numbers and the host name are the machine's; modes, owners and times of files cannot be changed, the snippet's "
     "own included (such calls do nothing); disk use is polled",
     "sandbox-exec": "does not stop a kernel exploit, side channels, or reading what all users may read in /usr and "
-    "/System; memory, processes and disk use are polled, so their limits can be exceeded for a tenth of a second, and "
-    "a child that detaches itself within that time can outlive its parent, still jailed",
+    "/System, the host's name and which process numbers are in use; memory, processes and disk use are polled, so "
+    "their limits can be exceeded for a tenth of a second, and a child that detaches itself within that time can "
+    "outlive its parent, still jailed",
     "none": "nothing keeps code from your files and the network; only time, memory and output are limited",
 }
 #: What the kernel's Landlock cannot do before a version, and what the system call filter does instead.
@@ -375,28 +376,36 @@ def _run(jail: _Jail, request: dict, limits: Limits, cancelled: Callable[[], boo
     raise UserError(f"The sandbox cannot start a process ({error}); free some memory or end some processes.")
 
 
-#: Launchers by the process that started them (a forked child starts its own) and by jail.
-_launchers: dict[tuple[int, _Jail], "_Launcher"] = {}
+_launchers: dict[_Jail, "_Launcher"] = {}
 _starting = threading.Lock()
+
+
+def _forget_launchers() -> None:
+    """In a forked child: it starts its own, and does not hold its parent's alive."""
+    global _launchers, _starting
+    for launcher in _launchers.values():
+        launcher.control.close()
+    _launchers, _starting = {}, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_launchers)
 
 
 def _running(jail: _Jail) -> "_Launcher":
     """The launcher of this jail, started when there is none or it has ended."""
-    key = os.getpid(), jail
     with _starting:
-        launcher = _launchers.get(key)
+        launcher = _launchers.get(jail)
         if launcher is None or launcher.process.poll() is not None:
             if launcher:
                 launcher.close()
-            _launchers[key] = _Launcher(jail)
-        return _launchers[key]
+            _launchers[jail] = _Launcher(jail)
+        return _launchers[jail]
 
 
 @atexit.register
 def _close_launchers() -> None:
-    for (owner, _), launcher in list(_launchers.items()):
-        if owner == os.getpid():
-            launcher.close()
+    for launcher in list(_launchers.values()):
+        launcher.close()
 
 
 class _Launcher:
@@ -584,7 +593,10 @@ class _Following:
         return len(piece)
 
     def _read_records(self) -> None:
-        piece = self.line.recv(4096)
+        try:
+            piece = self.line.recv(4096)
+        except ConnectionError:  # the keeper was ended from outside
+            piece = b""
         self.line_closed = not piece
         self.records += piece
         while len(self.records) >= RECORD.size:

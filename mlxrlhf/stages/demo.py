@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from mlxrlhf.config import (
@@ -23,6 +22,7 @@ from mlxrlhf.files import atomic_text
 from mlxrlhf.models import folders
 from mlxrlhf.report.page import demo_report, figures_rows
 from mlxrlhf.stages import evaluate, finetune, ppo, prepare, pretrain, reward
+from mlxrlhf.workspace import under_root
 
 #: name in DEMO, the folder that a step writes under weights/, what is run, its defaults
 Step = tuple[str, str, Callable[[Any], dict[str, Any]], Any]
@@ -55,10 +55,12 @@ def run(size: str = "", backend: str = "mlx", device: str = "", say=print) -> di
     for name, _, stage, config in steps:
         started = time.monotonic()
         say(f"— {name}")
-        figures = stage(replace(config, backend=backend, device=device, **chosen, **settings[name]))
+        # A demo that was interrupted begins again.
+        config = replace(config, backend=backend, device=device, restart=True, **chosen, **settings[name])
+        figures = stage(config)
         summary[name] = {**figures, "seconds": time.monotonic() - started}
     summary = {"seconds": time.monotonic() - began, **summary}
-    folder = Path("runs") / "demo"
+    folder = under_root("runs") / "demo"
     folder.mkdir(parents=True, exist_ok=True)
     atomic_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     label = size or "shipped"

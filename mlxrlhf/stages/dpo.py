@@ -33,8 +33,8 @@ def run(config: DPOConfig) -> dict[str, Any]:
     checkpoint = folders.open_checkpoint(config, "tools", config.checkpoint)
     pairs = encoded_pairs(config, checkpoint.tokenizer, checkpoint.shape.max_positions)
     prompt, answer = longest(pairs.train + pairs.held_out)
-    run = Run(config, "dpo", checkpoint, prompt=prompt, answer=answer)
-    return run.train(DPO(config, run.model(), pairs, pad_id=run.tokenizer.pad_id))
+    with Run(config, "dpo", checkpoint, uses={"set of pairs": pairs}, prompt=prompt, answer=answer) as run:
+        return run.train(DPO(config, run.model(), pairs, pad_id=run.tokenizer.pad_id))
 
 
 class DPO(Training):

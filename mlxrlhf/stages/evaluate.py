@@ -12,10 +12,12 @@ import numpy as np
 from mlxrlhf import backends, plan
 from mlxrlhf.algorithms import advantages, evidence, rollout
 from mlxrlhf.algorithms.rollout import SAMPLE_ROWS
-from mlxrlhf.config import EvaluateConfig
+from mlxrlhf.config import EvaluateConfig, ModelConfig
 from mlxrlhf.data import dialogue
+from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.files import atomic_text
 from mlxrlhf.models import folders
+from mlxrlhf.models.outputs import OutputFolder
 from mlxrlhf.report.runlog import RunLog
 from mlxrlhf.rewards.model import RewardModel
 from mlxrlhf.settings import to_json
@@ -33,6 +35,20 @@ def run(config: EvaluateConfig) -> dict:
     """Sample from both models, measure, write weights/SIZE/rlhf/evaluation. Returns the figures of summary.json."""
     after_folder, model_config, tokenizer = folders.open_checkpoint(config, "rlhf", config.checkpoint)
     before_folder = folders.open_checkpoint(config, "tools", config.before).folder
+    out = Path(config.out) if config.out else after_folder / "evaluation"
+    with OutputFolder(out, stage="evaluate", config=config, sources=(after_folder, before_folder)) as output:
+        figures, samples = _measured(config, after_folder, before_folder, model_config, tokenizer)
+        with output.replace() as folder:
+            with RunLog(folder, "evaluate", 1, to_json(config), quiet=True) as log:
+                log.summary(figures)
+            atomic_text(folder / "samples.json", json.dumps(samples, indent=1, ensure_ascii=False))
+    return figures
+
+
+def _measured(
+    config: EvaluateConfig, after_folder: Path, before_folder: Path, model_config: ModelConfig, tokenizer: AnyTokenizer
+) -> tuple[dict[str, Any], list[dict]]:
+    """Figures of both models, and their answers side by side."""
     backend = backends.load(config.backend, config.device)
     plan.check(config, model_config, backend)
     # What may be missing is asked for before anything is sampled.
@@ -50,11 +66,7 @@ def run(config: EvaluateConfig) -> dict:
     if problems:
         for name, model in (("before", base), ("after", aligned)):
             figures[name] |= humaneval_figures(model, problems, config, tokenizer, model_config.max_positions)
-    out = Path(config.out) if config.out else after_folder / "evaluation"
-    with RunLog(out, "evaluate", 1, to_json(config), quiet=True) as log:
-        log.summary(figures)
-    atomic_text(out / "samples.json", json.dumps(samples, indent=1, ensure_ascii=False))
-    return figures
+    return figures, samples
 
 
 def humaneval_figures(

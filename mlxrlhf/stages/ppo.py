@@ -21,6 +21,7 @@ from mlxrlhf.config import PolicyConfig, PPOConfig
 from mlxrlhf.data.batches import pick
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import folders
+from mlxrlhf.models.identity import data_digest
 from mlxrlhf.report import diagnosis
 from mlxrlhf.rewards.components import Component, Rewards, parse_reward
 from mlxrlhf.rewards.model import RewardModel
@@ -52,24 +53,27 @@ def align(config: PolicyConfig, algorithm: type[PPO]) -> dict[str, Any]:
     rows = load_rows(config)
     prompts = encode_prompts(rows, checkpoint.tokenizer)
     check_context(prompts, config.max_tokens, checkpoint.shape.max_positions)
-    run = Run(config, algorithm.stage, checkpoint, prompt=max(map(len, prompts)))
-    reward_model = RewardModel.open(folders.reward_model(config), run.tokenizer) if pays_model(components) else None
-    score = rewards_for(config, components, rows, run, reward_model)
-    policy = run.model(**algorithm.model_settings(run, components, reward_model))
-    # With adapters the reference is the same trunk with them off: one trunk, four roles.
-    reference = policy if config.lora_rank else run.frozen_model()
-    training = algorithm(
-        config,
-        policy,
-        reference,
-        score,
-        end_ids=run.tokenizer.ends,
-        pad_id=run.tokenizer.pad_id,
-        prompts=prompts,
-        rows=rows,
-    )
-    training.reward_accuracy = reward_model.accuracy if reward_model else None
-    return run.train(training)
+    reward_model = None
+    if pays_model(components):
+        reward_model = RewardModel.open(folders.reward_model(config), checkpoint.tokenizer)
+    uses = {"set of prompts": [rows, prompts], "reward": reward_parts(components, reward_model)}
+    with Run(config, algorithm.stage, checkpoint, uses=uses, prompt=max(map(len, prompts))) as run:
+        score = rewards_for(config, components, rows, run, reward_model)
+        policy = run.model(**algorithm.model_settings(run, components, reward_model))
+        # With adapters the reference is the same trunk with them off: one trunk, four roles.
+        reference = policy if config.lora_rank else run.frozen_model()
+        training = algorithm(
+            config,
+            policy,
+            reference,
+            score,
+            end_ids=run.tokenizer.ends,
+            pad_id=run.tokenizer.pad_id,
+            prompts=prompts,
+            rows=rows,
+        )
+        training.reward_accuracy = reward_model.accuracy if reward_model else None
+        return run.train(training)
 
 
 class PPO(Training):
@@ -379,6 +383,14 @@ def load_rows(config: PolicyConfig) -> list[dict]:
     if config.prompts:
         return requests.with_tests(requests.load_prompts(Path(config.prompts)))
     return requests.with_tests(folders.load_prompts(config, ("train",)))
+
+
+def reward_parts(components: Sequence[Component], model: RewardModel | None) -> list[str]:
+    """Digests of what the reward is made of: the reward model's head and base, the files of own functions."""
+    parts = [data_digest([component.function.path]) for component in components if component.function]
+    if model:
+        parts += [model.base_digest, data_digest(sorted(model.folder.glob("*.safetensors")))]
+    return parts
 
 
 def pays_model(components: Sequence[Component]) -> bool:

@@ -57,9 +57,10 @@ def fit(
         )
     if not (len(train_rows) and len(val_rows)):
         raise UserError(f"there is less text than one row of --sequence-length {config.sequence_length}; add sources")
-    run = Run(config, stage, checkpoint)
-    model = run.model(weight_decay=config.weight_decay)
-    return run.train(LanguageModelling(config, stage, model, run.tokenizer, train_rows, val_rows, run.out / "best"))
+    with Run(config, stage, checkpoint, uses={"set of data": [train_rows, val_rows]}) as run:
+        model = run.model(weight_decay=config.weight_decay)
+        best = run.out / "best"
+        return run.train(LanguageModelling(config, stage, model, run.tokenizer, train_rows, val_rows, best))
 
 
 class LanguageModelling(Training):

@@ -46,16 +46,16 @@ def run(config: RewardConfig) -> dict[str, Any]:
     checkpoint = folders.open_checkpoint(config, "tools", config.checkpoint)
     pairs = encoded_pairs(config, checkpoint.tokenizer, checkpoint.shape.max_positions)
     prompt, answer = longest(pairs.train + pairs.held_out)
-    run = Run(config, "reward", checkpoint, prompt=prompt, answer=answer)
-    base = run.model(lora_rank=config.unfreeze_rank, value_head=config.unfreeze_rank > 0)
-    own = own_answers(base, config, run.tokenizer) if config.samples and not config.data else OwnAnswers()
-    head = run.backend.Head(
-        checkpoint.shape.hidden_size,
-        seed=config.seed,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-    )
-    return run.train(RewardTraining(config, base, head, pairs, own, run.tokenizer, run.source))
+    with Run(config, "reward", checkpoint, uses={"set of pairs": pairs}, prompt=prompt, answer=answer) as run:
+        base = run.model(lora_rank=config.unfreeze_rank, value_head=config.unfreeze_rank > 0)
+        own = own_answers(base, config, run.tokenizer) if config.samples and not config.data else OwnAnswers()
+        head = run.backend.Head(
+            checkpoint.shape.hidden_size,
+            seed=config.seed,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+        )
+        return run.train(RewardTraining(config, base, head, pairs, own, run.tokenizer, run.source))
 
 
 class OwnAnswers:

@@ -1,16 +1,19 @@
 """A training run: everything that a training command does around its own steps.
 
-    run = Run(config, "rlhf", checkpoint)        # backend, memory plan, output folder, what to resume
-    policy = run.model(value_head=True)
-    return run.train(PPO(config, policy, ...))   # steps, saves, interruption, report, verdict, result
+    with Run(config, "rlhf", checkpoint, uses={"set of prompts": prompts}) as run:
+                                                     # backend, memory plan, output folder, what to resume
+        policy = run.model(value_head=True)
+        return run.train(PPO(config, policy, ...))   # steps, saves, interruption, report, verdict, result
 
 A stage brings a `Training`: one step, the state that continues it, its figures and its result.
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,10 +26,10 @@ from mlxrlhf.backends.protocol import Model, ModelSettings
 from mlxrlhf.config import RunConfig
 from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.errors import UserError
-from mlxrlhf.files import atomic_folder
 from mlxrlhf.models import folders
 from mlxrlhf.models.folders import Checkpoint, RandomWeights
-from mlxrlhf.models.savepoints import SavePoints
+from mlxrlhf.models.identity import check_same, content_digest, tokenizer_digest, trunk_digest
+from mlxrlhf.models.outputs import OutputFolder
 from mlxrlhf.report.diagnosis import Finding
 from mlxrlhf.report.page import run_report
 from mlxrlhf.report.runlog import RunLog
@@ -123,7 +126,8 @@ class Interrupt:
 class Run(Generic[C]):
     """One training command, from the checkpoint it starts at to the folder it writes.
 
-    prompt, answer: tokens of the longest in its data, for the memory plan.
+    uses: what it trains on, by names that a sentence can hold; a run is not resumed with others. prompt, answer: tokens
+    of the longest in its data, for the memory plan.
     """
 
     def __init__(
@@ -132,6 +136,7 @@ class Run(Generic[C]):
         stage: str,
         checkpoint: Checkpoint | RandomWeights,
         *,
+        uses: Mapping[str, Any],
         prompt: int = plan.PROMPT_TOKENS,
         answer: int = plan.ANSWER_TOKENS,
     ):
@@ -139,9 +144,35 @@ class Run(Generic[C]):
         self.tokenizer = checkpoint.tokenizer
         self.backend = backends.load(config.backend, config.device)
         plan.check(config, checkpoint.shape, self.backend, prompt, answer)
-        self.out = folders.output(config, stage)
-        self.points = SavePoints(self.out)
-        self.saved = self._to_resume()
+        self.output = OutputFolder(
+            folders.output(config, stage),
+            stage=folders.COMMANDS.get(stage, stage).removeprefix("mlxrlhf "),
+            config=config,
+            need_bytes=plan.disk_bytes(config, checkpoint.shape),
+            sources=[checkpoint.folder] if checkpoint.folder else [],
+        )
+        self.out, self.points = self.output.folder, self.output.points
+        self.uses = uses
+        self.identity: dict[str, str] = {}
+        self._held = contextlib.ExitStack()
+        self.saved: tuple[Mapping[str, np.ndarray], dict[str, Any]] | None = None
+
+    def __enter__(self) -> Run[C]:
+        with contextlib.ExitStack() as held:
+            held.enter_context(self.output)
+            self.identity = {
+                "base": trunk_digest(self.checkpoint.folder) if self.checkpoint.folder else "random weights",
+                "tokenizer": tokenizer_digest(self.tokenizer.folder),
+                **{name: content_digest(value) for name, value in self.uses.items()},
+            }
+            self.saved = self._to_resume()
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        self._held.__exit__(kind, error, trace)
 
     @property
     def source(self) -> Path:
@@ -175,8 +206,9 @@ class Run(Generic[C]):
             training.load_state(arrays, state)
             if begin >= training.total:
                 print(f"{self.out}: all {training.total} {training.unit}s were made before; it is written again")
+        self.output.begin()
         log = RunLog(
-            self.out / "run",
+            self.output.run_folder,
             training.title,
             training.total,
             to_json(self.config),
@@ -195,7 +227,7 @@ class Run(Generic[C]):
         if stopped:
             raise stopped
         if parallel.first():
-            with atomic_folder(self.out) as folder:
+            with self.output.replace(**self.identity) as folder:
                 training.write(folder, self.tokenizer)
         return {**figures, "wrote": str(self.out)}
 
@@ -230,19 +262,21 @@ class Run(Generic[C]):
 
     def _save(self, training: Training, step: int, skipped: int) -> None:
         if parallel.first():
-            state = {"stage": self.stage, "config": to_json(self.config), "skipped_in_a_row": skipped}
-            self.points.save(step, training.named_arrays(), {**state, **training.state()})
+            state: dict[str, Any] = {"stage": self.stage, "config": to_json(self.config), "identity": self.identity}
+            state |= {"skipped_in_a_row": skipped, **training.state()}
+            self.points.save(step, training.named_arrays(), state)
 
     def _to_resume(self) -> tuple[Mapping[str, np.ndarray], dict] | None:
         """The save point to continue from, or None. One that would not continue the same run is refused."""
         if not self.config.resume:
-            self.points.clear()
             return None
         saved = self.points.latest()
         if saved is None:
             print("nothing to resume: starting from the beginning")
             return None
         self._check_settings(saved[1])
+        remedy = "bring that back, or give --restart in place of --resume to begin again"
+        check_same(saved[1]["identity"], self.identity, f"the save in {self.out}", remedy)
         return saved
 
     def _check_settings(self, state: Mapping[str, Any]) -> None:
@@ -250,7 +284,7 @@ class Run(Generic[C]):
         if state.get("stage", self.stage) != self.stage:
             raise UserError(
                 f"{self.out} holds a run of the stage {state['stage']}, this command is {self.stage}; "
-                "give --out another folder, or leave --resume out"
+                "give another folder with --out"
             )
         before, now = state["config"], to_json(self.config)
         for name in sorted(set(before) - self.config.may_change):
@@ -258,5 +292,5 @@ class Run(Generic[C]):
                 flag = "--" + name.replace("_", "-")
                 raise UserError(
                     f"the run to resume used {flag} {before[name]}, this command {now.get(name)}; "
-                    f"give {flag} {before[name]}, or leave --resume out to start again"
+                    f"give {flag} {before[name]}, or give --restart in place of --resume to begin again"
                 )

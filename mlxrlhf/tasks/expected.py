@@ -70,9 +70,20 @@ class Test:
             return False
 
 
-@functools.lru_cache(maxsize=10_000)
-def split(test: str) -> Test:
-    """The two parts of a test. Raises SyntaxError or ValueError where it is not Python."""
+@functools.lru_cache(maxsize=1_000)
+def split_all(tests: tuple[str, ...]) -> tuple[Test, ...]:
+    """The two parts of each of an answer's tests, which run one after another in the same process."""
+    names = [{node.id for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)} for test in tests]
+    counts = collections.Counter(name for some in names for name in some)
+    shared = frozenset(name for name, count in counts.items() if count > 1)
+    return tuple(split(test, shared) for test in tests)
+
+
+def split(test: str, shared: frozenset[str] = frozenset()) -> Test:
+    """The two parts of a test. shared: names that other tests use too, so that what this one gives them is run.
+
+    Raises SyntaxError or ValueError where it is not Python.
+    """
     statements = _qualified(ast.parse(test).body)
     nodes = [node for statement in statements for node in ast.walk(statement)]
     bound = set(names_bound(nodes)) - _MODULES
@@ -80,7 +91,7 @@ def split(test: str) -> Test:
     free = {node.id for node in nodes if isinstance(node, ast.Name)} - bound
     if free and free <= known:
         known = set()  # the function that is asked for is called like one of Python's own: `assert max([1, 2]) == 2`
-    parts = _Parts(statements, known)
+    parts = _Parts(statements, known, shared)
     return Test(tuple(parts.steps), tuple(parts.comparisons)) if parts.comparisons else Test((("run", test),), ())
 
 
@@ -103,14 +114,14 @@ class _Other(Exception):
 class _Parts:
     """Takes the statements of a test apart; comparisons stay empty where that cannot be done.
 
-    known: names that are not the answer's.
+    known: names that are not the answer's. shared: names that other tests use too.
     """
 
-    def __init__(self, statements: Sequence[ast.stmt], known: set[str]):
+    def __init__(self, statements: Sequence[ast.stmt], known: set[str], shared: frozenset[str]):
         self.steps: list[tuple[str, ...]] = []
         self.comparisons: list[ast.expr] = []
         self.known, self.results = known, 0
-        self.constants = _constants(statements)
+        self.constants = {name: value for name, value in _constants(statements).items() if name not in shared}
         try:
             for statement in statements:
                 self._add(statement)
@@ -323,8 +334,10 @@ class _Evaluator(ast.NodeVisitor):
             _bounded(left, right)
         if isinstance(node.op, ast.Mod) and not isinstance(left, (int, float)):
             raise ValueError("no formatting here")
-        if isinstance(node.op, ast.Pow) and not (abs(left) <= _SIZE and abs(right) <= 1_000):
-            raise ValueError("too large")
+        if isinstance(node.op, ast.Pow):
+            bits = left.bit_length() if isinstance(left, int) else 1
+            if abs(right) > 10_000 or bits * abs(right) > _SIZE:
+                raise ValueError("too large")
         return _ARITHMETIC[type(node.op)](left, right)
 
     def visit_BoolOp(self, node: ast.BoolOp) -> Any:
@@ -350,8 +363,15 @@ class _Evaluator(ast.NodeVisitor):
 def _bounded(left: Any, right: Any) -> None:
     """Refuses the repetition of a text or list that would take much memory."""
     for sequence, count in ((left, right), (right, left)):
-        if isinstance(sequence, (str, bytes, list, tuple)) and len(sequence) * count > _SIZE:
+        if isinstance(sequence, (str, bytes, list, tuple)) and _size(sequence) * count > _SIZE:
             raise ValueError("too large")
+
+
+def _size(value: Any) -> int:
+    """How many elements a value has, those of its elements included."""
+    if isinstance(value, (list, tuple)):
+        return len(value) + sum(map(_size, value))
+    return len(value) if isinstance(value, (str, bytes)) else 0
 
 
 def _range(*bounds: int) -> range:
@@ -470,6 +490,8 @@ def _text(value):
         return "deque(" + _text(list(value)) + ")"
     if name in ("decimal.Decimal", "fractions.Fraction", "datetime.date", "datetime.datetime", "datetime.timedelta"):
         return repr(value)
+    if kind.__module__ == "numpy" and kind.__name__ != "ndarray":
+        return _text(value.item())
     raise TypeError("no data")
 
 

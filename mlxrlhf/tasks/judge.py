@@ -62,15 +62,14 @@ def verdicts(
 
 
 def _program(tests: Sequence[str], code: str, word: str) -> str:
-    parts = [expected.split(test) for test in tests]
-    steps = [(part.whole, part.steps) for part in parts]
+    steps = [(test.whole, test.steps) for test in expected.split_all(tuple(tests))]
     return f"{expected.PROGRAM}\n_judge({named_for(tests, code)!r}, {steps!r}, {word!r})\n"
 
 
 def _held(tests: Sequence[str], output: str, word: str) -> list[bool]:
     """Which tests hold, by the lines that the program wrote; the code may have written others among them."""
     lines = dict(line.split(" ", 1) for line in output.split("\n") if " " in line)
-    return [_holds(expected.split(test), lines.get(str(i), ""), word) for i, test in enumerate(tests)]
+    return [_holds(test, lines.get(str(i), ""), word) for i, test in enumerate(expected.split_all(tuple(tests)))]
 
 
 def _holds(test: expected.Test, line: str, word: str) -> bool:
