@@ -79,6 +79,15 @@ ATTACKS = [
         linux=False,
     ),
     Attack(
+        "delete, rename or link a file",
+        "import os\nfor act in (lambda: os.unlink({secret!r}), lambda: os.rename({secret!r}, 'mine'),\n"
+        "            lambda: os.link({secret!r}, 'mine'), lambda: os.rename('.', {folder!r} + '/new')):\n"
+        "    try: act(); print('HARM')\n    except OSError: pass",
+        "import os; open('a', 'w'); os.rename('a', 'b'); os.link('b', 'c'); os.unlink('b'); print('fine')",
+        TREE,
+        linux=False,
+    ),
+    Attack(
         "empty a file by name",
         "import os; os.truncate({secret!r}, 0)",
         "f = open('a', 'w+'); f.write('12'); f.truncate(1); f.seek(0); print('fine' if f.read() == '1' else '')",
@@ -176,10 +185,13 @@ ATTACKS = [
         linux=False,
     ),
     Attack(
-        "read /proc",
-        "import os; print('HARM' if os.listdir('/proc') else '')",
+        "read what /proc tells of the machine and its processes",
+        "import os\nnames = 'meminfo mounts self/mountinfo self/cgroup net/unix 1/cmdline {pid}/cmdline'.split()\n"
+        "for name in names:\n"
+        "    try: print('HARM' if open(f'/proc/{name}').read() else '')\n    except OSError: pass\n"
+        "print('HARM' if os.listdir('/proc') else '')",
         "import os; print('fine' if os.getpid() > 1 and os.cpu_count() else '')",
-        "the tree has none",
+        "a /proc of its own without the machine, closed by Landlock, or none",
     ),
     Attack(
         "change a process's priority",

@@ -59,6 +59,7 @@ NOBODY = 65534
 RECORD, KEEPER, ENDED = struct.Struct("=ci"), b"k", b"e"
 
 
+READABLE_HERE: list[str] = []
 #: Made once where it is the same for all snippets.
 CALL_FILTER = b""
 
@@ -141,10 +142,10 @@ def enter_jail(folder: str, limits: dict, others: int) -> None:
     else:
         become_nobody()
     set_limits(limits, others)
-    if JAIL.landlock and JAIL.namespaces:
-        landlock.apply(JAIL.landlock, readable=["/"], writable=namespaces.BOX, devices=DEVICES)
-    elif JAIL.landlock:
-        landlock.apply(JAIL.landlock, readable=readable(), writable=folder, devices=DEVICES)
+    if JAIL.landlock:
+        box = namespaces.BOX if JAIL.namespaces else folder
+        # Nothing of /proc is readable; descriptors by their names there (/dev/fd, /dev/stdin) are no files and work.
+        landlock.apply(JAIL.landlock, readable=READABLE_HERE, writable=box, devices=DEVICES)
     if JAIL.filter:
         seccomp.install(CALL_FILTER or call_filter(os.getpid()))
 
@@ -364,7 +365,7 @@ def jail_launcher(tree: str) -> None:
         JAIL.landlock = landlock.version()
     if JAIL.namespaces:
         try:
-            JAIL.as_nobody = namespaces.enter(tree, readable(), DEVICES)
+            JAIL.as_nobody = namespaces.enter(tree, READABLE_HERE, DEVICES)
         except OSError as error:
             JAIL.namespaces, JAIL.error = False, str(error)  # runner.py starts again without
 
@@ -372,6 +373,7 @@ def jail_launcher(tree: str) -> None:
 def main(control: socket.socket, tree: str) -> None:
     """Jail this process, say on the control socket what worked, then fork a keeper for each request."""
     global CALL_FILTER
+    READABLE_HERE.extend(readable())
     jail_launcher(tree)
     if JAIL.filter and (JAIL.contained or JAIL.landlock >= 6):  # else it depends on the snippet's number
         CALL_FILTER = call_filter()

@@ -8,7 +8,7 @@ counted apart from everybody else's.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mlxrlhf.sandbox import kernel
 
@@ -43,9 +43,40 @@ def enter(tree: str, shown: Sequence[str], devices: Sequence[str]) -> bool:
     if not os.path.lexists(tree + "/tmp"):  # Python may live there
         os.symlink(TEMPORARY, tree + "/tmp")
     os.symlink(SHARED, tree + "/dev/shm")  # where the C library keeps semaphores
+    for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
+        os.symlink(f"/proc/self/{target}", f"{tree}/dev/{name}")
+    # The kernel lets this user mount a /proc only where one can be seen: each snippet's own will lie on this one.
+    _show(tree, "/proc", kernel.MOUNT_ATTR_NOSUID)
     kernel.mount_flags(tree, kernel.MOUNT_ATTR_RDONLY, below=False)
     kernel.pivot_root(tree)
+    global _own_proc
+    _own_proc = _works(_mount_proc)
+    if not _own_proc:
+        kernel.check(kernel.libc.umount2(b"/proc", kernel.MNT_DETACH), "umount /proc")
     return as_nobody
+
+
+#: Whether each snippet gets a /proc of its own; a container that hides parts of its /proc allows none.
+_own_proc = False
+
+
+def _mount_proc() -> None:
+    """A /proc with the processes of this namespace, without what is known of the machine. Raises OSError."""
+    flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+    kernel.mount("proc", "/proc", "proc", flags, "subset=pid,hidepid=2")
+
+
+def _works(action: Callable[[], None]) -> bool:
+    """Whether an action succeeds in namespaces such as a snippet gets."""
+    child = fork()
+    if child == 0:
+        status = 1
+        try:
+            action()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitpid(child, 0)[1] == 0
 
 
 def _show(tree: str, path: str, flags: int) -> None:
@@ -120,6 +151,8 @@ def make_box(size: int, as_nobody: bool) -> None:
     uid, gid = (_SNIPPET, _SNIPPET) if as_nobody else (os.getuid(), os.getgid())
     options = f"size={size},nr_inodes=8192,mode=0700,uid={uid},gid={gid}"
     kernel.mount("tmpfs", BOX, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
+    if _own_proc:
+        _mount_proc()
     if as_nobody:
         os.setgroups([])
         os.setresgid(gid, gid, gid)

@@ -497,6 +497,9 @@ class _Launcher:
         err, their_err = os.pipe()
         try:
             try:
+                if self.state["as_nobody"]:
+                    for stream in (their_out, their_err):
+                        os.fchown(stream, NOBODY, NOBODY)  # so that it may be opened again, as /dev/stderr
                 with self.sending:
                     socket.send_fds(self.control, [b"r"], [their_out, their_err, their_line.fileno()])
             finally:
