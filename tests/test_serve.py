@@ -22,6 +22,7 @@ import openai
 import pytest
 import tokenizers as tokenizers_library
 from helpers import mlxrlhf_process
+from server_attacks import END, FIELDS, PAGE, START, TESTED, table
 
 from mlxrlhf import backends
 from mlxrlhf.agent import serve
@@ -435,64 +436,25 @@ def test_thirty_two_clients_at_once(client):
 
 # --- what is refused: the attack, and a harmless twin ----------------------------------------------------------------
 
-BIG = [{"type": "function", "function": {"name": "f", "strict": True}}]
 
-
-@pytest.mark.parametrize(
-    "attack,param,twin",
-    [
-        ({"stop": [5]}, "stop", {"stop": ["5"]}),
-        ({"stop": ""}, "stop", {"stop": []}),
-        ({"stop": "x" * 300}, "stop", {"stop": "x" * 200}),
-        ({"top_k": 1_000_000_000}, "top_k", {"top_k": 800}),
-        ({"top_k": -1}, "top_k", {"top_k": 1}),
-        ({"logit_bias": {"8192": 5}}, "logit_bias", {"logit_bias": {"799": 5}}),
-        ({"logit_bias": {"-1": 5}}, "logit_bias", {"logit_bias": {}}),
-        ({"logit_bias": {"1": 101}}, "logit_bias", {"logit_bias": {"1": -100}}),
-        ({"seed": 2**64}, "seed", {"seed": 2**63}),
-        ({"seed": 1.5}, "seed", {"seed": -1}),
-        ({"temperature": -1}, "temperature", {"temperature": 1e-300}),
-        ({"temperature": "1"}, "temperature", {"temperature": 1}),
-        ({"top_p": 0}, "top_p", {"top_p": 1e-9}),
-        ({"min_p": 2}, "min_p", {"min_p": 1}),
-        ({"repetition_penalty": 1e-30}, "repetition_penalty", {"repetition_penalty": 1.3}),
-        ({"max_tokens": 0}, "max_tokens", {"max_tokens": 1}),
-        ({"max_tokens": True}, "max_tokens", {"max_completion_tokens": 1}),
-        ({"n": 100}, "n", {"n": 2}),
-        ({"top_logprobs": 5}, "top_logprobs", {"top_logprobs": 5, "logprobs": True}),
-        ({"tool_choice": "required", "tools": TOOLS}, "tool_choice", {"tool_choice": "auto", "tools": TOOLS}),
-        ({"tools": BIG}, "tools[0]", {"tools": TOOLS}),
-        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0]", {"tools": []}),
-        ({"response_format": {"type": "json_object"}}, "response_format", {"response_format": {"type": "text"}}),
-        ({"chat_template_kwargs": {"chat_template": "{{ x }}"}}, "chat_template_kwargs", {"chat_template_kwargs": {}}),
-        ({"chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs", {}),
-        ({"stream_options": {"include_usage": True}}, "stream_options", {}),
-        ({"role_mapping": {}}, "role_mapping", {"user": "someone"}),
-        ({"adapters": "/etc"}, "adapters", {"metadata": {"a": "b"}}),
-        ({"draft_model": "/etc"}, "draft_model", {"store": False}),
-        ({"functions": []}, "functions", {"functions": None}),
-        ({"\x1b[31m": 1}, "\x1b[31m", {}),
-        ({"messages": [{"role": "user", "content": [{"type": "input_audio", "text": "x"}]}]}, "messages", {}),
-        ({"messages": [{"role": "user", "content": 5}]}, "messages", {}),
-        ({"messages": [{"role": "user"}]}, "messages", {}),
-        ({"messages": [5]}, "messages", {}),
-        ({"messages": {"role": "user"}}, "messages", {}),
-        ({"messages": [{"role": ["user"], "content": "x"}]}, "messages", {}),
-        ({"messages": [{"role": "user", "content": "x", "cache": 1}]}, "messages", {}),
-        (
-            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
-            "messages",
-            {},
-        ),
-    ],
-)
-def test_what_would_break_it_is_refused_and_its_harmless_twin_answered(client, attack, param, twin):
+@pytest.mark.parametrize("case", FIELDS, ids=lambda case: case.name)
+def test_what_would_break_it_is_refused_and_its_harmless_twin_answered(client, case):
     asked = {"model": "default_model", "messages": PLAIN[:1], "max_tokens": 2}
     with pytest.raises(openai.BadRequestError) as caught:
-        client.post("/chat/completions", body={**asked, **attack}, cast_to=object)
+        client.post("/chat/completions", body={**asked, **case.attack}, cast_to=object)
     error = caught.value.body
-    assert error["param"] == param and error["type"] == "invalid_request_error" and error["code"] and error["message"]
-    assert client.post("/chat/completions", body={**asked, **twin}, cast_to=object)["choices"]
+    assert (
+        error["param"] == case.param and error["type"] == "invalid_request_error" and error["code"] and error["message"]
+    )
+    assert client.post("/chat/completions", body={**asked, **case.twin}, cast_to=object)["choices"]
+
+
+def test_the_table_in_the_docs_is_that_of_these_attacks():
+    text = PAGE.read_text(encoding="utf-8")
+    assert text.partition(START)[2].partition(END)[0] == table(), "run: python tests/server_attacks.py"
+    for row in TESTED:
+        file, _, name = row.test.partition("::")
+        assert f"def {name}(" in (PAGE.parent.parent / "tests" / file).read_text(encoding="utf-8"), row.test
 
 
 def test_no_image_is_fetched(client):
