@@ -21,9 +21,8 @@ from mlxrlhf.agent import commands, own_tools, terminal, tools
 from mlxrlhf.agent.chat import CUT_OFF, NOBODY, REFUSED, TOO_MANY, Chat, Voice
 from mlxrlhf.agent.tools import format_call
 from mlxrlhf.config import SIZES, ChatConfig
-from mlxrlhf.data import corpora
+from mlxrlhf.data import corpora, dialogue
 from mlxrlhf.data import tokenizer as tokenizers
-from mlxrlhf.data.dialogue import encode_answer, render_prompt
 from mlxrlhf.data.rows import load_dialogues
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
@@ -94,7 +93,7 @@ class Scripted:
         text, stop = self.texts.pop(0), None
         if isinstance(text, tuple):
             text, stop = text
-        ids = encode_answer(text, self.tokenizer)[:max_tokens]
+        ids = dialogue.answer([{"role": "user", "content": "?"}], text, self.tokenizer)[:max_tokens]
         for position, token in enumerate(ids):
             if position == stop:
                 raise KeyboardInterrupt
@@ -191,7 +190,7 @@ def test_a_malformed_call_is_an_error_for_the_model_and_never_run(talk, monkeypa
 
 @jailed
 def test_of_an_answer_cut_off_only_whole_calls_are_run(talk, project):
-    whole = len(encode_answer(MULTIPLY, open_tokenizer(project / "tokenizer")))
+    whole = len(dialogue.answer([{"role": "user", "content": "?"}], MULTIPLY, open_tokenizer(project / "tokenizer")))
     chat = talk(MULTIPLY * 2, "391", yes=True, max_tokens=whole + 3)
     chat.send("go")
     assert [c for r, c in contents(chat) if r == "tool"] == ["391", CUT_OFF]
@@ -206,7 +205,7 @@ def test_rounds_have_a_limit_and_every_call_a_result(talk):
 
 
 def test_ctrl_c_keeps_the_partial_answer_and_runs_nothing(talk, project, capsys):
-    whole = len(encode_answer(MULTIPLY, open_tokenizer(project / "tokenizer")))
+    whole = len(dialogue.answer([{"role": "user", "content": "?"}], MULTIPLY, open_tokenizer(project / "tokenizer")))
     chat = talk(("one two three", 2), "next", (MULTIPLY + " and so on", whole), replies=[])
     chat.send("count")
     partial = chat.messages[-1]["content"]
@@ -237,7 +236,7 @@ def test_our_models_see_the_tools_as_in_training(talk, project):
     turns = [{"role": "user", "content": "Hi"}]
     chat = talk(own={"double": tools.Tool("double", "Double.", {"type": "object", "properties": {}}, lambda: "")})
     tokenizer = chat.voice.tokenizer
-    assert chat.voice.prompt(turns, tools.TOOLS) == render_prompt(turns, tokenizer), "the six: without a listing"
+    assert chat.voice.prompt(turns, tools.TOOLS) == dialogue.prompt(turns, tokenizer), "the six: without a listing"
     text = tokenizer.decode(chat.voice.prompt([{"role": "system", "content": "Be brief."}, *turns], chat.available))
     assert text.startswith(
         '<|system|>Be brief.\n[{"type": "function", "function": {"name": "execute_python", '
@@ -613,7 +612,7 @@ def test_rate_samples_a_second_answer_and_reward_trains_on_several_turns(talk, p
     assert tokenizer.decode(encoded.chosen) == (
         "<|system|>Count.<|end|><|user|>a<|end|><|assistant|>one<|end|><|user|>b<|end|><|assistant|>another two<|end|>"
     )
-    assert encoded.start == len(render_prompt(first["prompt"], tokenizer))
+    assert encoded.start == len(dialogue.prompt(first["prompt"], tokenizer))
     out, _ = mlxrlhf(
         project,
         "reward",

@@ -11,9 +11,8 @@ from mlxrlhf import backends
 from mlxrlhf.agent import commands, terminal
 from mlxrlhf.agent.chat import Chat, Voice
 from mlxrlhf.config import SIZES, ChatConfig
-from mlxrlhf.data import corpora
+from mlxrlhf.data import corpora, dialogue
 from mlxrlhf.data import tokenizer as tokenizers
-from mlxrlhf.data.dialogue import render_prompt
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.models import checkpoint, folders
 
@@ -96,7 +95,7 @@ def base(tmp_path_factory):
 def polite_share(folder, tokenizer):
     """Of 48 sampled answers to questions that were never asked before."""
     model = backends.load("mlx").Model(checkpoint.read_config(folder), folder=folder)
-    prompts = [render_prompt([{"role": "user", "content": question(t)}], tokenizer) for t in NEW for _ in range(6)]
+    prompts = [dialogue.prompt([{"role": "user", "content": question(t)}], tokenizer) for t in NEW for _ in range(6)]
     answers = model.generate(
         prompts,
         uniforms=np.random.default_rng(1).random((len(prompts), 24)),

@@ -10,7 +10,7 @@ from publisher import ASKED
 
 from mlxrlhf import backends
 from mlxrlhf.agent.terminal import cleaned
-from mlxrlhf.data.dialogue import encode_answer, render, render_prompt
+from mlxrlhf.data import dialogue
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import published
@@ -26,7 +26,7 @@ def transformers_model(folder):
 @pytest.mark.parametrize("name", ["mlx", "torch"])
 def test_logits_and_greedy_text_equal_transformers(maker, name, tmp_path):
     tokenizer, reference = open_tokenizer(maker), transformers_model(maker)
-    ids = render_prompt(ASKED, tokenizer)
+    ids = dialogue.prompt(ASKED, tokenizer)
     model = backends.load(name).Model(read_config(maker), folder=maker)
     with torch.no_grad():
         expected = reference(torch.tensor([ids])).logits.numpy()
@@ -51,15 +51,16 @@ def test_its_own_template_is_kept_and_text_is_never_a_special_token(maker):
         {"role": "user", "content": "<|im_end|> ok?"},
         {"role": "assistant", "content": "yes"},
     ]
-    ids, mask = render(turns, tokenizer)
+    ids, mask = dialogue.examples(turns, tokenizer)[0]
     assert tokenizer.decode([i for i, m in zip(ids, mask) if m]) == "def f(x):<|im_end|>yes<|im_end|>"
     assert ids.count(tokenizer.end_id) == 4, "one for each turn, none from the user's text"
     stock = tokenizer._tokenizer.apply_chat_template(turns[:2], return_dict=False)
-    assert render(turns[:2], tokenizer)[0] == stock[:-1]  # without the line break behind the last end token
-    assert render_prompt(ASKED, tokenizer) == tokenizer._tokenizer.apply_chat_template(
+    trained, _ = dialogue.examples(turns[:2], tokenizer)[0]
+    assert trained == stock[:-1], "without the line break behind the last end token"
+    assert dialogue.prompt(ASKED, tokenizer) == tokenizer._tokenizer.apply_chat_template(
         ASKED, add_generation_prompt=True, return_dict=False
     )
-    assert encode_answer("def f(x):", tokenizer)[-1] == tokenizer.end_id
+    assert dialogue.answer([{"role": "user", "content": "?"}], "def f(x):", tokenizer)[-1] == tokenizer.end_id
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +105,7 @@ def test_adapters_run_in_mlx_lm_and_fuse_to_the_aligned_checkpoint(maker, aligne
     from mlx_lm import load
 
     base, final = (aligned / "weights" / maker.name / stage for stage in ("code", "rlhf"))
-    tokens = np.array([render_prompt(ASKED, open_tokenizer(maker))], np.int32)
+    tokens = np.array([dialogue.prompt(ASKED, open_tokenizer(maker))], np.int32)
     expected = backends.load("mlx").Model(read_config(final), folder=final).logits(tokens)
     stock, _ = load(str(base), adapter_path=str(final / "adapters"))
     np.testing.assert_allclose(np.array(stock(mx.array(tokens)).astype(mx.float32)), expected, atol=1e-3)
@@ -170,7 +171,7 @@ def family(request, maker, tmp_path_factory):
 
 def test_another_family_runs_through_mlx_lm(family):
     model, tokenizer = backends.load("mlx").Model(read_config(family), folder=family), open_tokenizer(family)
-    ids = render_prompt(ASKED, tokenizer)
+    ids = dialogue.prompt(ASKED, tokenizer)
     with torch.no_grad():
         expected = transformers_model(family)(torch.tensor([ids])).logits.numpy()
     assert expected.std() > 0.2
@@ -214,7 +215,7 @@ def test_another_family_is_aligned_and_stays_what_it_was(family, maker, aligned,
     assert all(row["grad_norm"] > 1e-4 for row in rows)
     assert rows[0]["objective/kl"] == pytest.approx(0, abs=1e-3)  # adapters off is the reference
     stock, _ = load(str(tmp_path / "out"))
-    tokens = np.array([render_prompt(ASKED, open_tokenizer(family))], np.int32)
+    tokens = np.array([dialogue.prompt(ASKED, open_tokenizer(family))], np.int32)
     import mlx.core as mx
 
     ours = backends.load("mlx").Model(read_config(tmp_path / "out"), folder=tmp_path / "out").logits(tokens)
@@ -243,7 +244,7 @@ def smollm2(tmp_path_factory):
 
 def test_smollm2_equals_transformers_on_both_backends(smollm2):
     tokenizer, reference = open_tokenizer(smollm2), transformers_model(smollm2)
-    ids = render_prompt(ASKED, tokenizer)
+    ids = dialogue.prompt(ASKED, tokenizer)
     assert ids == tokenizer._tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False)
     assert "helpful AI assistant named SmolLM" in tokenizer.decode(ids)
     with torch.no_grad():

@@ -10,7 +10,7 @@ import pytest
 from helpers import ROOT, mlxrlhf, start
 
 from mlxrlhf import backends
-from mlxrlhf.data.dialogue import render_prompt
+from mlxrlhf.data import dialogue
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint, folders
@@ -40,7 +40,7 @@ def greedy(model, tokenizer, prompt, tokens):
     """What transformers answers."""
     import torch
 
-    ids = torch.tensor([render_prompt([{"role": "user", "content": prompt}], tokenizer)])
+    ids = torch.tensor([dialogue.prompt([{"role": "user", "content": prompt}], tokenizer)])
     out = model.generate(
         ids, max_new_tokens=tokens, do_sample=False, eos_token_id=tokenizer.end_id, pad_token_id=tokenizer.pad_id
     )[0, ids.shape[1] :].tolist()

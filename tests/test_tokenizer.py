@@ -66,12 +66,12 @@ def test_a_dialogue_is_the_chat_template_and_only_the_assistant_is_trained_on(fo
     from transformers import AutoTokenizer
 
     ours, stock = tokenizers.Tokenizer(folder), AutoTokenizer.from_pretrained(folder)
-    ids, mask = dialogue.render(DIALOGUE, ours)
+    ids, mask = dialogue.examples(DIALOGUE, ours)[0]
     assert stock.apply_chat_template(DIALOGUE, tokenize=False) == ours.decode(ids)
     assert stock.apply_chat_template(DIALOGUE, tokenize=True, return_dict=False) == ids
     trained = ours.decode([i for i, counted in zip(ids, mask) if counted])
     assert trained == DIALOGUE[2]["content"] + "<|end|>It is 4.<|end|>"
-    prompt = dialogue.render_prompt(DIALOGUE[:2], ours)
+    prompt = dialogue.prompt(DIALOGUE[:2], ours)
     assert prompt == stock.apply_chat_template(DIALOGUE[:2], add_generation_prompt=True, return_dict=False)
 
 

@@ -95,7 +95,7 @@ class Bench:
             uniforms=np.random.default_rng(0).random((len(some), o.max_tokens)),
             temperature=o.temp,
             max_tokens=o.max_tokens,
-            stop_ids=[tokenizer.end_id],
+            stop_ids=tokenizer.ends,
             pad_id=tokenizer.pad_id,
         )
         judge = RewardModel.open(o.reward_model, tokenizer).scorer(backend, tokenizer, source)

@@ -16,7 +16,7 @@ import numpy as np
 
 from mlxrlhf import backends
 from mlxrlhf.config import EvaluateConfig
-from mlxrlhf.data.dialogue import decode_answer
+from mlxrlhf.data import dialogue
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.models import checkpoint, published
 from mlxrlhf.models.adapters import load_model
@@ -68,7 +68,7 @@ def main() -> None:
     for name, adapter in (("before", ""), ("after", str(folder / "adapters"))):
         model = load_model(backend, folder, adapter)
         found = sampling.responses(model, encoded, config, tokenizer, np.random.default_rng(0), name)
-        columns[name] = figures(task, [decode_answer(ids, tokenizer) for ids in found])
+        columns[name] = figures(task, [dialogue.text(ids, tokenizer) for ids in found])
     lines = [
         f"{len(prompts)} answers at temperature {config.temp} to: {'; '.join(task.held_out_phrasings)}",
         "",

@@ -7,6 +7,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from mlxrlhf.agent import terminal
@@ -166,7 +167,9 @@ def _compare(chat: Chat, argument: str) -> None:
     folder = published.fetch(os.path.expanduser(name))
     if chat.other is None or chat.other.name != name:
         chat.other = None  # its memory is free before the next is loaded
-        chat.other = Voice.load(folders.Found(name, folder, ""), chat.backend, chat.config)
+        # What --template-args and --chat-template say is about the first model.
+        config = replace(chat.config, template_args="", chat_template="")
+        chat.other = Voice.load(folders.Found(name, folder, ""), chat.backend, config)
     first = chat.answers
     sides = []
     for voice in (chat.voice, chat.other):

@@ -200,7 +200,7 @@ def _python(inside: str, types: _Types) -> list[Call | Malformed]:
     try:
         tree = ast.parse(inside.strip(), mode="eval").body
         return [_python_call(call) for call in (tree.elts if isinstance(tree, ast.List) else [tree])]
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last: too deep for the parser
         return [Malformed("is no list of calls")]
 
 

@@ -190,22 +190,3 @@ def encode_examples(rows: Sequence[Mapping[str, Any]], tokenizer: AnyTokenizer) 
         except UserError as error:
             raise UserError(f"{row['place']}: {error}" if row.get("place") else str(error)) from None
     return found
-
-
-# --- names of before: other rooms still use them --------------------------------------------------------------------
-
-
-def render(messages: Sequence[Message], tokenizer: AnyTokenizer) -> tuple[list[int], list[int]]:
-    """`examples` of a dialogue that has one."""
-    return examples(messages, tokenizer)[0]
-
-
-render_prompt = prompt
-
-
-def encode_answer(reply: str, tokenizer: AnyTokenizer) -> list[int]:
-    """`answer` without knowing what it answers."""
-    return answer([{"role": "user", "content": "?"}], reply, tokenizer)
-
-
-decode_answer = text
