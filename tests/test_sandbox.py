@@ -1,5 +1,6 @@
 """The sandbox under attack; a harmless twin of each attack succeeds, so that a refusal means something."""
 
+import contextlib
 import errno
 import json
 import os
@@ -408,29 +409,51 @@ def test_the_filter_stands_in_for_what_older_kernels_lack():
     assert decided("x86_64", STRONG, chmod) == decided("x86_64", STRONG, truncate) == ALLOWED
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Landlock")
-@pytest.mark.parametrize("version", [1, 2, 3, 5])
-def test_older_landlocks_hold_by_the_filter(version, monkeypatch, outside):
-    """The launcher is told of an older interface; what the kernel no longer does then, the filter does."""
-    jail = next((jail for jail in JAILS if jail.level == LANDLOCK), None)
-    if jail is None:
-        pytest.skip("no Landlock here")
+@contextlib.contextmanager
+def landlock_as_of(version, jail, monkeypatch):
+    """The launcher of `jail` is told of an older interface, or of none (0)."""
     source = runner.JAIL.read_text().replace("landlock.version()", str(version))
     assert source != runner.JAIL.read_text()
-    old = runner.JAIL.with_name(f"jail_as_of_{version}.py")
+    old = runner.JAIL.with_name(f"jail_as_of_{version}_{os.getpid()}.py")
     monkeypatch.setattr(runner, "_best_jail", lambda: jail)
     monkeypatch.setattr(runner, "_launchers", {})
     monkeypatch.setattr(runner, "JAIL", old)
     old.write_text(source)
     try:
-        names = ("empty a file by name", "empty Python's own files by opening them for reading", "end a process")
-        attacks = [attack for attack in ATTACKS if attack.name in names]
-        results = run_many([outside.filled(code) for attack in attacks for code in (attack.code, attack.twin)])
+        yield
     finally:
         old.unlink()
         runner._close_launchers()
+
+
+@on_linux
+@pytest.mark.parametrize("version", [1, 2, 3, 5])
+def test_older_landlocks_hold_by_the_filter(version, monkeypatch, outside):
+    """What the kernel no longer does then, the filter does."""
+    jail = next((jail for jail in JAILS if jail.level == LANDLOCK), None)
+    if jail is None:
+        pytest.skip("no Landlock here")
+    names = ("empty a file by name", "empty Python's own files by opening them for reading", "end a process")
+    attacks = [attack for attack in ATTACKS if attack.name in names]
+    with landlock_as_of(version, jail, monkeypatch):
+        results = run_many([outside.filled(code) for attack in attacks for code in (attack.code, attack.twin)])
     assert not outside.harm() and "HARM" not in "".join(result.stdout for result in results)
     assert [result.stdout for result in results[1::2]] == ["fine\n"] * 3, results
+
+
+@on_linux
+def test_the_tree_holds_without_landlock(monkeypatch, outside):
+    """The level "namespaces": every attack, on a kernel that has none."""
+    jail = next((jail for jail in JAILS if jail.namespaces), None)
+    if jail is None:
+        pytest.skip("no namespaces here")
+    attacks = [attack for attack in ATTACKS if not attack.limits]
+    with landlock_as_of(0, jail, monkeypatch):
+        assert runner._tried(jail)["landlock"] == 0
+        results = run_many([outside.filled(code) for attack in attacks for code in (attack.code, attack.twin)])
+    assert not outside.harm()
+    assert [attack.name for attack, result in zip(attacks, results[::2]) if "HARM" in result.stdout] == []
+    assert [attack.name for attack, result in zip(attacks, results[1::2]) if result.stdout.strip() != "fine"] == []
 
 
 def test_a_folder_is_removed_whatever_is_in_it(tmp_path):

@@ -365,7 +365,8 @@ def jail_launcher(tree: str) -> None:
         JAIL.landlock = landlock.version()
     if JAIL.namespaces:
         try:
-            JAIL.as_nobody = namespaces.enter(tree, READABLE_HERE, DEVICES)
+            # Only Landlock closes the files of /proc, where mounts and the like are told.
+            JAIL.as_nobody = namespaces.enter(tree, READABLE_HERE, DEVICES, proc=JAIL.landlock > 0)
         except OSError as error:
             JAIL.namespaces, JAIL.error = False, str(error)  # runner.py starts again without
 

@@ -22,11 +22,12 @@ HOME, TEMPORARY, SHARED = f"{BOX}/home", f"{BOX}/tmp", f"{BOX}/shm"
 _SNIPPET = 1000
 
 
-def enter(tree: str, shown: Sequence[str], devices: Sequence[str]) -> bool:
+def enter(tree: str, shown: Sequence[str], devices: Sequence[str], proc: bool) -> bool:
     """Move this process into new namespaces whose root holds what is `shown`, read-only, and `devices`.
 
-    tree: an empty folder to mount on. Returns whether root started this, so that snippets become nobody. Raises OSError
-    where the kernel, a container or a policy forbids it.
+    tree: an empty folder to mount on. proc: whether each snippet gets a /proc, if that is possible here.
+    Returns whether root started this, so that snippets become nobody. Raises OSError where the kernel, a container or a
+    policy forbids it.
     """
     as_nobody = kernel.root_with_nobody()
     _enter_with_users(as_nobody, _NEW_USERS | _NEW_NETWORK | _NEW_MOUNTS | _NEW_IPC | _NEW_HOSTNAME)
@@ -45,13 +46,13 @@ def enter(tree: str, shown: Sequence[str], devices: Sequence[str]) -> bool:
     os.symlink(SHARED, tree + "/dev/shm")  # where the C library keeps semaphores
     for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         os.symlink(f"/proc/self/{target}", f"{tree}/dev/{name}")
-    # The kernel lets this user mount a /proc only where one can be seen: each snippet's own will lie on this one.
-    _show(tree, "/proc", kernel.MOUNT_ATTR_NOSUID)
+    if proc:  # the kernel lets this user mount one only where one can be seen: each snippet's will lie on this one
+        _show(tree, "/proc", kernel.MOUNT_ATTR_NOSUID)
     kernel.mount_flags(tree, kernel.MOUNT_ATTR_RDONLY, below=False)
     kernel.pivot_root(tree)
     global _own_proc
-    _own_proc = _works(_mount_proc)
-    if not _own_proc:
+    _own_proc = proc and _works(_mount_proc)
+    if proc and not _own_proc:
         kernel.check(kernel.libc.umount2(b"/proc", kernel.MNT_DETACH), "umount /proc")
     return as_nobody
 
