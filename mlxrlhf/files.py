@@ -40,6 +40,10 @@ class InUse(UserError):
     """Another process is writing there."""
 
 
+class NotWritten(UserError):
+    """The file system refused: the disk is full, read-only, busy. What was there before stands."""
+
+
 # --- one file ------------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +195,7 @@ def stamp(path: Path) -> list[int]:
 def atomic_folder(path: Path, made_by: str = "mlxrlhf", say: Say = print) -> Iterator[Path]:
     """Yield a folder to fill; it stands at `path` when the block ends well, and is gone when it does not.
 
-    A folder already there is replaced, as `replaced` says. Raises UserError where it cannot be written.
+    A folder already there is replaced, as `replaced` says. Raises NotWritten.
     """
     path = Path(path)
     made: list[Path] = []
@@ -204,7 +208,7 @@ def atomic_folder(path: Path, made_by: str = "mlxrlhf", say: Say = print) -> Ite
     except BaseException as error:
         remove_empty(made)
         if is_file_system_error(error):
-            raise UserError(f"cannot write to {path}: {reason(error)}; choose another folder with --out") from None
+            raise NotWritten(f"cannot write to {path}: {reason(error)}; choose another folder with --out") from None
         raise
 
 

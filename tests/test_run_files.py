@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from faults import Faults, Killed
 
@@ -129,6 +130,26 @@ def test_a_disk_that_fills_up_while_steps_are_logged(base, tmp_path, monkeypatch
         train(base, tmp_path / "out")
     monkeypatch.undo()
     assert train(base, tmp_path / "out", resume=True)["steps"] == 3
+
+
+def test_a_step_whose_files_cannot_be_written_is_not_saved_as_the_one_before(base, tmp_path, monkeypatch):
+    taken = []
+
+    def step(self, number):
+        taken.append(number)
+        if taken == [0, 1, 2]:  # the step was taken when the best weights meet a full disk
+            raise files.NotWritten("cannot write to best: No space left on device")
+        return {"loss": 1.0, "skipped": 0.0, "grad_norm": 1.0}, 1
+
+    monkeypatch.setattr(Steps, "step", step)
+    monkeypatch.setattr(Steps, "named_arrays", lambda self: iter([("taken", np.float32([len(taken)]))]))
+    monkeypatch.setattr(Steps, "load_state", lambda self, arrays, state: None)
+    with pytest.raises(UserError, match="cannot write to best"):
+        train(base, tmp_path / "out")
+    arrays, state = SavePoints(tmp_path / "out").latest()
+    assert state["step"] == 2 and arrays["taken"][0] == 2
+    train(base, tmp_path / "out", resume=True)
+    assert taken == [0, 1, 2, 2]
 
 
 @pytest.mark.parametrize("reward", [False, True], ids=["model", "reward"])

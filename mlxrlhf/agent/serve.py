@@ -32,6 +32,7 @@ from mlxrlhf.data.tokenizer import PublishedTokenizer, open_tokenizer
 from mlxrlhf.display import cleaned
 from mlxrlhf.errors import UserError, unforeseen
 from mlxrlhf.models import checkpoint, folders
+from mlxrlhf.models.adapters import check_base
 
 #: bytes of a request, and requests that may wait or be answered at once
 MAX_BODY, MAX_OPEN = 8 << 20, 256
@@ -56,6 +57,8 @@ def run(config: ServeConfig) -> None:
         raise UserError(
             f"{adapter} holds no adapter_config.json; give the adapters folder that mlxrlhf or mlx-lm wrote"
         )
+    if adapter:
+        check_base(folder, Path(adapter))
     listening = web.listen(config.host, config.port)
     tokenizer = folders.tokenizer_for(config, folder, adapter)
     voice = Voice(tokenizer, config.chat_template)

@@ -98,7 +98,7 @@ class OutputFolder:
                 if self.resume:
                     self._bring_back()
             except OSError as error:
-                raise UserError(
+                raise files.NotWritten(
                     f"cannot write to {self.given}: {files.reason(error)}; choose another folder with --out"
                 ) from None
             self._held = held.pop_all()
@@ -228,7 +228,7 @@ class OutputFolder:
                 then = (
                     f"; the save of step {steps[-1]} stands: the same command with --resume continues" if steps else ""
                 )
-                raise UserError(f"{self.folder} could not be written: {files.reason(error)}{then}") from None
+                raise files.NotWritten(f"{self.folder} could not be written: {files.reason(error)}{then}") from None
             raise
         self.finished = True
 
@@ -244,7 +244,7 @@ class OutputFolder:
         if error is not None and isinstance(error, OSError) and files.is_file_system_error(error):
             steps = self.points.steps()
             then = f"; the save of step {steps[-1]} stands: the same command with --resume continues" if steps else ""
-            raise UserError(f"cannot write to {self.given}: {files.reason(error)}{then}") from None
+            raise files.NotWritten(f"cannot write to {self.given}: {files.reason(error)}{then}") from None
 
     def _leave_nothing(self, existed: bool) -> None:
         """A run that wrote nothing leaves nothing."""

@@ -53,7 +53,7 @@ class SavePoints:
             then = f"the save of step {stands[-1]} stands" if stands else "there is no save before it"
             if isinstance(error, NotFinite):
                 raise UserError(f"step {step} is not saved: {error}; {then}") from None
-            raise UserError(
+            raise files.NotWritten(
                 f"step {step} could not be saved to {self.folder}: {files.reason(error)}; {then}; put that right, "
                 "and the same command with --resume continues"
             ) from None
@@ -63,8 +63,10 @@ class SavePoints:
 
     def latest(self, say: files.Say = print) -> tuple[Mapping[str, np.ndarray], dict[str, Any]] | None:
         """The newest undamaged state, or None. A damaged one is named through `say` and passed over."""
-        for step in reversed(self.steps()):
-            folder = self.folder / f"step-{step:08d}"
+        # Of several processes the first may just be about to bring back what was set aside.
+        where = self.folder if self.steps() else self.aside
+        for step in reversed(_steps(where)):
+            folder = where / f"step-{step:08d}"
             try:
                 state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
                 if state["checksum"] != _checksum(state):

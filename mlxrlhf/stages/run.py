@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from mlxrlhf import backends, parallel, plan
+from mlxrlhf import backends, files, parallel, plan
 from mlxrlhf.backends.protocol import Model, ModelSettings
 from mlxrlhf.config import RunConfig
 from mlxrlhf.data.dialogue import AnyTokenizer
@@ -238,6 +238,8 @@ class Run(Generic[C]):
         for number in range(begin, total):
             try:
                 metrics, tokens = training.step(number)
+            except files.NotWritten:
+                raise  # the step was taken; the save before it stands
             except UserError as error:
                 self._save(training, number, skipped)  # the state before the step that broke an invariant
                 return error
