@@ -17,7 +17,7 @@ import pytest
 from sandbox_attacks import ATTACKS, END, LANDLOCK, PAGE, START, Outside, table
 
 from mlxrlhf.errors import UserError
-from mlxrlhf.sandbox import macos, processes, runner, seccomp
+from mlxrlhf.sandbox import folders, launcher, levels, macos, processes, runner, seccomp
 from mlxrlhf.sandbox.runner import Limits, run_bash, run_many, run_many_bash, run_python
 
 pytestmark = pytest.mark.skipif(
@@ -27,12 +27,12 @@ pytestmark = pytest.mark.skipif(
 
 def jails():
     """The jail that is used here, and the weaker ones that work here too."""
-    best = runner._find_jail().jail
+    best = levels.find_jail().jail
     found = {best.level: best} if best else {}
-    for jail in runner._candidates():
+    for jail in levels.candidates():
         if jail.level not in found and jail.level in ("bubblewrap", LANDLOCK):
             try:
-                runner._tried(jail)
+                levels.tried(jail)
             except OSError:
                 continue
             found[jail.level] = jail
@@ -87,11 +87,11 @@ def test_the_table_in_the_docs_is_that_of_these_attacks():
 
 def test_what_is_open_at_a_level_is_said():
     """A level at which an attack of the table succeeds says so in what `doctor` prints."""
-    assert "names, sizes and times of files" in runner._LEFT_OPEN[LANDLOCK]
-    assert "process numbers and the host name" in " ".join(runner._LEFT_OPEN[LANDLOCK].split())
-    assert "host's name and which process numbers" in " ".join(runner._LEFT_OPEN["sandbox-exec"].split())
-    assert "how many files" in runner._LEFT_OPEN["bubblewrap"]
-    assert set(runner._LEFT_OPEN) >= {jail.level for jail in JAILS} | {level for a in ATTACKS for level in a.open_at}
+    assert "names, sizes and times of files" in levels.LEFT_OPEN[LANDLOCK]
+    assert "process numbers and the host name" in " ".join(levels.LEFT_OPEN[LANDLOCK].split())
+    assert "host's name and which process numbers" in " ".join(levels.LEFT_OPEN["sandbox-exec"].split())
+    assert "how many files" in levels.LEFT_OPEN["bubblewrap"]
+    assert set(levels.LEFT_OPEN) >= {jail.level for jail in JAILS} | {level for a in ATTACKS for level in a.open_at}
 
 
 def test_the_tree_holds_python_and_nothing_of_the_user(jail):
@@ -202,37 +202,37 @@ def test_sleepers_hold_up_nobody():
 
 def test_a_launcher_is_kept_and_replaced_when_it_ends():
     run_python("print(1)")
-    launcher = runner._launchers[runner._best_jail()]
+    kept = launcher._launchers[runner._best_jail()]
     run_python("print(1)")
-    assert launcher.process.poll() is None
-    launcher.process.kill()
-    launcher.process.wait()
+    assert kept.process.poll() is None
+    kept.process.kill()
+    kept.process.wait()
     assert run_python("print(1)").stdout == "1\n"
-    assert not os.path.exists(launcher.scratch)
+    assert not os.path.exists(kept.scratch)
 
 
 def test_a_forked_child_starts_a_launcher_of_its_own():
     run_python("print(1)")
-    launcher = runner._launchers[runner._best_jail()]
+    kept = launcher._launchers[runner._best_jail()]
     child = os.fork()
     if child == 0:
         try:
-            fine = run_python("print(2)").stdout == "2\n" and runner._launchers[runner._best_jail()] is not launcher
-            runner._close_launchers()
+            fine = run_python("print(2)").stdout == "2\n" and launcher._launchers[runner._best_jail()] is not kept
+            launcher._close_launchers()
         finally:
             os._exit(0 if fine else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert run_python("print(3)").stdout == "3\n" and launcher.process.poll() is None
+    assert run_python("print(3)").stdout == "3\n" and kept.process.poll() is None
 
 
 def test_nothing_is_left_behind(jail, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(runner, "_launchers", {})
+    monkeypatch.setattr(launcher, "_launchers", {})
     run_python("open('a', 'w')")
     before = len(os.listdir("/dev/fd"))
     run_many(["open('a', 'w')", "raise SystemExit(1)"] * 5)
     assert len(os.listdir("/dev/fd")) == before
-    runner._close_launchers()
+    launcher._close_launchers()
     assert os.listdir(tmp_path) == []
 
 
@@ -412,18 +412,18 @@ def test_the_filter_stands_in_for_what_older_kernels_lack():
 @contextlib.contextmanager
 def landlock_as_of(version, jail, monkeypatch):
     """The launcher of `jail` is told of an older interface, or of none (0)."""
-    source = runner.JAIL.read_text().replace("landlock.version()", str(version))
-    assert source != runner.JAIL.read_text()
-    old = runner.JAIL.with_name(f"jail_as_of_{version}_{os.getpid()}.py")
+    source = launcher.JAIL.read_text().replace("landlock.version()", str(version))
+    assert source != launcher.JAIL.read_text()
+    old = launcher.JAIL.with_name(f"jail_as_of_{version}_{os.getpid()}.py")
     monkeypatch.setattr(runner, "_best_jail", lambda: jail)
-    monkeypatch.setattr(runner, "_launchers", {})
-    monkeypatch.setattr(runner, "JAIL", old)
+    monkeypatch.setattr(launcher, "_launchers", {})
+    monkeypatch.setattr(launcher, "JAIL", old)
     old.write_text(source)
     try:
         yield
     finally:
         old.unlink()
-        runner._close_launchers()
+        launcher._close_launchers()
 
 
 @on_linux
@@ -449,7 +449,7 @@ def test_the_tree_holds_without_landlock(monkeypatch, outside):
         pytest.skip("no namespaces here")
     attacks = [attack for attack in ATTACKS if not attack.limits]
     with landlock_as_of(0, jail, monkeypatch):
-        assert runner._tried(jail)["landlock"] == 0
+        assert levels.tried(jail)["landlock"] == 0
         results = run_many([outside.filled(code) for attack in attacks for code in (attack.code, attack.twin)])
     assert not outside.harm()
     assert [attack.name for attack, result in zip(attacks, results[::2]) if "HARM" in result.stdout] == []
@@ -471,7 +471,7 @@ def test_a_folder_is_removed_whatever_is_in_it(tmp_path):
     (folder / "closed").mkdir()
     (folder / "closed" / "inner").mkdir(mode=0)
     (folder / "closed").chmod(0)
-    runner.remove_tree(str(folder))
+    folders.remove_tree(str(folder))
     assert not folder.exists() and (kept / "file").read_text() == "x"
 
 
@@ -479,9 +479,9 @@ def test_disk_use_is_measured(tmp_path):
     (tmp_path / "a").write_bytes(b"x" * 100_000)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "link").symlink_to("/")
-    assert not runner.folder_exceeds(str(tmp_path), 1 << 20)
-    assert runner.folder_exceeds(str(tmp_path), 50_000)
-    assert runner.folder_exceeds(str(tmp_path), 1 << 20, entries=2)
+    assert not folders.folder_exceeds(str(tmp_path), 1 << 20)
+    assert folders.folder_exceeds(str(tmp_path), 50_000)
+    assert folders.folder_exceeds(str(tmp_path), 1 << 20, entries=2)
 
 
 PS = """\
