@@ -107,7 +107,7 @@ def cases(size: str, backend: str) -> list[tuple[str, dict]]:
     found.append(("ppo", {**rollout, "dtype": "bfloat16"}))
     found.append(("reward", {"max_tokens": length // 4, "batch_size": rows}))
     found.append(("reward", {"max_tokens": length // 4, **pairs, "unfreeze_rank": 8, "unfreeze_batch_size": rows}))
-    found.append(("evaluate", {"prompts": 2 * rows, "max_tokens": length // 2}))
+    found.append(("evaluate", {"max_prompts": 2 * rows, "max_tokens": length // 2}))
     return found
 
 
@@ -187,7 +187,7 @@ def run(backend, config: RunConfig, c: ModelConfig) -> float:
         models = [backend.Model(c, **memory) for _ in range(2)]
         began = time.monotonic()
         for model in models:
-            batch = rollout.arrange(*sample(model, config.prompts), 0)
+            batch = rollout.arrange(*sample(model, config.max_prompts), 0)
             models[0].evaluate(batch, ("logp", "features"))
             model.evaluate(batch, ("logp",))
     else:

@@ -140,6 +140,28 @@ class RunConfig(TemplateConfig, BackendConfig):
 
 
 @dataclass(frozen=True)
+class PromptsConfig:
+    """What every command that answers prompts takes."""
+
+    prompts: str = option(
+        "",
+        "prompts of your own instead of the prepared ones: JSONL, JSON, Parquet, a text file of one on each line, a "
+        "folder of them, or hub:NAME[:SPLIT]; rows hold prompt (text or messages), messages, conversations or "
+        "instruction; task or tests (assert statements) and any other column is for the rewards",
+    )
+    prompt_field: str = option("", "column of --prompts that holds the prompt, as question in GSM8K")
+    answer_field: str = option("", "column of --prompts that the reward functions get as answer")
+    system: str = option("", "system turn of the prompts that have none of their own")
+    max_prompts: int = option(0, "prompts to take, drawn by --seed; 0 takes all", minimum=0)
+    max_prompt_tokens: int = option(
+        0,
+        "longest prompt, in tokens; longer ones are left out and counted (0: what the model's context leaves beside "
+        "--max-tokens)",
+        minimum=0,
+    )
+
+
+@dataclass(frozen=True)
 class PrepareConfig(TemplateConfig):
     """Defaults of `mlxrlhf prepare`."""
 
@@ -286,7 +308,13 @@ class FinetuneConfig(TrainConfig):
         "those of a size of ours",
         minimum=0,
     )
-    data: str = option("", "JSONL of {prompt, completion}, {messages} or {text} instead of the prepared data")
+    data: str = option(
+        "",
+        "rows of your own instead of the prepared data: JSONL, JSON, Parquet, a folder or hub:NAME[:SPLIT] of {prompt, "
+        "completion}, {messages[, tools]}, {conversations} (ShareGPT), {instruction, input, output} (Alpaca) or {text}",
+    )
+    prompt_field: str = option("", "column of --data that holds the prompt, with --answer-field")
+    answer_field: str = option("", "column of --data that holds the answer, with --prompt-field")
     dialogue_share: float = option(
         0.7,
         "share of rows that are requests with their solution; the rest is code text "
@@ -305,9 +333,19 @@ class FinetuneConfig(TrainConfig):
 
 
 PAIRS_HELP = (
-    "pairs instead of the prepared ones: a .jsonl, .json or .parquet file in TRL's, Anthropic HH's, "
-    "UltraFeedback's or HelpSteer3's form, or hub:NAME[@REVISION][:PATTERN]"
+    "pairs instead of the prepared ones: a .jsonl, .json or .parquet file in TRL's, Anthropic HH's, UltraFeedback's or "
+    "HelpSteer3's form, a folder of them, or hub:NAME[@REVISION][:SPLIT or PATTERN]"
 )
+
+
+def _max_length() -> Any:
+    """The option that bounds preference pairs."""
+    return option(
+        0,
+        "longest pair, in tokens of prompt and longer answer; longer ones are left out and counted (0: the model's "
+        "context)",
+        minimum=0,
+    )
 
 
 @dataclass(frozen=True)
@@ -315,6 +353,7 @@ class RewardConfig(RunConfig):
     """Defaults of `mlxrlhf reward`: a two-layer head on a frozen base."""
 
     data: str = option("", PAIRS_HELP)
+    max_length: int = _max_length()
     loss: str = option("margin", "margin ranking or Bradley-Terry", choices=("margin", "bradley-terry"))
     margin: float = option(1.0, "margin m of max(0, m - (r_chosen - r_rejected))", minimum=0)
     samples: int = option(
@@ -364,7 +403,7 @@ class AlignConfig(WeightsConfig):
 
 
 @dataclass(frozen=True)
-class PolicyConfig(AlignConfig):
+class PolicyConfig(AlignConfig, PromptsConfig):
     """What ppo and grpo share: rollouts, their rewards and clipped updates."""
 
     reward: str = option(
@@ -373,9 +412,6 @@ class PolicyConfig(AlignConfig):
         "FILE.py:function; several with weights as model:1,tests:2",
     )
     reward_model: str = option("", "reward head to optimise (default: weights/SIZE/reward)")
-    prompts: str = option(
-        "", "JSONL of {prompt[, task][, tests]} instead of the prepared prompts; tests is a list of assert statements"
-    )
     no_pass_rate: bool = option(False, "do not run answers merely to report how many pass their tests")
     unsafe_exec: bool = option(False, "run answers even where no operating-system jail is available")
     num_epochs: int = option(1, "passes over the steps below", minimum=1)
@@ -448,10 +484,16 @@ class DPOConfig(AlignConfig):
     rates: ClassVar[tuple[float, float]] = (1e-6, 1e-4)
     learning_rate: float = _rate_option(*rates)
     data: str = option("", PAIRS_HELP)
+    max_length: int = _max_length()
     num_epochs: int = option(1, "passes over the pairs", minimum=1)
     batch_size: int = option(16, "pairs per optimizer step", minimum=1)
     micro_batch_size: int = option(
-        8, "pairs per forward, of similar length: it changes memory and speed, not the result", minimum=1
+        8, "most pairs per forward, of similar length: it changes memory and speed, not the result", minimum=1
+    )
+    micro_batch_tokens: int = option(
+        4096,
+        "most tokens per forward, both answers and padding included, so that long pairs go in fewer at once",
+        minimum=1,
     )
     warmup_steps: int = option(10, "steps of linear warm-up before the cosine decay", minimum=0)
     beta: float = option(0.1, "weight of the implicit KL penalty: larger stays closer to the reference", above=0)
@@ -460,7 +502,7 @@ class DPOConfig(AlignConfig):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(RunConfig):
+class EvaluateConfig(RunConfig, PromptsConfig):
     """Defaults of `mlxrlhf evaluate`: the reference against the aligned model on held-out prompts."""
 
     reward_model: str = option("", "reward head that judges (default: weights/SIZE/reward)")
@@ -477,14 +519,13 @@ class EvaluateConfig(RunConfig):
         "answers of the model after alignment to sample for each, of which the reward model keeps the best",
         minimum=1,
     )
-    prompts: int = option(0, "held-out prompts to use; 0 takes all", minimum=0)
     max_tokens: int = option(160, "longest answer, in tokens", minimum=1)
     temp: float = option(0.2, "sampling temperature, as in chat", minimum=0)
     unsafe_exec: bool = option(False, "run answers even where no operating-system jail is available")
 
 
 @dataclass(frozen=True)
-class AnnotateConfig(TemplateConfig, BackendConfig):
+class AnnotateConfig(TemplateConfig, BackendConfig, PromptsConfig):
     """Defaults of `mlxrlhf annotate`: people compare two answers on a local web page."""
 
     data: str = option(
@@ -494,9 +535,6 @@ class AnnotateConfig(TemplateConfig, BackendConfig):
         "nano", "whose prepared pairs to judge when neither --data nor --prompts is given", choices=tuple(SIZES)
     )
     data_dir: str = option("data", "folder of prepared data; SIZE is appended")
-    prompts: str = option(
-        "", "JSONL of {prompt[, task, tests]}, or a text file of one prompt per line, to sample answers to"
-    )
     model: str = option(
         "", "who answers --prompts: a checkpoint folder, smollm2, shipped or a hub name (default: who answers in chat)"
     )

@@ -132,14 +132,15 @@ def _policy_job(config: PolicyConfig, model: ModelConfig, prompt: int) -> Job:
 
 
 def _dpo_job(config: DPOConfig, model: ModelConfig, prompt: int, answer: int) -> Job:
-    pairs = min(config.micro_batch_size, config.batch_size)
-    micro = Batch(2 * pairs, bucket(prompt) + bucket(answer), bucket(answer))
+    length = bucket(prompt + answer)
+    pairs = min(config.micro_batch_size, config.batch_size, max(1, config.micro_batch_tokens // (2 * length)))
+    micro = Batch(2 * pairs, length, bucket(answer))
     forwards = math.ceil(config.batch_size / pairs)
     return dataclasses.replace(_trunk(config, model), train=micro, waits=True, evaluate=micro, forwards=forwards)
 
 
 def _evaluate_job(config: EvaluateConfig, model: ModelConfig, prompt: int) -> Job:
-    rows = min(SAMPLE_ROWS, (config.prompts or SAMPLE_ROWS) * config.samples)
+    rows = min(SAMPLE_ROWS, (config.max_prompts or SAMPLE_ROWS) * config.samples)
     return Job(
         model,
         config.dtype,

@@ -230,6 +230,60 @@ DECODER = json.JSONDecoder(
 )
 
 
+class Fields:
+    """The fields of a JSON object by type. Each raises UserError for one that is missing or no such thing."""
+
+    def __init__(self, path: Path, content: dict[str, Any], remedy: str = "restore it"):
+        self.path, self.content, self.remedy = path, content, remedy
+
+    def _get(self, name: str, default: Any) -> Any:
+        value = self.content.get(name)
+        value = default if value is None else value
+        if value is None:
+            raise UserError(f"{self.path} lacks {name}; {self.remedy}")
+        return value
+
+    def _wrong(self, name: str, wanted: str) -> UserError:
+        return UserError(f"{self.path}: {name} is {shown(self.content.get(name))}, not {wanted}; {self.remedy}")
+
+    def size(self, name: str, default: int | None = None) -> int:
+        value = self._get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LARGEST_COUNT:
+            raise self._wrong(name, "a whole number above 0")
+        return value
+
+    def count(self, name: str) -> int:
+        value = self._get(name, None)
+        return 0 if value == 0 and not isinstance(value, bool) else self.size(name)
+
+    def number(self, name: str, default: float | None = None) -> float:
+        return float(check_number(self._get(name, default), f"{self.path}: {name}"))
+
+    def positive(self, name: str, default: float | None = None) -> float:
+        value = self.number(name, default)
+        if value <= 0:
+            raise self._wrong(name, "a number above 0")
+        return value
+
+    def truth(self, name: str) -> bool:
+        value = self._get(name, False)
+        if not isinstance(value, bool):
+            raise self._wrong(name, "true or false")
+        return value
+
+    def text(self, name: str) -> str:
+        value = self._get(name, None)
+        if not isinstance(value, str):
+            raise self._wrong(name, "a text")
+        return value
+
+    def object(self, name: str) -> dict[str, Any]:
+        value = self._get(name, {})
+        if not isinstance(value, dict):
+            raise self._wrong(name, "an object")
+        return value
+
+
 def to_json(config: Any) -> dict[str, Any]:
     """The dataclass as plain JSON values."""
     return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}

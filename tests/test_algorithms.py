@@ -99,11 +99,32 @@ def test_rollout_arrangement():
 
 
 def test_micro_batches_hold_every_row_once_without_empty_columns():
-    batch = rollout.arrange([[5]] * 4, [[8] * 70, [8], [8] * 40, [8] * 3], pad_id=0)
+    batch = rollout.arrange([[5], [5], [5] * 33, [5]], [[8] * 70, [8], [8] * 40, [8] * 3], pad_id=0)
+    assert int(batch["start"]) == 64
     batch["old_logp"] = np.arange(4 * 96, dtype=np.float32).reshape(4, 96)
-    parts = rollout.by_length(batch["mask"], 2)
-    assert [p.tolist() for p in parts] == [[1, 3], [2, 0]]
+    parts = rollout.by_length(batch, np.arange(4), 2)
+    assert [p.tolist() for p in parts] == [[1, 3], [0, 2]], "the long prompt last, else by response"
     short = rollout.cut(batch, parts[0])
     assert short["tokens"].shape == (2, 64) and short["mask"].shape == short["old_logp"].shape == (2, 32)
+    assert short["tokens"][1, 31:35].tolist() == [5, 8, 8, 8]
+    assert short["segments"][1, 30:36].tolist() == [0, 1, 1, 1, 1, 0]
     assert short["old_logp"][1, 0] == 3 * 96 and int(short["start"]) == 32
-    assert rollout.cut(batch, parts[1])["mask"].shape == (2, 96)
+    whole = rollout.cut(batch, parts[1])
+    assert whole["mask"].shape == (2, 96) and int(whole["start"]) == 64 and int(batch["start"]) == 64
+    assert [p.tolist() for p in rollout.by_length(batch, np.array([3, 1]), 8)] == [[1, 3]], "rows by number"
+
+
+def test_one_long_prompt_does_not_pad_the_others():
+    lengths = [50, 700, 64, 9, 120, 130, 2000, 60]
+    groups = [[lengths[i] for i in part] for part in rollout.of_similar_length(lengths, 64)]
+    assert groups == [[50, 64, 9, 60], [120, 130], [700], [2000]]
+    assert [p.tolist() for p in rollout.of_similar_length([5, 3, 4], 2)] == [[1, 2], [0]]
+
+
+def test_long_pairs_go_in_fewer_at_once():
+    lengths = [30, 50, 390, 40, 35]
+    # Up to 32 tokens a pair takes 64 of the forward, up to 64 it takes 128; the long one goes alone.
+    parts = rollout.by_tokens(lengths, 256, 8)
+    assert [p.tolist() for p in parts] == [[0, 4], [3, 1], [2]]
+    assert [p.tolist() for p in rollout.by_tokens(lengths, 10_000, 8)] == [[0, 4, 3, 1, 2]]
+    assert [p.tolist() for p in rollout.by_tokens(lengths, 10_000, 2)] == [[0, 4], [3, 1], [2]]

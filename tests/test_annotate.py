@@ -391,11 +391,18 @@ def test_prompts_from_text_and_jsonl(tmp_path):
     text, jsonl = tmp_path / "p.txt", tmp_path / "p.jsonl"
     text.write_text("one\n\n two \none\n")
     jsonl.write_text('{"prompt": "one"}\n{"prompt": "two", "tests": ["assert 1"]}\n')
-    assert items.read_prompts(text, ()) == [("one", "", ()), ("two", "", ())]
-    assert items.read_prompts(jsonl, ()) == [("one", "", ()), ("two", "", ("assert 1",))]
+
+    def asked(path, **settings):
+        return [tuple(one)[:3] for one in items.read_prompts(AnnotateConfig(prompts=str(path), **settings), ())]
+
+    assert asked(text) == [("one", "", ()), ("two", "", ())]
+    assert asked(jsonl) == [("one", "", ()), ("two", "", ("assert 1",))]
+    assert asked(text, max_prompts=1, seed=3) in ([("one", "", ())], [("two", "", ())])
+    system = {"role": "system", "content": "Be brief."}
+    assert asked(text, system="Be brief.")[0][0] == [system, {"role": "user", "content": "one"}]
     jsonl.write_text('{"prompt": "one"}\n{"text": "two"}\n')
     with pytest.raises(UserError, match='p.jsonl:2 has no "prompt"'):
-        items.read_prompts(jsonl, ())
+        asked(jsonl)
 
 
 def test_sampled_answers_are_the_models_and_are_not_sampled_again(maker, tmp_path):

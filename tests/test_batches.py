@@ -4,18 +4,55 @@ import numpy as np
 import pytest
 
 from mlxrlhf.algorithms.schedule import cosine_with_warmup
-from mlxrlhf.data.batches import Mixture, Stream, packed_rows, pick
+from mlxrlhf.data.batches import Mixture, Packer, Stream, pick
+from mlxrlhf.models.identity import content_digest
 
 
 def test_packing_keeps_every_token_and_masks_first_tokens():
     examples = [([5, 6, 7], [0, 1, 1]), ([8, 9], [1, 1]), ([1] * 9, [1] * 9), ([4, 4, 4], [0, 0, 1])]
-    rows, left_out = packed_rows(examples, 5, pad_id=0)
-    assert left_out == 1
+    packer = Packer(5, pad_id=0)
+    assert [packer.add(ids, mask) for ids, mask in examples] == [True, True, False, True]
+    packed = packer.rows()
+    assert (len(packed), packed.length) == (2, 5)
+    rows = packed.take(np.array([0, 1]))
     assert rows.tokens.tolist() == [[5, 6, 7, 8, 9], [4, 4, 4, 0, 0]]
     assert rows.segments.tolist() == [[1, 1, 1, 2, 2], [1, 1, 1, 0, 0]]
     assert rows.mask.tolist() == [[0, 1, 1, 0, 1], [0, 0, 1, 0, 0]]
     batch = rows.batch()
     assert batch["total"] == 4 and batch["mask"].shape == (2, 4)
+
+
+def packed_again(length, open_rows, count):
+    """The same examples in another packer."""
+    packer, rng = Packer(length, pad_id=0), np.random.default_rng(0)
+    packer.OPEN = open_rows
+    for i in range(count):
+        size = int(rng.integers(1, 9))
+        packer.add([i + 1] * size, [1] * size)
+    return packer.rows()
+
+
+def test_packing_is_first_fit_among_the_open_rows_and_rows_come_back_in_any_order():
+    packer, rng = Packer(10, pad_id=0), np.random.default_rng(0)
+    packer.OPEN = 3
+    shelves = []  # the same by hand: lists of examples, only the last three of them open
+    for i in range(400):
+        size = int(rng.integers(1, 9))
+        packer.add([i + 1] * size, [1] * size)
+        fits = [s for s in shelves[-3:] if sum(n for _, n in s) + size <= 10]
+        if not fits:
+            shelves.append([])
+            fits = shelves[-1:]
+        fits[0].append((i + 1, size))
+    packed = packer.rows()
+    assert len(packed) == len(shelves) > 100
+    assert (
+        content_digest(packed) == content_digest(packed_again(10, 3, 400)) != content_digest(packed_again(10, 3, 399))
+    )
+    order = rng.permutation(len(shelves))
+    for row, number in zip(packed.take(order).tokens, order):
+        expected = [i for i, size in shelves[number] for _ in range(size)]
+        assert row.tolist() == expected + [0] * (10 - len(expected))
 
 
 def test_a_stream_is_cut_into_rows_whose_documents_do_not_see_each_other():

@@ -40,7 +40,7 @@ SMALL = {
     "ppo": "--steps-per-epoch 1 --batch-size 2 --mini-batch-size 2 --ppo-epochs 1 --max-tokens 4",
     "grpo": "--steps-per-epoch 1 --batch-size 1 --responses-per-prompt 2 --mini-batch-size 2 --max-tokens 4",
     "dpo": "--num-epochs 1 --batch-size 2",
-    "evaluate": "--prompts 2 --max-tokens 4 --samples 1",
+    "evaluate": "--max-prompts 2 --max-tokens 4 --samples 1",
     "chat": "--max-tokens 4",
     "export": "--eval-tokens 0",
 }

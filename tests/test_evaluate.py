@@ -61,7 +61,7 @@ def test_the_best_of_several_answers_is_the_judges_favourite(keep, best):
     def judge(prompts, responses, features):
         return np.array([favourites[r[0]] for r in responses])
 
-    prompts = [{"prompt": "Reverse a string", "task": "reverse_string", "group": "new tasks"}] * 2
+    prompts = [{"prompt": "Reverse a string", "tests": []}] * 2
     found = evaluate._side(
         "after", EvaluateConfig(), Scripted(), Scripted(), judge, prompts, [[5, 6], [7]], Letters(), keep
     )

@@ -86,7 +86,7 @@ def test_every_stage_takes_it_and_writes_beside_it(maker, aligned):
     for stage in ("code", "reward", "rlhf"):
         assert (weights / stage / "run" / "summary.json").is_file()
     assert open_tokenizer(weights / "rlhf").fingerprint == open_tokenizer(maker).fingerprint
-    assert "win rate" in mlxrlhf(aligned, "evaluate --prompts 2 --max-tokens 8 --model", maker).out
+    assert "win rate" in mlxrlhf(aligned, "evaluate --max-prompts 2 --max-tokens 8 --model", maker).out
 
 
 def test_a_ppo_step_is_the_same_on_both_backends(maker, aligned, tmp_path):

@@ -12,7 +12,8 @@ from mlxrlhf.config import ModelConfig, RewardConfig
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint
 from mlxrlhf.models.identity import trunk_digest
-from mlxrlhf.preferences.encoded import EncodedPair, _that_fit, by_criterion
+from mlxrlhf.preferences.encoded import EncodedPair, _that_fit, by_criterion, encode_pair
+from mlxrlhf.preferences.pairs import Pair
 from mlxrlhf.rewards.head import accuracy, features, train_head, unfreeze
 from mlxrlhf.rewards.model import Normaliser, RewardModel
 
@@ -224,12 +225,28 @@ def test_a_base_that_has_changed_or_gone_is_named(tmp_path, trunks):
         found.scorer(mlx, LETTERS, other)
 
 
-def test_pairs_beyond_the_context_are_left_out_aloud(capsys):
-    pairs = [EncodedPair([1] * 5, [1] * 3, "a"), EncodedPair([1] * 3, [1] * 6, "b")]
-    assert _that_fit(pairs, 5) == pairs[:1]
-    assert "left out 1 of 2 pairs, longer than the model's context of 5 tokens" in capsys.readouterr().out
-    with pytest.raises(UserError, match="more tokens than the model's context of 4, the shortest 5"):
-        _that_fit(pairs, 4)
+class EveryLetter:
+    """A tokenizer of ours with a token for every letter."""
+
+    end_id = 0
+
+    def special(self, name):
+        return 1
+
+    def encode(self, text):
+        return [ord(letter) for letter in text]
+
+
+def test_pairs_beyond_the_longest_length_are_left_out_aloud(capsys):
+    tokenizer = EveryLetter()
+    pairs = [Pair("p", "a" * n, "b", place=f"pairs.jsonl:{n}") for n in (1, 3, 8)]
+    encoded = [encode_pair(pair, tokenizer) for pair in pairs]
+    lengths = [pair.longest for pair in encoded]
+    assert _that_fit(pairs, tokenizer, lengths[1]) == encoded[:2]
+    said = f"left out 1 of 3 pairs, longer than {lengths[1]} tokens (the first: pairs.jsonl:8)"
+    assert said in capsys.readouterr().out
+    with pytest.raises(UserError, match=f"the shortest {lengths[0]};"):
+        _that_fit(pairs, tokenizer, lengths[0] - 1)
 
 
 @pytest.mark.parametrize("backend", ["mlx", "torch"])

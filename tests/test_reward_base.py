@@ -30,7 +30,7 @@ def test_a_reward_model_with_a_base_of_its_own_scores_in_ppo_and_evaluate(projec
     assert metrics(out) == before
     mlxrlhf(project, *STAGES["rlhf"], "--steps-per-epoch", "1", "--reward-model", out, "--out", policy)
     assert metrics(policy)[0]["objective/scores"] != metrics("weights/nano/rlhf")[0]["objective/scores"]
-    few = ["--prompts", "4", "--max-tokens", "8", *MLX]
+    few = ["--max-prompts", "4", "--max-tokens", "8", *MLX]
     mlxrlhf(project, "evaluate", "--checkpoint", policy, "--reward-model", out, *few)
     # Its scores are those of the head on the checkpoint with the adapters merged in.
     tools, fused = project / "weights" / "nano" / "tools", tmp_path / "fused"

@@ -132,7 +132,7 @@ def test_rows_take_the_tests_of_their_task(tmp_path):
         '{"prompt": "Prime?", "task": "is_prime"}\n\n{"prompt": "Own", "tests": ["assert 1"], "n": 3}\n'
         '{"prompt": "Nothing"}\n'
     )
-    rows = requests.with_tests(requests.load_prompts(path))
+    rows = requests.with_tests([row for _, row in requests.load_prompts(PPOConfig(prompts=str(path)))])
     assert rows[0]["tests"][0] == "assert is_prime(2)" and len(rows[0]["tests"]) == 6
     assert rows[1]["tests"] == ["assert 1"] and rows[1]["n"] == 3 and rows[2]["tests"] == []
 
@@ -153,7 +153,7 @@ def test_a_bad_prompt_is_named_by_file_and_line(tmp_path, line, message):
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "fine"}\n' + line + "\n")
     with pytest.raises(UserError, match=r"prompts.jsonl:2.*") as found:
-        requests.load_prompts(path)
+        requests.load_prompts(PPOConfig(prompts=str(path)))
     assert message in str(found.value)
 
 

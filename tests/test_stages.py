@@ -58,14 +58,14 @@ def test_mlx_lm_loads_and_answers(project):
 
 
 def test_evaluate_compares_before_and_after(project):
-    said = mlxrlhf(project, "evaluate", "--prompts", "6", "--max-tokens", "16", *MLX).out
+    said = mlxrlhf(project, "evaluate", "--max-prompts", "6", "--max-tokens", "16", *MLX).out
     assert "win rate" in said and "no insecure pattern" in said
     figures = json.loads((project / "weights/nano/rlhf/evaluation/summary.json").read_text())
     assert figures["before"]["win_rate"] == 0.5 and abs(figures["before"]["kl"]) < 1e-3
 
 
 def test_dpo_is_evaluated_and_talks(project):
-    mlxrlhf(project, "evaluate", "--checkpoint", "weights/nano/dpo", "--prompts", "2", "--max-tokens", "8", *MLX)
+    mlxrlhf(project, "evaluate", "--checkpoint", "weights/nano/dpo", "--max-prompts", "2", "--max-tokens", "8", *MLX)
     assert (project / "weights/nano/dpo/evaluation/summary.json").is_file()
     said = mlxrlhf(project, "chat", "--model", "weights/nano/dpo", "--prompt", "Hello", "--max-tokens", "4", *MLX)
     assert "tok/s" in said.err

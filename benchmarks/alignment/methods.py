@@ -138,7 +138,7 @@ def measure(name: str, train: list[str], options, shared: list[str], backend: li
         str(options.out / "reward"),
         "--out",
         str(folder / "evaluation"),
-        "--prompts",
+        "--max-prompts",
         options.prompts,
     )
     (folder / "minutes.json").write_text(json.dumps(minutes))

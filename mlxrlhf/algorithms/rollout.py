@@ -16,7 +16,13 @@ LEAVE_SHARE = 0.25
 SAMPLE_ROWS, READ_ROWS = 64, 32
 
 
-def bucket(length: int, step: int = 32) -> int:
+#: lengths are rounded up to multiples of it
+STEP = 32
+#: prompts up to this length are read together
+SHORT = 64
+
+
+def bucket(length: int, step: int = STEP) -> int:
     """Round a length up, so that a compiled step meets a handful of shapes."""
     return math.ceil(max(length, 1) / step) * step
 
@@ -64,19 +70,55 @@ def pad_right(sequences: Sequence[Sequence[int]], starts: Sequence[int], pad_id:
     return {"tokens": tokens, "start": np.int32(1), "mask": mask}
 
 
-def by_length(mask: np.ndarray, size: int) -> list[np.ndarray]:
-    """Row numbers of micro-batches of at most `size` responses of similar length; mask (B, R)."""
-    order = np.argsort(mask.sum(axis=1), kind="stable")
-    return np.array_split(order, math.ceil(len(order) / size))
+def of_similar_length(lengths: Sequence[int], size: int) -> list[np.ndarray]:
+    """Numbers of prompts that are read together: at most `size`, none longer than twice the shortest beside it.
+
+    Prompts within one SHORT are all of similar length: splitting those would cost more than their padding.
+    """
+    groups: list[list[int]] = []
+    shortest = 0
+    for number in np.argsort(lengths, kind="stable").tolist():
+        if not groups or len(groups[-1]) == size or lengths[number] > max(2 * shortest, SHORT):
+            groups.append([])
+            shortest = lengths[number]
+        groups[-1].append(number)
+    return [np.sort(group) for group in groups]
+
+
+def by_length(batch: Batch, rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """`rows` in micro-batches of at most `size`, prompts and responses of similar length together."""
+    start = int(batch["start"])
+    prompts = (batch["segments"][rows, :start] != 0).sum(axis=1)
+    order = np.lexsort((batch["mask"][rows].sum(axis=1), np.ceil(prompts / STEP)))
+    return np.array_split(rows[order], math.ceil(len(rows) / size))
+
+
+def by_tokens(lengths: Sequence[int], tokens: int, size: int) -> list[np.ndarray]:
+    """Numbers of micro-batches of pairs of similar length: at most `size` pairs, and at most `tokens` in a forward.
+
+    lengths: tokens of the longer sequence of each pair. A forward holds two rows for each, padding included; a pair
+    above `tokens` is a micro-batch of its own.
+    """
+    parts: list[list[int]] = []
+    for number in np.argsort(lengths, kind="stable").tolist():
+        count = len(parts[-1]) + 1 if parts else 1
+        if not parts or count > size or 2 * count * bucket(lengths[number]) > tokens:
+            parts.append([])
+        parts[-1].append(number)
+    return [np.array(part) for part in parts]
 
 
 def cut(batch: Batch, rows: np.ndarray) -> Batch:
-    """The chosen rows, without the last columns where those hold only padding."""
-    start, length = int(batch["start"]), bucket(int(batch["mask"][rows].sum(axis=1).max()))
-    widths = {"tokens": start + length, "segments": start + length}
-    arrays: dict[str, Any] = {**batch}
-    chosen = {k: v if np.ndim(v) == 0 else v[rows][:, : widths.get(k, length)] for k, v in arrays.items()}
-    return cast(Batch, chosen)
+    """The chosen rows, without the first and the last columns where those hold only padding."""
+    start = int(batch["start"])
+    width = bucket(int((batch["segments"][rows, :start] != 0).sum(axis=1).max()))
+    length = bucket(int(batch["mask"][rows].sum(axis=1).max()))
+    arrays: dict[str, Any] = {**batch, "start": np.int32(width)}
+    for name, array in arrays.items():
+        if np.ndim(array):
+            whole = name in ("tokens", "segments")  # the others begin where the responses do
+            arrays[name] = array[rows][:, start - width : start + length] if whole else array[rows][:, :length]
+    return cast(Batch, arrays)
 
 
 def ends(responses: Sequence[Sequence[int]], end_ids: Sequence[int]) -> np.ndarray:

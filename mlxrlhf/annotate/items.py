@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,15 +13,26 @@ from mlxrlhf import backends
 from mlxrlhf.annotate.store import Item, Store
 from mlxrlhf.config import AnnotateConfig
 from mlxrlhf.data import dialogue, files
+from mlxrlhf.data.rows import Messages, conversation
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import folders, published
 from mlxrlhf.models.adapters import load_model
 from mlxrlhf.preferences.files import load_pairs
 from mlxrlhf.stages import sampling
+from mlxrlhf.tasks import requests
 from mlxrlhf.tasks.task import Task
 
 #: prompts sampled in one batch
 SAMPLED_TOGETHER = 32
+
+
+class Asked(NamedTuple):
+    """A prompt to sample answers to: text or messages, its task and tests, and the tools on offer."""
+
+    prompt: str | Messages
+    task: str
+    tests: tuple[str, ...]
+    tools: list[dict[str, Any]]
 
 
 def from_file(source: str, bank: Sequence[Task]) -> list[Item]:
@@ -47,17 +59,19 @@ def from_file(source: str, bank: Sequence[Task]) -> list[Item]:
     ]
 
 
-def read_prompts(path: Path, bank: Sequence[Task]) -> list[tuple[str, str, tuple[str, ...]]]:
-    """(prompt, task, tests) of each different prompt of a source of prompts; a text file has one on each line."""
+def read_prompts(config: AnnotateConfig, bank: Sequence[Task]) -> list[Asked]:
+    """Each different prompt of --prompts."""
     tests_of = _Tests(bank)
-    found: dict[str, tuple[str, str, tuple[str, ...]]] = {}
-    for place, row in files.rows(path, text="prompt"):
-        prompt = row.get("prompt")
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise UserError(f'{place} has no "prompt"; each line needs one, as text')
+    found: dict[str, Asked] = {}
+    for place, row in requests.load_prompts(config):
+        prompt = row["prompt"]
         task, tests = tests_of(prompt, str(row.get("task") or ""), row.get("tests"), place)
-        found.setdefault(prompt, (prompt, task, tests))
-    return list(found.values())
+        found.setdefault(json.dumps(prompt), Asked(prompt, task, tests, row.get("tools") or []))
+    asked = list(found.values())
+    if config.max_prompts:
+        order = np.random.default_rng(config.seed).permutation(len(asked))
+        asked = [asked[i] for i in sorted(order[: config.max_prompts])]
+    return asked
 
 
 class _Tests:
@@ -84,12 +98,12 @@ def sample(config: AnnotateConfig, store: Store, bank: Sequence[Task], say: Call
 
     With one model both answers are its own. Each batch is saved as soon as both have answered it.
     """
-    asked = read_prompts(Path(config.prompts), bank)
+    asked = read_prompts(config, bank)
     first = folders.find_model(config.model)
     found = [first, folders.find_model(config.model_b) if config.model_b else first]
     names = [side.name for side in found]
     source = " and ".join(dict.fromkeys(names))
-    prompts = [p for p in asked if not store.has(source, p[0])]
+    prompts = [p for p in asked if not store.has(source, p.prompt)]
     if not prompts:
         return 0
     backend = backends.load(config.backend, config.device)
@@ -101,10 +115,10 @@ def sample(config: AnnotateConfig, store: Store, bank: Sequence[Task], say: Call
     for at in range(0, len(prompts), SAMPLED_TOGETHER):
         some = prompts[at : at + SAMPLED_TOGETHER]
         rngs = [np.random.default_rng([config.seed, at, side]) for side in (0, 1)]
-        both = [answerers[name]([p for p, *_ in some], rng) for name, rng in zip(names, rngs)]
+        both = [answerers[name](some, rng) for name, rng in zip(names, rngs)]
         different = [
-            Item(prompt, a, b, labels[0], labels[1], source, task=task, tests=tests)
-            for (prompt, task, tests), a, b in zip(some, *both)
+            Item(asked.prompt, a, b, labels[0], labels[1], source, task=asked.task, tests=asked.tests)
+            for asked, a, b in zip(some, *both)
             if a != b
         ]
         new, same = new + store.add(different), same + len(some) - len(different)
@@ -116,13 +130,13 @@ def sample(config: AnnotateConfig, store: Store, bank: Sequence[Task], say: Call
 
 def _answerer(
     found: folders.Found, config: AnnotateConfig, backend
-) -> Callable[[Sequence[str], np.random.Generator], list[str]]:
+) -> Callable[[Sequence[Asked], np.random.Generator], list[str]]:
     """A function from prompts to a model's sampled answers."""
     tokenizer = folders.tokenizer_for(config, found.folder, found.adapter)
     model = load_model(backend, found.folder, found.adapter, dtype=config.dtype)
 
-    def answer(prompts: Sequence[str], rng: np.random.Generator) -> list[str]:
-        encoded = [dialogue.prompt([{"role": "user", "content": prompt}], tokenizer) for prompt in prompts]
+    def answer(asked: Sequence[Asked], rng: np.random.Generator) -> list[str]:
+        encoded = [dialogue.prompt(conversation(one.prompt), tokenizer, one.tools) for one in asked]
         sampling.check_context(encoded, config.max_tokens, model.config.max_positions)
         return [dialogue.text(r, tokenizer) for r in sampling.responses(model, encoded, config, tokenizer, rng)]
 

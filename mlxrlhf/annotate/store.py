@@ -106,6 +106,11 @@ class Conflict(Exception):
     """The showing already has another vote, or is not this person's."""
 
 
+def _flat(error: Exception) -> str:
+    """What SQLite says, on one line: it quotes a damaged schema with its line ends."""
+    return " ".join(str(error).split())
+
+
 class Store:
     """The file, for its owner's eyes alone. Raises UserError when it cannot be opened or is something else."""
 
@@ -171,7 +176,7 @@ class Store:
         return True
 
     def _cannot_open(self, error: Exception) -> UserError:
-        return UserError(f"{self.path} cannot be opened as an annotation file ({error}); name another with --db")
+        return UserError(f"{self.path} cannot be opened as an annotation file ({_flat(error)}); name another with --db")
 
     def close(self) -> None:
         self._db.close()
@@ -190,14 +195,19 @@ class Store:
                 yield self._db
                 self._db.execute("COMMIT")
             except sqlite3.Error as error:
-                raise UserError(f"{self.path} cannot be written ({error}), so nothing was saved") from None
+                raise UserError(f"{self.path} cannot be written ({_flat(error)}), so nothing was saved") from None
             finally:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
     def _all(self, query: str, *values) -> list[sqlite3.Row]:
         with self._lock:
-            return self._db.execute(query, values).fetchall()
+            try:
+                return self._db.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise UserError(
+                    f"{self.path} cannot be read ({error}); restore it, or name another with --db"
+                ) from None
 
     # --- items ---
 
@@ -231,7 +241,7 @@ class Store:
         """Every item by its id."""
         return {row["id"]: dict(row) for row in self._all("SELECT * FROM items ORDER BY id")}
 
-    def has(self, source: str, prompt: str) -> bool:
+    def has(self, source: str, prompt: str | list[dict]) -> bool:
         """Whether a prompt has an item of that source."""
         return bool(self._all("SELECT 1 FROM items WHERE source = ? AND prompt = ?", source, json.dumps(prompt)))
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import IO, TypeAlias
 
 import numpy as np
 
 from mlxrlhf.algorithms.batch import Batch
+from mlxrlhf.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,15 @@ class Stream:
         return Rows(tokens, 1 + np.cumsum(first, axis=1), 1 - first)
 
 
+Source: TypeAlias = "Rows | Stream | PackedRows | Mixture"
+
+
 @dataclass(frozen=True)
 class Mixture:
     """Batches with a fixed share of rows from `first`, the rest from `second`; both of one length."""
 
-    first: Rows | Stream
-    second: Rows | Stream
+    first: Source
+    second: Source
     share: float
 
     def __len__(self) -> int:
@@ -97,37 +105,99 @@ class Mixture:
         return Rows(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("tokens", "segments", "mask")))
 
 
-def packed_rows(examples: Sequence[tuple[Sequence[int], Sequence[int]]], length: int, pad_id: int) -> tuple[Rows, int]:
-    """Pack (ids, mask) examples into rows without attending across, first fit in the order given.
+class Packer:
+    """Packs (ids, mask) examples into rows without attending across, first fit in the order given.
 
-    Returns the rows and how many examples were left out because they are longer than a row.
+    Finished rows go to a temporary file, so that data of any size takes the memory of the rows still open.
     """
-    shelves: list[list[int]] = []
-    room: list[int] = []
-    left_out = 0
-    for i, (ids, _) in enumerate(examples):
-        if len(ids) > length:
-            left_out += 1
-            continue
-        # Only the latest shelves are searched: a full search is quadratic and packs hardly better.
-        found = next((s for s in range(max(0, len(room) - 64), len(room)) if room[s] >= len(ids)), None)
-        if found is None:
-            shelves.append([])
-            room.append(length)
-            found = len(room) - 1
-        shelves[found].append(i)
-        room[found] -= len(ids)
-    tokens = np.full((len(shelves), length), pad_id, np.int32)
-    segments, mask = np.zeros_like(tokens), np.zeros_like(tokens)
-    for row, shelf in enumerate(shelves):
-        at = 0
-        for segment, i in enumerate(shelf, start=1):
-            ids, counted = examples[i]
-            end = at + len(ids)
-            tokens[row, at:end], segments[row, at:end], mask[row, at:end] = ids, segment, counted
-            mask[row, at] = 0  # nothing in its own segment predicts a first token
-            at = end
-    return Rows(tokens, segments, mask), left_out
+
+    #: rows that still take examples: a full search is quadratic and packs hardly better
+    OPEN = 64
+
+    def __init__(self, length: int, pad_id: int):
+        self.length, self.pad_id = length, pad_id
+        self._form = np.dtype([("tokens", "i4", length), ("segments", "i4", length), ("mask", "i1", length)])
+        self._file = tempfile.TemporaryFile()
+        self._digest = hashlib.sha256()
+        self._open: list[np.ndarray] = []
+        self._used: list[int] = []
+        self._written = 0
+
+    def __len__(self) -> int:
+        """Rows begun so far."""
+        return self._written + len(self._open)
+
+    def add(self, ids: Sequence[int], mask: Sequence[int]) -> bool:
+        """Put an example into a row; False when it is longer than one."""
+        if len(ids) > self.length:
+            return False
+        at = next((i for i, used in enumerate(self._used) if used + len(ids) <= self.length), None)
+        if at is None:
+            at = self._begin()
+        row, start, end = self._open[at], self._used[at], self._used[at] + len(ids)
+        row["tokens"][start:end], row["mask"][start:end] = ids, mask
+        row["segments"][start:end] = row["segments"][start - 1] + 1 if start else 1
+        row["mask"][start] = 0  # nothing in its own segment predicts a first token
+        self._used[at] = end
+        return True
+
+    def _begin(self) -> int:
+        if len(self._open) == self.OPEN:
+            self._write(1)
+        row = np.zeros((), self._form)
+        row["tokens"] = self.pad_id
+        self._open.append(row)
+        self._used.append(0)
+        return len(self._open) - 1
+
+    def _write(self, count: int) -> None:
+        """Close the oldest rows. Raises UserError when the disk is full."""
+        content = b"".join(row.tobytes() for row in self._open[:count])
+        self._digest.update(content)
+        try:
+            self._file.write(content)
+            self._file.flush()
+        except OSError as error:
+            raise UserError(
+                f"the packed data cannot be written to {tempfile.gettempdir()} ({error.strerror}); make room there, or "
+                "name another folder in the environment variable TMPDIR"
+            ) from None
+        self._written += count
+        del self._open[:count], self._used[:count]
+
+    def rows(self) -> PackedRows:
+        """All rows, in the order in which they were begun. Nothing can be added afterwards."""
+        self._write(len(self._open))
+        return PackedRows(self._file, self._form, self._written, self._digest.hexdigest())
+
+
+class PackedRows:
+    """The rows of a Packer, read from its file when they are drawn."""
+
+    def __init__(self, file: IO[bytes], form: np.dtype, count: int, digest: str):
+        self.file, self.form, self.count, self.digest = file, form, count, digest
+
+    def __repr__(self) -> str:
+        """The same for the same rows: by it a resumed run knows its data (models/identity.py)."""
+        return f"{self.count} packed rows of {self.length} tokens, sha256 {self.digest}"
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def length(self) -> int:
+        return self.form["tokens"].shape[0]
+
+    def draw(self, size: int, seed: int, step: int) -> Rows:
+        """The rows of batch `step`."""
+        return self.take(pick(len(self), size, seed, step))
+
+    def take(self, rows: np.ndarray) -> Rows:
+        """The chosen rows."""
+        size = self.form.itemsize
+        content = b"".join(os.pread(self.file.fileno(), size, int(row) * size) for row in rows)
+        found = np.frombuffer(content, self.form)
+        return Rows(found["tokens"], found["segments"], found["mask"].astype(np.int32))
 
 
 def pick(count: int, size: int, seed: int, step: int) -> np.ndarray:

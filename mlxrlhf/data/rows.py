@@ -202,12 +202,18 @@ def _turns(value: Any, role: str, place: str) -> Messages:
     return [{"role": role, "content": value}]
 
 
-def dialogues(source: str | Path, report: Report) -> Iterator[Row]:
+def dialogues(source: str | Path, report: Report, prompt_field: str = "", answer_field: str = "") -> Iterator[Row]:
     """(place, {"messages": [...][, "tools"]} or {"text": ...}) of every row of a source that can be learnt from.
 
-    A row of messages holds its place too: whether a model's template can write it shows only later.
+    A row of messages holds its place too: whether a model's template can write it shows only later. prompt_field and
+    answer_field name two columns that are a prompt and its completion.
     """
+    if bool(prompt_field) != bool(answer_field):
+        raise UserError("--prompt-field and --answer-field go together; give both")
     for place, row in files.rows(source):
+        if prompt_field:
+            prompt = _column(row, prompt_field, place, "--prompt-field")
+            row = {"prompt": prompt, "completion": _column(row, answer_field, place, "--answer-field")}
         found = dialogue(row, place, report)
         if found is not None:
             yield place, {**found, "place": place} if "messages" in found else found
@@ -216,3 +222,68 @@ def dialogues(source: str | Path, report: Report) -> Iterator[Row]:
 def load_dialogues(source: str | Path) -> list[dict[str, Any]]:
     """The rows of `dialogues`, in memory."""
     return [row for _, row in dialogues(source, Report())]
+
+
+# --- prompts ---------------------------------------------------------------------------------------------------------
+
+
+def prompt_row(
+    row: dict[str, Any], place: str, *, system: str = "", prompt_field: str = "", answer_field: str = ""
+) -> dict[str, Any]:
+    """The row with its "prompt" as text or as the messages of a conversation up to where the assistant answers.
+
+    Whatever else it holds stays, for rewards. prompt_field and answer_field name the columns that are called "prompt"
+    and "answer" from here on; system is the system turn of rows that have none of their own. The last answer of a whole
+    conversation is what the model is to write itself: it becomes "answer" where the row has no such column.
+    """
+    messages, answer = _asked(row, place, prompt_field)
+    found = {**row, **({"answer": answer} if answer and row.get("answer") is None else {})}
+    if answer_field:
+        found["answer"] = _column(row, answer_field, place, "--answer-field")
+    if system and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": system}, *messages]
+    if tools := tools_of(row, place):
+        found["tools"] = tools
+    return {**found, "prompt": simplest(messages)}
+
+
+def _column(row: dict[str, Any], name: str, place: str, flag: str) -> Any:
+    if row.get(name) is None:
+        raise UserError(f"{place} has no column {name!r}, which {flag} names; it has {keys_of(row)}")
+    return row[name]
+
+
+def _asked(row: dict[str, Any], place: str, prompt_field: str) -> tuple[Messages, str]:
+    """The turns of a row's prompt, and the answer that the row itself gives."""
+    if prompt_field or row.get("prompt") is not None:
+        value = _column(row, prompt_field, place, "--prompt-field") if prompt_field else row["prompt"]
+        messages = _turns(value, "user", f"{place}: prompt")
+        if messages[-1]["role"] == "assistant":
+            raise UserError(f"{place}: prompt ends with the assistant's turn; it must end where the assistant answers")
+        return messages, ""
+    if row.get("instruction") is not None:
+        output = row.get("output")
+        return [{"role": "user", "content": _instruction(row, place)}], output if isinstance(output, str) else ""
+    if row.get("messages") is not None:
+        messages = messages_of(row["messages"], f"{place}: messages")
+    elif row.get("conversations") is not None:
+        messages = _sharegpt(row["conversations"], place)
+    else:
+        raise UserError(
+            f'{place} has no "prompt", "messages", "conversations" or "instruction", only {keys_of(row)}; name the '
+            "column with --prompt-field"
+        )
+    answer = messages.pop()["content"] if messages[-1]["role"] == "assistant" else ""
+    if not messages:
+        raise UserError(f"{place}: the conversation holds nothing but the assistant's turn; there is nothing to answer")
+    return messages, answer
+
+
+def simplest(messages: Messages) -> str | Messages:
+    """One user's turn as its text; anything longer stays messages."""
+    return messages[0]["content"] if len(messages) == 1 and messages[0]["role"] == "user" else messages
+
+
+def conversation(prompt: str | Messages) -> Messages:
+    """A prompt as messages, whichever it is."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

@@ -12,6 +12,7 @@ from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint
 from mlxrlhf.models.checkpoint import save_arrays
 from mlxrlhf.models.identity import check_same, trunk_digest
+from mlxrlhf.settings import Fields, read_json
 
 
 def write_adapters(
@@ -49,6 +50,13 @@ def check_base(folder: Path, adapter: Path) -> None:
     check_same(trained_on, {"base": trunk_digest(folder)}, f"{adapter}", remedy)
 
 
+def read_adapter_config(folder: Path) -> tuple[int, float]:
+    """Rank and scale of the adapters in a folder. Raises UserError when adapter_config.json does not say them."""
+    path, remedy = folder / "adapter_config.json", "give the adapters folder that mlxrlhf or mlx-lm wrote"
+    described = Fields(path, Fields(path, read_json(path, remedy), remedy).object("lora_parameters"), remedy)
+    return described.size("rank"), described.number("scale")
+
+
 def load_model(backend, folder: Path, adapter: str = "", *, dtype: str = "float32"):
     """The model of a checkpoint folder, LoRA adapters of ours or mlx-lm's put on it.
 
@@ -57,14 +65,7 @@ def load_model(backend, folder: Path, adapter: str = "", *, dtype: str = "float3
     shape = checkpoint.read_config(folder)
     if not adapter:
         return backend.Model(shape, folder=folder, dtype=dtype)
-    try:
-        described = json.loads((Path(adapter) / "adapter_config.json").read_text())
-        rank, scale = int(described["lora_parameters"]["rank"]), float(described["lora_parameters"]["scale"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{adapter} holds no readable adapter_config.json ({error}); give the adapters folder that "
-            "mlxrlhf or mlx-lm wrote"
-        ) from None
+    rank, scale = read_adapter_config(Path(adapter))
     check_base(folder, Path(adapter))
     model = backend.Model(shape, folder=folder, lora_rank=rank, lora_scale=scale, dtype=dtype)
     state = {k: v for k, v in model.state().items() if k.startswith("weights/")}

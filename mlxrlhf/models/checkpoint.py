@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import struct
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import numpy as np
 
 from mlxrlhf.config import ModelConfig
 from mlxrlhf.errors import UserError
+from mlxrlhf.settings import Fields, read_json, shown
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -69,48 +71,59 @@ def write_config(folder: Path, config: ModelConfig, *, dtype: str, pad_id: int, 
 def read_config(folder: Path) -> ModelConfig:
     """Read a config.json: all of it for the Llama family, what our stages ask of a model for any other.
 
-    Raises UserError when the folder is not a checkpoint or says too little.
+    Raises UserError when the folder is not a checkpoint, or config.json is broken or says too little.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise UserError(f"{folder} is not a checkpoint: it has no config.json")
-    try:
-        c = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); restore it or train the checkpoint again") from None
-    family = c.get("model_type")
+    c = Fields(path, read_json(path, "restore it or train the checkpoint again"), "only language models are read")
+    family = c.text("model_type")
     if family != "llama":
-        c = {**c, **c.get("text_config", {})}  # a model that also sees images keeps its language part there
-    needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    if missing := [name for name in needed if name not in c]:
-        raise UserError(f"{path} describes a {family!r} model and lacks {missing[0]}; only language models are read")
-    rope = c.get("rope_parameters") or {}
-    scaling = c.get("rope_scaling") or {k: v for k, v in rope.items() if k != "rope_theta"}
-    if scaling.get("rope_type", scaling.get("type", "default")) == "default":
+        # A model that also sees images keeps its language part there.
+        c = Fields(path, {**c.content, **c.object("text_config")}, "only language models are read")
+    rope = c.object("rope_parameters")
+    scaling: dict[str, Any] | None = c.object("rope_scaling") or {k: v for k, v in rope.items() if k != "rope_theta"}
+    if scaling is not None and scaling.get("rope_type", scaling.get("type", "default")) == "default":
         scaling = None
-    heads = c["num_attention_heads"]
+    elif scaling and family == "llama":
+        _check_scaling(path, scaling)
+    width, heads = c.size("hidden_size"), c.size("num_attention_heads")
+    rope_theta = Fields(path, rope).positive("rope_theta", c.positive("rope_theta", 10_000.0))
     return ModelConfig(
-        vocab_size=c["vocab_size"],
-        hidden_size=c["hidden_size"],
-        num_layers=c["num_hidden_layers"],
+        vocab_size=c.size("vocab_size"),
+        hidden_size=width,
+        num_layers=c.size("num_hidden_layers"),
         num_heads=heads,
-        num_kv_heads=c.get("num_key_value_heads") or heads,
-        intermediate_size=c["intermediate_size"],
-        head_dim=c.get("head_dim") or c["hidden_size"] // heads,
-        max_positions=c.get("max_position_embeddings", 2048),
-        rope_theta=rope.get("rope_theta") or c.get("rope_theta") or 10_000.0,
+        num_kv_heads=c.size("num_key_value_heads", heads),
+        intermediate_size=c.size("intermediate_size"),
+        head_dim=c.size("head_dim", max(1, width // heads)),
+        max_positions=c.size("max_position_embeddings", 2048),
+        rope_theta=rope_theta,
         rope_scaling=scaling,
-        rms_norm_eps=c.get("rms_norm_eps", 1e-5),
-        tie_word_embeddings=c.get("tie_word_embeddings", False),
-        attention_bias=c.get("attention_bias", False),
-        mlp_bias=c.get("mlp_bias", False),
+        rms_norm_eps=c.positive("rms_norm_eps", 1e-5),
+        tie_word_embeddings=c.truth("tie_word_embeddings"),
+        attention_bias=c.truth("attention_bias"),
+        mlp_bias=c.truth("mlp_bias"),
         family=family,
     )
 
 
+#: the numbers that each kind of rope scaling is made of
+_SCALING = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+
+
+def _check_scaling(path: Path, scaling: dict[str, Any]) -> None:
+    """Raises UserError where the rope scaling of a Llama lacks a number it is made of."""
+    for name in _SCALING.get(str(scaling.get("rope_type", scaling.get("type"))), ()):
+        Fields(path, scaling).positive(name)
+
+
 def refuse_quantised(folder: Path) -> None:
     """Raises UserError for a checkpoint whose weights are packed: only mlx-lm runs those."""
-    if "quantization" in json.loads((Path(folder) / "config.json").read_text()):
+    if "quantization" in read_json(Path(folder) / "config.json"):
         raise UserError(
             f"{folder} is quantised: mlx_lm.generate and mlxrlhf serve run it; here, give the checkpoint "
             "it was made from"
@@ -120,7 +133,7 @@ def refuse_quantised(folder: Path) -> None:
 def mlx_lm_reads_rope(folder: Path, config: ModelConfig) -> bool:
     """Whether mlx-lm sees a checkpoint's rope settings: for the Llama family it reads the top of config.json only, and
     takes base 10,000 without scaling where transformers 5 wrote `rope_parameters` alone."""
-    content = json.loads((Path(folder) / "config.json").read_text())
+    content = read_json(Path(folder) / "config.json")
     return config.family != "llama" or (
         config.rope_theta == content.get("rope_theta", 10_000.0)
         and bool(config.rope_scaling) == bool(content.get("rope_scaling"))
@@ -129,7 +142,7 @@ def mlx_lm_reads_rope(folder: Path, config: ModelConfig) -> bool:
 
 def copy_config(source: Path, target: Path, *, dtype: str) -> None:
     """The config.json of a family that is not ours, as it is but for the precision."""
-    content = json.loads((Path(source) / "config.json").read_text())
+    content = read_json(Path(source) / "config.json")
     content["torch_dtype"] = content["dtype"] = dtype
     (Path(target) / "config.json").write_text(json.dumps(content, indent=2) + "\n")
 
@@ -178,13 +191,20 @@ def weight_files(folder: Path, config: ModelConfig) -> list[Path]:
     refuse_quantised(folder)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+        files = _indexed(index)
     else:
         files = [folder / "model.safetensors"]
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         shapes.update(_safetensors_shapes(file))
-    for name, shape in expected_shapes(config).items():
+    expected = expected_shapes(config)
+    blocks = {name.split(".")[2] for name in shapes if name.startswith("model.layers.")}
+    if beyond := sorted(int(n) for n in blocks if n.isdecimal() and int(n) >= config.num_layers):
+        raise UserError(
+            f"{folder} holds {beyond[-1] + 1} layers, but its config.json asks for {config.num_layers}; restore the "
+            "config.json of these weights"
+        )
+    for name, shape in expected.items():
         if name not in shapes:
             raise UserError(f"{folder} lacks the tensor {name} that its config.json asks for; it is incomplete")
         if shapes[name] != shape:
@@ -192,21 +212,52 @@ def weight_files(folder: Path, config: ModelConfig) -> list[Path]:
     return files
 
 
+def check_finite(file: Path, name: str, finite: bool) -> None:
+    """Raises UserError where a tensor holds NaN or infinity: whatever such a model says or learns is noise."""
+    if not finite:
+        raise UserError(
+            f"{file}: {name} holds numbers that are not finite; copy the checkpoint again, or train it with a lower "
+            "--learning-rate"
+        )
+
+
+def _indexed(index: Path) -> list[Path]:
+    """The files that model.safetensors.index.json names, all beside it."""
+    names = read_json(index, "copy the checkpoint again").get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) and name for name in names.values()):
+        raise UserError(f"{index} has no weight_map from tensors to files; copy the checkpoint again")
+    if strange := [name for name in names.values() if Path(name).name != name]:
+        raise UserError(f"{index} names {shown(strange[0])}, which lies outside its folder; copy the checkpoint again")
+    return sorted({index.parent / name for name in names.values()})
+
+
+#: bytes of one element, by the names of the safetensors format
+_BYTES = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+
+
 def _safetensors_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor, once the header is known to describe the whole file and nothing else."""
     try:
         with open(file, "rb") as stream:
-            size = struct.unpack("<Q", stream.read(8))[0]
+            (size,) = struct.unpack("<Q", stream.read(8))
             if size > 100_000_000:
                 raise ValueError("impossible header length")
             header = json.loads(stream.read(size))
         header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        end = 0
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            begin, stop = entry["data_offsets"]
+            if begin != end or any(not isinstance(n, int) or n < 0 for n in entry["shape"]):
+                raise ValueError(f"the place of {name[:80]} is wrong")
+            if math.prod(entry["shape"]) * _BYTES.get(entry["dtype"], 1) != stop - begin:
+                raise ValueError(f"the length of {name[:80]} is wrong")
+            end = stop
         if file.stat().st_size != 8 + size + end:
             raise ValueError(f"{file.stat().st_size} bytes where its header says {8 + size + end}")
         return {name: tuple(entry["shape"]) for name, entry in header.items()}
     except FileNotFoundError:
         raise UserError(f"{file} does not exist; the checkpoint is incomplete") from None
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise UserError(f"{file} is corrupt ({error}); copy it again or train the checkpoint again") from None
 
 
@@ -274,7 +325,11 @@ def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: di
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read them back. Raises UserError for a missing or corrupt file."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     _safetensors_shapes(Path(path))
-    return load(Path(path).read_bytes())
+    try:
+        return load(Path(path).read_bytes())
+    except (SafetensorError, OSError, KeyError) as error:  # KeyError: a type of number that NumPy lacks
+        raise UserError(f"{path} is corrupt ({error}); copy it again") from None

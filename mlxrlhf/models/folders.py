@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from mlxrlhf.data.tokenizer import PublishedTokenizer, open_tokenizer, stored_ar
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint, published
 from mlxrlhf.models.adapters import save_adapters
-from mlxrlhf.settings import parse_json
+from mlxrlhf.settings import parse_json, read_json
 from mlxrlhf.workspace import under_root
 
 #: the command that writes each stage's folder
@@ -205,6 +204,15 @@ def save_checkpoint(model, folder: Path, tokenizer: AnyTokenizer) -> None:
 
 def load_prompts(config, groups: Sequence[str]) -> list[dict]:
     """Requests {task, prompt, group} of the prepared data."""
-    path = need(data(config) / "prompts.json", f"mlxrlhf prepare all {flag(config)}")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return [{**row, "group": group} for group in groups for row in content[group]]
+    command = f"mlxrlhf prepare all {flag(config)}"
+    path = need(data(config) / "prompts.json", command)
+    content = read_json(path, f"run again: {command}")
+    found = []
+    for group in groups:
+        rows = content.get(group)
+        if not isinstance(rows, list) or not all(
+            isinstance(r, dict) and isinstance(r.get("prompt"), str) for r in rows
+        ):
+            raise UserError(f"{path} has no list of prompts named {group}; run again: {command}")
+        found += [{**row, "group": group} for row in rows]
+    return found

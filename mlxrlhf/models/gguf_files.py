@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -136,6 +137,7 @@ def _tensors(source: Path, config: ModelConfig) -> Iterator[tuple[str, np.ndarra
             raise UserError(f"{source}: {name} is {tensor.dtype}; export an unquantised checkpoint")
         array = quants.dequantize(tensor.mmap_bytes(), getattr(GGMLQuantizationType, tensor.dtype))
         array = np.ascontiguousarray(array, np.float32).reshape(tensor.shape)
+        checkpoint.check_finite(source, name, bool(np.isfinite(array).all()))
         part = name.split(".")[-2]
         if part in ("q_proj", "k_proj"):
             array = permute(array, config.num_heads if part == "q_proj" else config.num_kv_heads)
@@ -256,8 +258,29 @@ _TENSORS = {
 def convert_gguf(file: Path, target: Path) -> None:
     """Write the Llama checkpoint of a GGUF file as a Hugging Face folder: float32 weights, tokenizer, chat template.
 
-    Raises UserError for another family.
+    Raises UserError for another family and for a damaged file.
     """
+    try:
+        config, weights, meta = _read_gguf(file)
+    except UserError:
+        raise
+    except Exception as error:  # the gguf package raises whatever a damaged byte leads to
+        raise UserError(f"{file} is no whole GGUF file of a Llama ({error or type(error).__name__})") from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(target) as folder:
+        checkpoint.save_arrays(folder / "model.safetensors", weights, metadata={"format": "pt"})
+        checkpoint.write_config(
+            folder,
+            config,
+            dtype="float32",
+            pad_id=meta["tokenizer.ggml.padding_token_id"],
+            end_id=meta["tokenizer.ggml.eos_token_id"],
+        )
+        _write_tokenizer(meta, folder)
+
+
+def _read_gguf(file: Path) -> tuple[ModelConfig, dict[str, np.ndarray], dict[str, Any]]:
+    """The shape, the weights by Hugging Face's names, and the metadata of a GGUF file."""
     from gguf import GGUFReader
     from gguf.quants import dequantize
 
@@ -288,17 +311,7 @@ def convert_gguf(file: Path, target: Path) -> None:
         rms_norm_eps=float(meta["llama.attention.layer_norm_rms_epsilon"]),
         tie_word_embeddings="lm_head.weight" not in weights,
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(target) as folder:
-        checkpoint.save_arrays(folder / "model.safetensors", weights, metadata={"format": "pt"})
-        checkpoint.write_config(
-            folder,
-            config,
-            dtype="float32",
-            pad_id=meta["tokenizer.ggml.padding_token_id"],
-            end_id=meta["tokenizer.ggml.eos_token_id"],
-        )
-        _write_tokenizer(meta, folder)
+    return config, weights, meta
 
 
 def _unpermute(array: np.ndarray, heads: int) -> np.ndarray:

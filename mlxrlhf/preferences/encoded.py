@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mlxrlhf.config import DPOConfig, RewardConfig
-from mlxrlhf.data import dialogue
+from mlxrlhf.data import dialogue, files
 from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import folders
@@ -63,7 +62,10 @@ def pair_weights(pairs: Sequence[EncodedPair]) -> np.ndarray:
 
 
 def encoded_pairs(config: RewardConfig | DPOConfig, tokenizer: AnyTokenizer, context: int) -> EncodedPairs:
-    """The pairs of --data, split by prompt, or the prepared ones. Those longer than `context` are left out aloud."""
+    """The pairs of --data, split by prompt, or the prepared ones.
+
+    Those of more tokens than --max-length or the model's context are left out aloud.
+    """
     if config.data:
         train, held_out = split_by_prompt(load_pairs(config.data), config.seed)
         if not train:
@@ -75,27 +77,33 @@ def encoded_pairs(config: RewardConfig | DPOConfig, tokenizer: AnyTokenizer, con
         folder = folders.data(config)
         path = folders.need(folder / "rlhf_preferences.json", f"mlxrlhf prepare preferences {folders.flag(config)}")
         folders.same_tokenizer(tokenizer, folder)
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        prepared = [(row.pop("split"), Pair(**row)) for row in rows]
+        prepared = [(row.pop("split"), Pair(**row)) for _, row in files.rows(path)]
         train, held_out = ([pair for split, pair in prepared if split == side] for side in ("train", "val"))
 
-    first, second = (_that_fit([encode_pair(pair, tokenizer) for pair in side], context) for side in (train, held_out))
+    limit = min(context, config.max_length) if config.max_length else context
+    first, second = (_that_fit(side, tokenizer, limit) for side in (train, held_out))
     return EncodedPairs(first, second, length_baseline(held_out))
 
 
-def _that_fit(pairs: Sequence[EncodedPair], context: int) -> list[EncodedPair]:
-    """The pairs within the model's context; says how many are not. Raises UserError when none is."""
-    lengths = [p.longest for p in pairs]
-    fitting = [p for p, length in zip(pairs, lengths) if length <= context]
+def _that_fit(pairs: Sequence[Pair], tokenizer: AnyTokenizer, limit: int) -> list[EncodedPair]:
+    """The pairs of at most `limit` tokens; says how many are longer and where the first is. Raises UserError when all
+    are."""
+    fitting, shortest, first = [], 0, ""
+    for pair in pairs:
+        encoded = encode_pair(pair, tokenizer)
+        if encoded.longest <= limit:
+            fitting.append(encoded)
+        else:
+            shortest, first = min(shortest or encoded.longest, encoded.longest), first or pair.place
     if not fitting:
         raise UserError(
-            f"every pair has more tokens than the model's context of {context:,}, the shortest "
-            f"{min(lengths):,}; take shorter pairs or another model"
+            f"every pair has more tokens than --max-length or the model's context, {limit:,}, the shortest "
+            f"{shortest:,}; take shorter pairs, raise --max-length or take another model"
         )
     if len(fitting) < len(pairs):
         print(
-            f"left out {len(pairs) - len(fitting):,} of {len(pairs):,} pairs, longer than the model's "
-            f"context of {context:,} tokens"
+            f"left out {len(pairs) - len(fitting):,} of {len(pairs):,} pairs, longer than {limit:,} tokens"
+            + (f" (the first: {first})" if first else "")
         )
     return fitting
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from mlxrlhf.data import files
 from mlxrlhf.data.calls import spelled
-from mlxrlhf.data.rows import Messages, Report, messages_of, tools_of
+from mlxrlhf.data.rows import Messages, Report, messages_of, simplest, tools_of
 from mlxrlhf.data.template import REASONING
 from mlxrlhf.errors import UserError
 from mlxrlhf.preferences.pairs import Pair
@@ -104,7 +104,7 @@ def _explicit_or_implicit(row: dict[str, Any], place: str, report: Report) -> tu
         report.leave_out("that part before the last turn", place)
         return form, None
     answers = [_answer(side[0], f"the last turn of {name}", place) for name, side in zip(("chosen", "rejected"), sides)]
-    return form, Pair(_simplest(start), answers[0], answers[1], **named)
+    return form, Pair(simplest(start), answers[0], answers[1], **named)
 
 
 def _remarks(row: dict[str, Any], place: str) -> dict[str, Any]:
@@ -199,14 +199,14 @@ def _helpsteer(row: dict[str, Any], place: str, report: Report) -> Pair | None:
 def _prompt(value: Any, place: str, name: str = "prompt") -> str | Messages:
     """A prompt as text or messages; a transcript's is read as its turns."""
     if isinstance(value, list):
-        return _simplest(messages_of(value, f"{place}: {name}"))
+        return simplest(messages_of(value, f"{place}: {name}"))
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{place}: {name} must be text or messages, and not be empty")
     if _TURN.match(value):
         turns = _transcript(value, place)
         if turns[-1] == {"role": "assistant", "content": ""}:
             turns = turns[:-1]
-        return _simplest(turns)
+        return simplest(turns)
     return value
 
 
@@ -224,8 +224,3 @@ def _common_text(first: str, second: str) -> str:
     """The longest common start that ends where a word does."""
     length = next((i for i, (a, b) in enumerate(zip(first, second)) if a != b), min(len(first), len(second)))
     return first[: max(first.rfind(" ", 0, length), first.rfind("\n", 0, length)) + 1]
-
-
-def _simplest(messages: Messages) -> str | Messages:
-    """One user's turn as its text; anything longer stays messages."""
-    return messages[0]["content"] if len(messages) == 1 and messages[0]["role"] == "user" else messages

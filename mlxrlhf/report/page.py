@@ -186,7 +186,7 @@ def samples_section(title: str, samples: Sequence[dict]) -> str:
     parts = ""
     for s in samples:
         parts += (
-            f"<h3>{html.escape(s['prompt'])}</h3><p class='note'>{html.escape(s['group'])}; score "
+            f"<h3>{html.escape(str(s['prompt']))}</h3><p class='note'>{html.escape(s['group'])}; score "
             f"{s['score_before']:.2f} before, {s['score_after']:.2f} after</p><div class='pair'>"
             f"<div><pre>{html.escape(s['before'])}</pre></div><div><pre>{html.escape(s['after'])}</pre></div>"
             "</div>"

@@ -165,12 +165,15 @@ def _finite(value):
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The rows of metrics.jsonl; a half-written last line, as a killed run leaves it, is dropped."""
+    """The rows of metrics.jsonl; they end where one is broken: a killed run leaves half a line."""
     rows = []
     if Path(path).is_file():
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
+        for line in Path(path).read_bytes().split(b"\n"):
             try:
-                rows.append(json.loads(line))
-            except ValueError:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
                 break
+            if not isinstance(row, dict):
+                break
+            rows.append(row)
     return rows

@@ -16,6 +16,7 @@ from mlxrlhf.models import checkpoint
 from mlxrlhf.models.adapters import load_model, save_adapters
 from mlxrlhf.models.identity import trunk_digest
 from mlxrlhf.rewards.head import features
+from mlxrlhf.settings import Fields, read_json
 
 
 @dataclass(frozen=True)
@@ -57,23 +58,22 @@ class RewardModel:
     def open(cls, folder: Path, tokenizer: AnyTokenizer) -> RewardModel:
         """Raises UserError where it is missing, broken, or of another tokenizer."""
         folder = Path(folder)
-        path = folder / "reward.json"
-        try:
-            described = json.loads(path.read_text(encoding="utf-8"))
-            model = cls(
-                folder,
-                _base(folder, described["base"]),
-                str(described["base_digest"]),
-                int(described["hidden_size"]),
-                Normaliser(**described["normaliser"]),
-                int(described["lora_rank"]),
-                described.get("val_accuracy"),
-            )
-            fingerprint = described["tokenizer"]
-        except FileNotFoundError:
-            raise UserError(f"{folder} holds no reward model; run: mlxrlhf reward") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} cannot be read ({error!r}); run mlxrlhf reward again") from None
+        path, remedy = folder / "reward.json", "run mlxrlhf reward again"
+        if not path.is_file():
+            raise UserError(f"{folder} holds no reward model; run: mlxrlhf reward")
+        fields = Fields(path, read_json(path, remedy), remedy)
+        normaliser = Fields(path, fields.object("normaliser"), remedy)
+        accuracy = fields.content.get("val_accuracy")
+        model = cls(
+            folder,
+            _base(folder, fields.text("base")),
+            fields.text("base_digest"),
+            fields.size("hidden_size"),
+            Normaliser(normaliser.number("mean"), normaliser.positive("std")),
+            fields.count("lora_rank"),
+            None if accuracy is None else fields.number("val_accuracy"),
+        )
+        fingerprint = fields.text("tokenizer")
         if fingerprint != tokenizer.fingerprint:
             raise UserError(
                 f"{folder} was trained with another tokenizer than {tokenizer.folder} has; run: mlxrlhf reward"

@@ -99,9 +99,9 @@ class DPO(Training):
         return self.config.beta * (gain[0] - gain[1])
 
     def _micro_batches(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Positions in `rows` of micro-batches of at most `micro_batch_size` pairs of similar length."""
-        order = np.argsort([self.everything[i].longest for i in rows], kind="stable")
-        return np.array_split(order, math.ceil(len(rows) / self.config.micro_batch_size))
+        """Positions in `rows` of micro-batches of pairs of similar length."""
+        lengths = [self.everything[i].longest for i in rows]
+        return rollout.by_tokens(lengths, self.config.micro_batch_tokens, self.config.micro_batch_size)
 
     def _batch(self, rows: np.ndarray) -> Batch:
         """The pairs as the backend takes them: chosen answers, then rejected ones."""

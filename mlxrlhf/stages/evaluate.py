@@ -23,10 +23,12 @@ from mlxrlhf.rewards.model import RewardModel
 from mlxrlhf.settings import to_json
 from mlxrlhf.stages import sampling
 from mlxrlhf.tasks import humaneval, quality
-from mlxrlhf.tasks.judge import code_for, passes
+from mlxrlhf.tasks.judge import code_for, share_passed
 from mlxrlhf.tasks.task import load_tasks
 
 GROUPS = ("new phrasings", "new tasks")
+#: the group of all prompts of --prompts
+OWN = "your prompts"
 #: what people should see first: the guide's own question
 SHOWN = "Write a function to check if a number is prime"
 
@@ -97,13 +99,10 @@ def humaneval_figures(
 
 def _tasks(config: EvaluateConfig, base, aligned, judge, tokenizer, model_config) -> tuple[dict, list[dict]]:
     """Figures and answers of both models on held-out requests."""
-    prompts = folders.load_prompts(config, GROUPS)
-    if config.prompts:
-        order = np.random.default_rng(config.seed).permutation(len(prompts))
-        prompts = [prompts[i] for i in sorted(order[: config.prompts])]
-    prompts = [p for p in prompts for _ in range(config.samples)]
-    encoded = sampling.encode_prompts(prompts, tokenizer)
-    sampling.check_context(encoded, config.max_tokens, model_config.max_positions)
+    rows, ids = sampling.prompts_of(config, tokenizer, model_config.max_positions, GROUPS)
+    prompts = [row for row in rows for _ in range(config.samples)]
+    encoded = [one for one in ids for _ in range(config.samples)]
+    groups = [OWN if config.prompts else p["group"] for p in prompts]
     sides = {
         name: _side(name, config, model, base, judge, prompts, encoded, tokenizer, keep)
         for name, model, keep in (("before", base, 1), ("after", aligned, config.best_of))
@@ -113,16 +112,15 @@ def _tasks(config: EvaluateConfig, base, aligned, judge, tokenizer, model_config
     }
     figures["groups"] = {
         group: {
-            name: _figures(side, sides["before"], [i for i, p in enumerate(prompts) if p["group"] == group])
+            name: _figures(side, sides["before"], [i for i, own in enumerate(groups) if own == group])
             for name, side in sides.items()
         }
-        for group in GROUPS
-        if any(p["group"] == group for p in prompts)
+        for group in dict.fromkeys(groups)
     }
     samples = [
         {
             "prompt": p["prompt"],
-            "group": p["group"],
+            "group": groups[i],
             "before": sides["before"]["texts"][i],
             "after": sides["after"]["texts"][i],
             "score_before": float(sides["before"]["scores"][i]),
@@ -140,45 +138,49 @@ def _side(
     base,
     judge,
     prompts: Sequence[dict],
-    encoded: Sequence[Sequence[int]],
+    encoded: Sequence[list[int]],
     tokenizer,
     keep: int,
 ) -> dict:
     """One model's answers and all that is measured on them; of `keep` answers to a prompt, the judge's favourite."""
     asked = [ids for ids in encoded for _ in range(keep)]
     found = sampling.responses(model, asked, config, tokenizer, np.random.default_rng(config.seed), f"evaluate: {name}")
-    scores, kl = [], []
-    for at in range(0, len(asked), SAMPLE_ROWS):
-        some, answers = asked[at : at + SAMPLE_ROWS], found[at : at + SAMPLE_ROWS]
+    scores, kl = np.zeros(len(asked)), np.zeros(len(asked))
+    for part in rollout.of_similar_length([len(ids) for ids in asked], SAMPLE_ROWS):
+        some, answers = [asked[i] for i in part], [found[i] for i in part]
         batch = rollout.arrange(some, answers, tokenizer.pad_id)
         # The divergence is that of the distributions sampled from; greedy answers are judged at temperature 1.
         judged = base.evaluate(batch, ("logp", "features"), temperature=config.temp or 1.0)
         own = model.evaluate(batch, ("logp",), temperature=config.temp or 1.0)["logp"]
-        kl += (advantages.kl_estimate(own, judged["logp"]) * batch["mask"]).sum(axis=1).tolist()
-        scores += judge(some, answers, judged["features"]).tolist()
-    best = np.arange(0, len(asked), keep) + np.reshape(scores, (-1, keep)).argmax(axis=1)
+        kl[part] = (advantages.kl_estimate(own, judged["logp"]) * batch["mask"]).sum(axis=1)
+        scores[part] = judge(some, answers, judged["features"])
+    best = np.arange(0, len(asked), keep) + scores.reshape(-1, keep).argmax(axis=1)
     texts = [dialogue.text(found[i], tokenizer) for i in best]
-    bank = {task.name: task for task in load_tasks()}
-    codes = [code_for(bank[prompt["task"]].tests, text) for prompt, text in zip(prompts, texts)]
+    codes = [code_for(prompt["tests"], text) for prompt, text in zip(prompts, texts)]
+    tested = [i for i, prompt in enumerate(prompts) if prompt["tests"]]
+    passed = np.full(len(prompts), np.nan)
+    shares = share_passed([(prompts[i]["tests"], codes[i]) for i in tested], unsafe=config.unsafe_exec)
+    passed[tested] = [share == 1 for share in shares]
     return {
         "texts": texts,
-        "scores": np.array(scores)[best],
+        "scores": scores[best],
         "lengths": [len(found[i]) for i in best],
         # Choosing the best of n moves away by at most log n - (n - 1) / n (Beirami et al. 2024).
-        "kl": np.array(kl)[best] + np.log(keep) - (keep - 1) / keep,
+        "kl": kl[best] + np.log(keep) - (keep - 1) / keep,
         "quality": quality.measure(codes),
-        "passed": passes([(bank[p["task"]], c) for p, c in zip(prompts, codes)], unsafe=config.unsafe_exec),
+        "passed": passed,
     }
 
 
 def _verified(side: dict, i: int) -> tuple[int, ...]:
     """An answer's rank by what is run and parsed, nothing learned: its tests first, then how it is written."""
     q = side["quality"][i]
-    return bool(side["passed"][i]), q.parses + q.docstring + q.type_hints + (q.parses and not q.insecure)
+    return side["passed"][i] == 1, q.parses + q.docstring + q.type_hints + (q.parses and not q.insecure)
 
 
 def _figures(side: dict, baseline: dict, rows: Sequence[int]) -> dict[str, float]:
     rows = list(rows)
+    tested = [side["passed"][i] for i in rows if not np.isnan(side["passed"][i])]
     scores, measured = side["scores"][rows], [side["quality"][i] for i in rows]
     # A tie counts half, so that a model beside itself wins 50%.
     wins = evidence.wins(scores - baseline["scores"][rows])
@@ -193,7 +195,7 @@ def _figures(side: dict, baseline: dict, rows: Sequence[int]) -> dict[str, float
         "verified_win_rate": share((own > other) + (own == other) / 2 for own, other in ranks),
         "score": float(scores.mean()),
         "parses": share(q.parses for q in measured),
-        "passes_tests": share(side["passed"][i] for i in rows),
+        **({"passes_tests": share(tested)} if tested else {}),
         "docstring": share(q.docstring for q in measured),
         "type_hints": share(q.type_hints for q in measured),
         "no_insecure_pattern": share(q.parses and not q.insecure for q in measured),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +25,9 @@ from mlxrlhf.report import diagnosis
 from mlxrlhf.rewards.components import Component, Rewards, parse_reward
 from mlxrlhf.rewards.model import RewardModel
 from mlxrlhf.sandbox import runner
+from mlxrlhf.settings import shown
 from mlxrlhf.stages.run import Run, Training
-from mlxrlhf.stages.sampling import check_context, encode_prompts, sample
-from mlxrlhf.tasks import requests
+from mlxrlhf.stages.sampling import encode_prompts, prompts_of, sample
 
 #: root mean square of (ratio - 1) allowed on the first minibatch, where old and new policy are the same. In bfloat16
 #: rounding alone makes up to 0.01: a batch of other rows takes other kernels
@@ -50,9 +49,7 @@ def align(config: PolicyConfig, algorithm: type[PPO]) -> dict[str, Any]:
     components = parse_reward(config.reward)
     check_penalty(config)
     checkpoint = folders.open_checkpoint(config, "tools", config.checkpoint)
-    rows = load_rows(config)
-    prompts = encode_prompts(rows, checkpoint.tokenizer)
-    check_context(prompts, config.max_tokens, checkpoint.shape.max_positions)
+    rows, prompts = prompts_of(config, checkpoint.tokenizer, checkpoint.shape.max_positions)
     reward_model = None
     if pays_model(components):
         reward_model = RewardModel.open(folders.reward_model(config), checkpoint.tokenizer)
@@ -278,16 +275,14 @@ class PPO(Training):
             whole["weight"] = np.zeros_like(mask)
             whole["weight"][chosen] = weights
         own = chosen[parallel.share(len(chosen), self.policy)]
-        parts = rollout.by_length(mask[own], self.config.micro_batch_size)
-        return [rollout.cut(whole, own[part]) for part in parts]
+        return [rollout.cut(whole, part) for part in rollout.by_length(batch, own, self.config.micro_batch_size)]
 
     def _forward(self, model: Model, batch: Batch, want: Sequence[str], adapters: bool = True) -> dict[str, np.ndarray]:
         """`model.evaluate` over the whole batch, in micro-batches of similar length; zero behind a response's end."""
         mask = batch["mask"]
         outputs: dict[str, np.ndarray] = {}
         own = parallel.share(len(mask), self.policy)
-        for part in rollout.by_length(mask[own], self.config.micro_batch_size):
-            rows = own[part]
+        for rows in rollout.by_length(batch, own, self.config.micro_batch_size):
             found = model.evaluate(rollout.cut(batch, rows), want, temperature=self.config.temp, adapters=adapters)
             for name, value in found.items():
                 if name == "features":
@@ -378,13 +373,6 @@ def check_penalty(config: PolicyConfig) -> None:
         )
 
 
-def load_rows(config: PolicyConfig) -> list[dict]:
-    """The requests to sample answers to, each with its tests: those of --prompts, or the prepared ones."""
-    if config.prompts:
-        return requests.with_tests(requests.load_prompts(Path(config.prompts)))
-    return requests.with_tests(folders.load_prompts(config, ("train",)))
-
-
 def reward_parts(components: Sequence[Component], model: RewardModel | None) -> list[str]:
     """Digests of what the reward is made of: the reward model's head and base, the files of own functions."""
     parts = [data_digest([component.function.path]) for component in components if component.function]
@@ -428,7 +416,7 @@ def check_tests(rows: Sequence[dict]) -> None:
     for number, row in enumerate(rows, start=1):
         if not row["tests"]:
             raise UserError(
-                f"--reward tests: prompt {number} ({row['prompt'][:60]!r}) has no tests; give it a "
+                f"--reward tests: prompt {number} ({shown(row['prompt'])}) has no tests; give it a "
                 '"task" of the bank, or "tests": ["assert ..."], in the --prompts file'
             )
 

@@ -15,7 +15,7 @@ from mlxrlhf.algorithms.schedule import cosine_with_warmup
 from mlxrlhf.backends.protocol import Batch, Model
 from mlxrlhf.config import SIZES, PretrainConfig, TrainConfig
 from mlxrlhf.data import corpora
-from mlxrlhf.data.batches import Mixture, Rows, Stream
+from mlxrlhf.data.batches import Rows, Source, Stream
 from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.data.tokenizer import Tokenizer
 from mlxrlhf.errors import UserError
@@ -46,8 +46,8 @@ def fit(
     config: TrainConfig,
     stage: str,
     checkpoint: Checkpoint | RandomWeights,
-    train_rows: Rows | Stream | Mixture,
-    val_rows: Rows | Stream | Mixture,
+    train_rows: Source,
+    val_rows: Source,
 ) -> dict[str, Any]:
     """What pretraining and fine-tuning share once the rows are there."""
     if config.sequence_length > checkpoint.shape.max_positions:
@@ -72,8 +72,8 @@ class LanguageModelling(Training):
         title: str,
         model: Model,
         tokenizer: AnyTokenizer,
-        train_rows: Rows | Stream | Mixture,
-        val_rows: Rows | Stream | Mixture,
+        train_rows: Source,
+        val_rows: Source,
         best: Path,
     ):
         self.config, self.title, self.model, self.tokenizer = config, title, model, tokenizer
@@ -137,7 +137,7 @@ class LanguageModelling(Training):
         return diagnosis.language_model(rows)
 
 
-def validation_loss(model: Model, rows: Rows | Stream | Mixture, config: TrainConfig) -> float:
+def validation_loss(model: Model, rows: Source, config: TrainConfig) -> float:
     """Token-weighted cross-entropy over `eval_batches` fixed batches of the validation rows, nats per token."""
     total = count = 0.0
     size = min(config.batch_size, len(rows))

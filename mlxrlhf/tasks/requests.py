@@ -4,35 +4,54 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
+from mlxrlhf.config import PromptsConfig
 from mlxrlhf.data import files
+from mlxrlhf.data.files import Row
+from mlxrlhf.data.rows import prompt_row
 from mlxrlhf.errors import UserError
+from mlxrlhf.settings import shown
 from mlxrlhf.tasks.answers import format_answer, parse, strip_documentation
 from mlxrlhf.tasks.task import Task, load_tasks
 
 
-def load_prompts(path: Path) -> list[dict]:
-    """A user's own requests: {prompt[, task][, tests]} by line. Raises UserError naming file and line."""
-    rows, names = [], {task.name for task in load_tasks()}
-    for place, row in files.rows(path):
-        if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
-            raise UserError(f'{place} has no "prompt" text; each line needs one')
-        task = row.get("task")
-        if task is not None and not isinstance(task, str):
-            raise UserError(f'{place}: "task" must be the name of a task, or left out')
-        if task is not None and task not in names and "tests" not in row:
-            raise UserError(f'{place}: the task bank has no task {task!r}; leave it out, or add "tests"')
-        tests = row.get("tests", [])
-        if not isinstance(tests, list) or not all(isinstance(test, str) for test in tests):
-            raise UserError(f'{place}: "tests" must be a list of assert statements, each a text')
-        for test in tests:
-            tree = parse(test)
-            if not isinstance(tree, ast.Module):
-                reason = tree or "too deep, or not text"
-                raise UserError(f"{place}: the test {test[:60]!r} is not Python ({reason})")
-        rows.append(row)
-    return rows
+def load_prompts(config: PromptsConfig) -> list[Row]:
+    """(place, row) of every prompt of --prompts: a file, a folder or hub:NAME[:SPLIT], of rows or of lines of text.
+
+    Each row has its "prompt" as text or messages, and whatever else it holds. Raises UserError naming file and line.
+    """
+    names = {task.name for task in load_tasks()}
+    found = []
+    for place, row in files.rows(config.prompts, text="prompt"):
+        row = prompt_row(
+            row,
+            place,
+            system=config.system,
+            prompt_field=config.prompt_field,
+            answer_field=config.answer_field,
+        )
+        _check_tests(row, place, names)
+        found.append((place, row))
+    return found
+
+
+def _check_tests(row: dict[str, Any], place: str, names: set[str]) -> None:
+    """What a row says about its tests: a task of the bank, or tests of its own."""
+    task, tests = row.get("task"), row.get("tests")
+    if task is not None and not isinstance(task, str):
+        raise UserError(f'{place}: "task" must be the name of a task, or left out')
+    if task is not None and tests is None and task not in names:
+        raise UserError(f'{place}: the task bank has no task {shown(task)}; leave it out, or add "tests"')
+    if tests is None:
+        return
+    if not isinstance(tests, list) or not all(isinstance(test, str) for test in tests):
+        raise UserError(f'{place}: "tests" must be a list of assert statements, each a text')
+    for test in tests:
+        tree = parse(test)
+        if not isinstance(tree, ast.Module):
+            reason = tree or "too deep, or not text"
+            raise UserError(f"{place}: the test {shown(test)} is not Python ({reason})")
 
 
 def with_tests(rows: Sequence[dict]) -> list[dict]:

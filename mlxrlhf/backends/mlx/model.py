@@ -154,6 +154,8 @@ def _trunk(config: ModelConfig, settings: ModelSettings) -> Llama | MLXLMTrunk:
         else:
             for file in checkpoint.weight_files(settings.folder, config):
                 weights = [(name, w) for name, w in load(str(file)).items() if _is_ours(name, config)]
+                for name, array in weights:
+                    checkpoint.check_finite(file, name, bool(mx.isfinite(array).all()))
                 trunk.load_weights(weights, strict=False)
     trunk.set_dtype(DTYPES[settings.dtype])
     trunk.gradient_checkpointing = settings.gradient_checkpointing

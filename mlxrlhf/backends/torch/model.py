@@ -151,6 +151,8 @@ def _fill(trunk: Llama, config: ModelConfig, settings: ModelSettings) -> None:
         for file in checkpoint.weight_files(settings.folder, config):
             # Copied: load_file's tensors are the mapped file itself.
             weights = {name: w.to(dtype, copy=True) for name, w in load_file(file).items()}
+            for name, array in weights.items():
+                checkpoint.check_finite(file, name, bool(torch.isfinite(array).all()))
             trunk.load_state_dict(weights, strict=False, assign=True)
     trunk.to(dtype)
     trunk.gradient_checkpointing = settings.gradient_checkpointing
