@@ -135,11 +135,17 @@ def test_gradient_checkpointing_and_accumulation_change_nothing():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-@pytest.mark.parametrize("chunk", [2**22, 5 * 64])  # every weight whole; five rows of most of them at once
-def test_adamw_equals_torch_over_ten_steps(chunk, monkeypatch):
+#: elements moved at once and those of a small array: all in one vector, or in several; every weight whole; five rows
+#: of most of them at once
+CHUNKS = [(2**22, 2**18), (2**14, 2**12), (2**22, 0), (5 * 64, 0)]
+
+
+@pytest.mark.parametrize("chunk,small", CHUNKS)
+def test_adamw_equals_torch_over_ten_steps(chunk, small, monkeypatch):
     import torch
 
     monkeypatch.setattr(mlx.train, "UPDATE_CHUNK", chunk)
+    monkeypatch.setattr(mlx.train, "SMALL", small)
     model, batch = mlx.Model(SMALL, seed=0, weight_decay=0.1, max_grad_norm=0.5), lm_batch(tokens())
     name = "trunk.model.layers.0.mlp.up_proj.weight"
     start = {k.removeprefix("weights/"): v for k, v in model.state().items() if k.startswith("weights/")}
@@ -165,17 +171,19 @@ def test_adamw_equals_torch_over_ten_steps(chunk, monkeypatch):
 
 def test_masters_updated_in_portions_are_the_same_bit_for_bit(monkeypatch):
     states = []
-    for chunk in (2**22, 7 * 64):
+    for chunk, small in [*CHUNKS, (7 * 64, 0)]:
         monkeypatch.setattr(mlx.train, "UPDATE_CHUNK", chunk)
+        monkeypatch.setattr(mlx.train, "SMALL", small)
         # Not clipped: a norm summed in other portions may differ in its last digit.
         settings = dict(dtype="bfloat16", weight_decay=0.1, optimizer_dtype="bfloat16", max_grad_norm=0)
         model = mlx.Model(SMALL, seed=0, **settings)
         for _ in range(3):
             model.step(losses.language_modelling, [lm_batch(tokens())], want=("logp",), learning_rate=1e-3)
         states.append(model.state())
-    assert states[0].keys() == states[1].keys()
-    for name in states[0]:
-        np.testing.assert_array_equal(states[0][name], states[1][name], err_msg=name)
+    for other in states[1:]:
+        assert states[0].keys() == other.keys()
+        for name in other:
+            np.testing.assert_array_equal(states[0][name], other[name], err_msg=name)
 
 
 @pytest.mark.parametrize("rank", [0, 4])

@@ -10,7 +10,7 @@ mlx-lm brings transformers along, which takes seconds to import: only a model th
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ import mlx.nn as nn
 import numpy as np
 
 from mlxrlhf.algorithms.rollout import bucket
-from mlxrlhf.backends.mlx.generate import pick
 from mlxrlhf.backends.mlx.trees import number
-from mlxrlhf.backends.sampling import draws
+from mlxrlhf.backends.sampling import Prompts
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint
 
@@ -51,11 +50,6 @@ class MLXLMTrunk(nn.Module):
     def folder(self) -> Path:
         """The checkpoint it was loaded from."""
         return self._folder
-
-    @property
-    def model_of_mlx_lm(self) -> nn.Module:
-        """The whole model, as mlx-lm made it."""
-        return self._model
 
     @property
     def layers(self) -> list[nn.Module]:
@@ -95,6 +89,10 @@ class MLXLMTrunk(nn.Module):
         """(..., d) to (..., V), in the trunk's precision."""
         return hidden @ self.head_weight().T
 
+    def reading(self, prompts: Prompts) -> MLXLMReading:
+        """A batch to be sampled."""
+        return MLXLMReading(self._model, self._language_model.model, prompts)
+
     def _check_projection(self) -> None:
         """Log-probabilities are computed from hidden states in chunks: the head must be a plain matrix."""
         tokens = mx.array([[1, 2, 3, 4]])
@@ -108,6 +106,40 @@ class MLXLMTrunk(nn.Module):
                 f"{self.folder}: its output is no plain projection of its hidden states (it is quantised, or "
                 "scales its logits), so it cannot be trained here; take an unquantised checkpoint"
             )
+
+
+class MLXLMReading:
+    """`network.Reading` with mlx-lm's batched caches: keys and values, rotating windows, recurrent states.
+
+    Prompts are read side by side from the left edge; `finalize` then moves the padding out of the way.
+    """
+
+    def __init__(self, model: nn.Module, decoder: Callable[..., mx.array], prompts: Prompts):
+        from mlx_lm.models.cache import make_prompt_cache
+
+        self._decoder, self._prompts = decoder, prompts
+        rows = [make_prompt_cache(model) for _ in prompts.tokens]
+        self._caches = [of_layer[0].merge(list(of_layer)) for of_layer in zip(*rows)]
+
+    def prompts(self) -> mx.array:
+        p = self._prompts
+        lengths = p.real[:, : p.width].sum(axis=1)
+        tokens = np.stack([np.roll(row, length) for row, length in zip(p.tokens, lengths)])
+        if p.padded:
+            for cache in self._caches:
+                cache.prepare(lengths=lengths.tolist(), right_padding=(p.width - lengths).tolist())
+        hidden = self._decoder(mx.array(tokens), cache=self._caches)
+        if p.padded:
+            for cache in self._caches:
+                cache.finalize()
+        return hidden[mx.arange(len(tokens)), mx.array(lengths - 1)]
+
+    def token(self, tokens: mx.array) -> mx.array:
+        return self._decoder(tokens[:, None], cache=self._caches)[:, -1]
+
+    def keep(self, rows: mx.array) -> None:
+        for cache in self._caches:
+            cache.filter(rows)
 
 
 @functools.cache
@@ -144,51 +176,3 @@ def lay_out(segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         gather[n, : end - start] = row * width + np.arange(start, end)
         scatter[row, start:end] = n * length + np.arange(end - start)
     return gather, scatter
-
-
-def generate(
-    trunk: MLXLMTrunk,
-    prompts: Sequence[Sequence[int]],
-    *,
-    uniforms: np.ndarray | None,
-    max_tokens: int,
-    temperature: float,
-    stop_ids: Sequence[int],
-    pad_id: int,
-    on_token: Callable[[int], None] | None = None,
-) -> list[list[int]]:
-    """See `protocol.Model.generate`; batching, padding and caches are mlx-lm's."""
-    from mlx_lm.generate import BatchGenerator
-
-    numbers = draws(uniforms)
-    drawn = None if numbers is None else mx.array(numbers)
-
-    def sampler(row: int) -> Callable[[mx.array], mx.array]:
-        position = -1
-
-        def sample(logprobs: mx.array) -> mx.array:
-            nonlocal position
-            position = min(position + 1, max_tokens - 1)  # mlx-lm works one token ahead of a row's end
-            return pick(logprobs, temperature, None if drawn is None else drawn[row : row + 1, position])
-
-        return sample
-
-    generator = BatchGenerator(
-        trunk.model_of_mlx_lm,
-        max_tokens=max_tokens,
-        stop_tokens=[[s] for s in stop_ids],
-        completion_batch_size=len(prompts),
-        prefill_batch_size=len(prompts),
-    )
-    try:
-        uids = generator.insert([list(p) for p in prompts], samplers=[sampler(i) for i in range(len(prompts))])
-        places = {uid: i for i, uid in enumerate(uids)}
-        responses: list[list[int]] = [[] for _ in prompts]
-        while found := generator.next_generated():
-            for response in found:
-                responses[places[response.uid]].append(int(response.token))
-                if on_token and places[response.uid] == 0:
-                    on_token(int(response.token))
-    finally:
-        generator.close()
-    return responses

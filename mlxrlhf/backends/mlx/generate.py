@@ -8,12 +8,12 @@ from typing import cast
 import mlx.core as mx
 import numpy as np
 
-from mlxrlhf.backends.mlx.network import KVCache, Llama, segment_mask
+from mlxrlhf.backends.mlx.network import Trunk
 from mlxrlhf.backends.sampling import Prompts, Responses, draws
 
 
 def generate(
-    model: Llama,
+    trunk: Trunk,
     prompts: Sequence[Sequence[int]],
     *,
     uniforms: np.ndarray | None,
@@ -29,40 +29,32 @@ def generate(
     forward where every row ends early.
     """
     p = Prompts(prompts, max_tokens, pad_id)
-    mask = segment_mask(mx.array(p.real[:, : p.width].astype(np.int32))) if p.padded else "causal"
-    caches = [KVCache() for _ in model.model.layers]
-    hidden = model(mx.array(p.tokens), mask=mask, caches=caches)[:, -1]
+    reading = trunk.reading(p)
+    hidden = reading.prompts()
     if p.repeated:
-        hidden = hidden[_keep(caches, p.copies)]
-    real, numbers = mx.array(p.real[p.copies]), draws(uniforms)
+        copies = mx.array(p.copies)
+        reading.keep(copies)
+        hidden = hidden[copies]
+    numbers = draws(uniforms)
     drawn = None if numbers is None else mx.array(numbers)
     responses = Responses(len(prompts), stop_ids, on_token)
-    picked = pick(model.logits(hidden), temperature, None if drawn is None else drawn[:, 0])
+    picked = pick(trunk.logits(hidden), temperature, None if drawn is None else drawn[:, 0])
     for position in range(max_tokens):
         following = None
         if position + 1 < max_tokens:
-            end = p.width + position
-            key_mask = real[:, None, None, : end + 1] if p.padded else "causal"
-            hidden = model(picked[:, None], mask=key_mask, offset=end, caches=caches)[:, -1]
-            following = pick(model.logits(hidden), temperature, None if drawn is None else drawn[:, position + 1])
+            hidden = reading.token(picked)
+            following = pick(trunk.logits(hidden), temperature, None if drawn is None else drawn[:, position + 1])
             mx.async_eval(following)
         responses.add(cast(list[int], picked.tolist()))
         if following is None or responses.finished:
             break
         if (staying := responses.leave()) is not None:
-            rows = _keep(caches, staying)
-            following, real = following[rows], real[rows]
+            rows = mx.array(staying)
+            reading.keep(rows)
+            following = following[rows]
             drawn = None if drawn is None else drawn[rows]
         picked = following
     return responses.ids
-
-
-def _keep(caches: Sequence[KVCache], numbers: np.ndarray) -> mx.array:
-    """The batch becomes these rows. Returns their numbers as an MLX array."""
-    rows = mx.array(numbers)
-    for cache in caches:
-        cache.keep(rows)
-    return rows
 
 
 #: tokens summed at once: one long float32 sum over a vocabulary of 49,000 is off by 1e-5, dozens of tokens in the tail

@@ -9,11 +9,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_unflatten
 
 from mlxrlhf.algorithms import losses
 from mlxrlhf.backends.mlx.network import ValueHead
-from mlxrlhf.backends.mlx.train import adamw
+from mlxrlhf.backends.mlx.train import AdamW, Pack
 from mlxrlhf.backends.mlx.trees import flat, number
 
 
@@ -23,8 +22,7 @@ class Head:
     def __init__(self, dims: int, *, seed: int = 0, weight_decay: float = 0.0, max_grad_norm: float = 1.0):
         mx.random.seed(seed)
         self.net = ValueHead(dims, last_std=1 / math.sqrt(dims + 1))
-        self.max_grad_norm = max_grad_norm
-        self.optimizer = adamw(weight_decay)
+        self.max_grad_norm, self.optimizer = max_grad_norm, AdamW(weight_decay)
         mx.eval(self.net.parameters())
 
     def scores(self, features: np.ndarray) -> np.ndarray:
@@ -49,20 +47,21 @@ class Head:
         gradient = nn.value_and_grad(self.net, objective)
         (value, accuracy, difference), gradients = gradient(mx.array(chosen), mx.array(rejected))
         gradients, norm = optim.clip_grad_norm(gradients, self.max_grad_norm or math.inf)
-        self.optimizer.learning_rate = mx.array(learning_rate)
-        self.optimizer.update(self.net, gradients)
-        mx.eval(self.net.parameters(), self.optimizer.state)
+        weights, one = flat(self.net.parameters()), mx.array(1.0)
+        self.optimizer.begin(learning_rate)
+        for name, gradient in flat(gradients).items():
+            list(self.optimizer.move(name, weights[name], gradient, one))
+        mx.eval(self.net.parameters(), self.optimizer.moments)
         figures = {"loss": value, "accuracy": accuracy, "margin": difference, "grad_norm": norm}
         return {name: number(figure) for name, figure in figures.items()}
 
     def state(self) -> dict[str, np.ndarray]:
         arrays = {f"weights/{k}": np.array(v) for k, v in flat(self.net.parameters()).items()}
-        arrays.update({f"optimizer/{k}": np.array(v) for k, v in flat(self.optimizer.state).items()})
+        arrays |= {f"optimizer/{name}": array for name, array in self.optimizer.named_arrays()}
         return arrays
 
     def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
         self.net.load_saved(arrays)
-        state = [(k.removeprefix("optimizer/"), mx.array(v)) for k, v in arrays.items() if k.startswith("optimizer/")]
-        if state:
-            self.optimizer.state = tree_unflatten(state)
-            self.optimizer._initialized = True
+        if "optimizer/step" in arrays:
+            own = {name: Pack({name: tuple(w.shape)}) for name, w in flat(self.net.parameters()).items()}
+            self.optimizer.load_state(arrays, "optimizer/", own)

@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlxrlhf.backends.mlx import families, parallel
+from mlxrlhf.backends.mlx import parallel
 from mlxrlhf.backends.mlx.families import MLXLMTrunk
 from mlxrlhf.backends.mlx.generate import generate
 from mlxrlhf.backends.mlx.lora import LoRALinear, add_lora
@@ -55,8 +55,7 @@ class Model:
         adapters: bool = True,
     ) -> list[list[int]]:
         self._prepare(adapters=adapters, training=False)
-        sample: Callable[..., list[list[int]]] = families.generate if self.config.family != "llama" else generate
-        return sample(
+        return generate(
             self.trunk,
             prompts,
             uniforms=uniforms,

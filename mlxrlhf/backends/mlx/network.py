@@ -14,6 +14,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlxrlhf.algorithms.rollout import bucket
+from mlxrlhf.backends.sampling import Prompts
 from mlxrlhf.config import ModelConfig
 
 #: float32 logits held at once, in elements: 32M is 128 MB
@@ -190,6 +191,10 @@ class Llama(nn.Module):
         """(..., d) to (..., V), in the trunk's precision."""
         return hidden @ self.head_weight().T
 
+    def reading(self, prompts: Prompts) -> LlamaReading:
+        """A batch to be sampled."""
+        return LlamaReading(self, prompts)
+
 
 def segment_mask(segments: mx.array) -> mx.array:
     """Boolean (B, 1, T, T): causal, within one segment. Padding attends to padding, so that no row is empty."""
@@ -244,6 +249,45 @@ def token_statistics(
     return dict(zip(names, columns))
 
 
+class LlamaReading:
+    """`Reading` of our decoder: prompts stand to the right of their padding, positions are columns."""
+
+    def __init__(self, trunk: Llama, prompts: Prompts):
+        self._trunk, self._prompts = trunk, prompts
+        self._caches = [KVCache() for _ in trunk.layers]
+        self._real = mx.array(prompts.real)
+        self._end = prompts.width
+
+    def prompts(self) -> mx.array:
+        p = self._prompts
+        mask = segment_mask(mx.array(p.real[:, : p.width].astype(np.int32))) if p.padded else "causal"
+        return self._trunk(mx.array(p.tokens), mask=mask, caches=self._caches)[:, -1]
+
+    def token(self, tokens: mx.array) -> mx.array:
+        mask = self._real[:, None, None, : self._end + 1] if self._prompts.padded else "causal"
+        hidden = self._trunk(tokens[:, None], mask=mask, offset=self._end, caches=self._caches)[:, -1]
+        self._end += 1
+        return hidden
+
+    def keep(self, rows: mx.array) -> None:
+        self._real = self._real[rows]
+        for cache in self._caches:
+            cache.keep(rows)
+
+
+class Reading(Protocol):
+    """A batch that is being sampled, as its trunk reads it: the keys and values of what was read."""
+
+    def prompts(self) -> mx.array:
+        """Read the distinct prompts. Returns the state (D, d) of the last token of each."""
+
+    def token(self, tokens: mx.array) -> mx.array:
+        """Read one more token of each row (B,). Returns their states (B, d)."""
+
+    def keep(self, rows: mx.array) -> None:
+        """The batch becomes these rows: a shared prompt is repeated, finished responses leave."""
+
+
 class Trunk(Protocol):
     """What a network asks of its decoder: `Llama` here, or one of mlx-lm's (families.py)."""
 
@@ -264,6 +308,9 @@ class Trunk(Protocol):
 
     def logits(self, hidden: mx.array) -> mx.array:
         """(..., d) to (..., V), in the trunk's precision."""
+
+    def reading(self, prompts: Prompts) -> Reading:
+        """A batch to be sampled."""
 
     def freeze(self) -> Any: ...
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_unflatten
 
@@ -17,18 +19,127 @@ from mlxrlhf.algorithms.rollout import bucket
 from mlxrlhf.backends.mlx import parallel
 from mlxrlhf.backends.mlx.device import on_gpu
 from mlxrlhf.backends.mlx.network import Network
-from mlxrlhf.backends.mlx.trees import flat, number
+from mlxrlhf.backends.mlx.trees import flat
 from mlxrlhf.backends.protocol import Batch, ModelSettings, Objective
 
+NamedArrays = Iterator[tuple[str, np.ndarray]]
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 #: elements updated at once: gradients and the optimizer's float32 temporaries are freed from one portion to the next
 UPDATE_CHUNK = 2**22
+#: arrays of fewer elements are moved as one vector: hundreds of adapters one by one are thousands of dispatches
+SMALL = 2**18
+#: elements of a vector that are summed before the sums are
+SUMMED = 1_024
+#: decay of the two moments, and what is added to the root of the second
+_BETA1, _BETA2, _EPSILON = 0.9, 0.95, 1e-5
 
 
-def adamw(weight_decay: float) -> optim.AdamW:
-    """AdamW as both backends have it; its learning rate is set at every step."""
-    # MLX's default leaves the bias correction out.
-    return optim.AdamW(1.0, betas=[0.9, 0.95], eps=1e-5, bias_correction=True, weight_decay=weight_decay)
+@mx.compile
+def _moved(
+    master: mx.array, m: mx.array, v: mx.array, gradient: mx.array, scale: mx.array, shrink: mx.array, c: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    """AdamW with bias correction (Loshchilov and Hutter 2019) on a float32 array, as one kernel.
+
+    scale clips the gradient, shrink is 1 - rate * weight decay, c (2,) the rate and the root of the second moment with
+    their bias corrections. Returns the weight and the moments, those in the precision they came in.
+    """
+    gradient = gradient.astype(mx.float32) * scale
+    first = _BETA1 * m.astype(mx.float32) + (1 - _BETA1) * gradient
+    second = _BETA2 * v.astype(mx.float32) + (1 - _BETA2) * mx.square(gradient)
+    master = master * shrink - c[0] * first / (mx.sqrt(second) * c[1] + _EPSILON)
+    return master, first.astype(m.dtype), second.astype(v.dtype)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Arrays that are moved at once, by their names: small ones as one vector; a large one is alone, in its shape."""
+
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def alone(self) -> bool:
+        return len(self.shapes) == 1
+
+    def join(self, arrays: Mapping[str, mx.array]) -> mx.array:
+        """The vector of them, or the one array."""
+        parts = [arrays[name] for name in self.shapes]
+        return parts[0] if self.alone else mx.concatenate([part.reshape(-1) for part in parts])
+
+    def split(self, joined: mx.array) -> dict[str, mx.array]:
+        """The arrays again, views of the vector."""
+        if self.alone:
+            return dict.fromkeys(self.shapes, joined)
+        ends = list(itertools.accumulate(math.prod(shape) for shape in self.shapes.values()))
+        parts = mx.split(joined, ends[:-1])
+        return {name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts)}
+
+
+class AdamW:
+    """The moments of named arrays and the steps taken; its state in a save point has MLX's names and layout."""
+
+    def __init__(self, weight_decay: float, dtype: mx.Dtype = mx.float32):
+        self.weight_decay, self.dtype = weight_decay, dtype
+        self.steps, self.learning_rate = 0, 1.0
+        self.moments: dict[str, tuple[mx.array, mx.array]] = {}
+
+    def begin(self, learning_rate: float) -> None:
+        """The next step, in which `move` is called for every array."""
+        self.steps += 1
+        self.learning_rate = learning_rate
+        first, second = 1 - _BETA1**self.steps, 1 - _BETA2**self.steps
+        self._shrink = mx.array(1 - learning_rate * self.weight_decay, mx.float32)
+        self._corrected = mx.array([learning_rate / first, 1 / math.sqrt(second)], mx.float32)
+
+    def move(
+        self, name: str, weight: mx.array, gradient: mx.array, scale: mx.array, lower: mx.array | None = None
+    ) -> Iterator[list[mx.array]]:
+        """One step of an array in place, portion by portion: gives what has to be evaluated after each.
+
+        lower: the low halves of a bfloat16 weight's float32 master.
+        """
+        if name not in self.moments:
+            self.moments[name] = mx.zeros(weight.shape, self.dtype), mx.zeros(weight.shape, self.dtype)
+        m, v = self.moments[name]
+        for rows in _portions(gradient):
+            master = weight[rows] if lower is None else _join(weight[rows], lower[rows])
+            arguments = (m[rows], v[rows], gradient[rows], scale, self._shrink, self._corrected)
+            master, first, second = _moved(master, *arguments)
+            values = [(m, first), (v, second)]
+            if lower is not None:
+                master, low = _split(master)
+                values.append((lower, low))
+            values.append((weight, master))
+            if len(master) < len(weight):
+                mx.eval([new for _, new in values])  # MLX writes in place where nothing else waits for the array
+            for array, new in values:
+                array[rows] = new
+            yield [array for array, _ in values]
+
+    def named_arrays(self, parts: Callable[[dict[str, mx.array]], dict[str, mx.array]] = dict) -> NamedArrays:
+        """step () uint64, learning_rate () float32 and, once it was moved, NAME.m and NAME.v of each array.
+
+        parts takes the arrays apart that were moved as one.
+        """
+        yield "step", np.array(self.steps, np.uint64)
+        yield "learning_rate", np.array(self.learning_rate, np.float32)
+        for unit, moments in self.moments.items():
+            for slot, moment in zip("mv", moments):
+                for name, array in parts({unit: moment}).items():
+                    yield f"{name}.{slot}", np.array(array.astype(mx.float32))
+
+    def load_state(self, arrays: Mapping[str, np.ndarray], prefix: str, units: Mapping[str, Pack]) -> None:
+        """Take over what `named_arrays` gave, under names that start with `prefix`; zeros for what it has none of."""
+        self.steps = int(arrays.get(f"{prefix}step", 0))
+        self.learning_rate = float(arrays.get(f"{prefix}learning_rate", 1.0))
+        self.moments = {}
+        for unit, pack in units.items():
+            if any(f"{prefix}{name}.m" in arrays for name in pack.shapes):
+                m, v = (
+                    pack.join({name: _or_zeros(arrays, f"{prefix}{name}.{slot}", s) for name, s in pack.shapes.items()})
+                    for slot in "mv"
+                )
+                self.moments[unit] = m.astype(self.dtype), v.astype(self.dtype)
+                mx.eval(self.moments[unit])
 
 
 def compiles() -> bool:
@@ -43,16 +154,28 @@ class Trainer:
 
     def __init__(self, network: Network, settings: ModelSettings, reference_weight: mx.array | None):
         self.network, self.settings, self.reference_weight = network, settings, reference_weight
+        moments = DTYPES[settings.optimizer_dtype]
         self._groups = {
-            "decay": adamw(settings.weight_decay),
-            "plain": adamw(0.0),
-            "head": adamw(0.0),
+            "decay": AdamW(settings.weight_decay, moments),
+            "plain": AdamW(0.0, moments),
+            "head": AdamW(0.0, moments),
         }
+        trained = self._trained()
+        #: what is moved at once, by group; those of one array in the order of the network
+        self._packs = _packs(trained)
+        #: the weights by pack, of which the network holds views; of an array that is alone, the network's own
+        self._weights: dict[str, mx.array] = {}
         # bfloat16 cannot absorb small steps, so what is trained has a float32 master: the bfloat16 weight is its upper
-        # half, and the lower half is kept here. A float32 weight is its own master.
-        self._lower = {
-            name: mx.zeros(w.shape, mx.uint16) for name, w in self._trained().items() if w.dtype == mx.bfloat16
-        }
+        # half, and the lower half is kept here, by pack. A float32 weight is its own master.
+        self._lower: dict[str, mx.array] = {}
+        for unit, pack in self._all_packs():
+            weight = pack.join(trained)
+            if not pack.alone:
+                self._weights[unit] = weight
+                self._show(pack, weight)
+            if weight.dtype == mx.bfloat16:
+                self._lower[unit] = mx.zeros(weight.shape, mx.uint16)
+        mx.eval(self.network.trainable_parameters(), self._weights, self._lower)
         self._compiled: dict[tuple, Callable] = {}
         self._shapes: set[tuple] = set()
 
@@ -73,24 +196,27 @@ class Trainer:
         """See `protocol.Model.step`."""
         gradients: dict[str, mx.array] = {}
         totals: dict[str, mx.array] = {}
-        for batch in batches:
+        for number, batch in enumerate(batches, start=1):
             gradient, metrics = self.gradient(objective, batch, tuple(want), temperature)
+            gradient = {unit: pack.join(gradient) for unit, pack in self._all_packs()}
             # A bfloat16 gradient is kept as it is, but sums of them need more digits.
             gradients = {k: gradients[k].astype(mx.float32) + g for k, g in gradient.items()} if gradients else gradient
             totals = {k: totals[k] + metrics[k] for k in totals} if totals else metrics
             del gradient
-            mx.eval(gradients, totals)
+            if number < len(batches) or processes > 1:
+                mx.eval(gradients, totals)
         if processes > 1:
             gradients, totals = parallel.add(gradients, processes), parallel.add(totals, processes)
-            mx.eval(gradients, totals)
-        norm = _norm(gradients)
-        figures = {name: number(value) for name, value in totals.items()}
-        figures["grad_norm"], figures["skipped"] = norm, 0.0
-        if not (math.isfinite(norm) and math.isfinite(figures["loss"])):
+        totals["grad_norm"] = _norm(gradients)
+        read = mx.stack([value.astype(mx.float32) for value in totals.values()])
+        mx.eval(gradients, read)
+        figures = dict(zip(totals, cast(list[float], read.tolist())))
+        figures["skipped"] = 0.0
+        if not (math.isfinite(figures["grad_norm"]) and math.isfinite(figures["loss"])):
             figures["skipped"] = 1.0
             return figures
         limit = self.settings.max_grad_norm
-        self._update(gradients, min(1.0, limit / (norm + 1e-6)) if limit else 1.0, learning_rate)
+        self._update(gradients, min(1.0, limit / (figures["grad_norm"] + 1e-6)) if limit else 1.0, learning_rate)
         return figures
 
     def gradient(
@@ -117,87 +243,73 @@ class Trainer:
     def _update(self, gradients: dict[str, mx.array], scale: float, learning_rate: float) -> None:
         """One AdamW step; `gradients` is emptied, for each is freed once it was used."""
         head_rate = self.settings.head_learning_rate
-        weights = self._trained()
+        alone, waiting, clip = self._trained(), 0, mx.array(scale, mx.float32)
         for group, optimizer in self._groups.items():
-            names = [name for name, g in gradients.items() if _group(name, g) == group]
-            if not names:
+            if not self._packs[group]:
                 continue
-            rate = head_rate if group == "head" and head_rate is not None else learning_rate
-            optimizer.learning_rate = mx.array(rate)
-            optimizer.state["step"] = optimizer.step + 1
-            waiting = 0
-            for name in reversed(names):  # the embedding last: by then no other gradient is left beside its temporaries
-                gradient, weight = gradients.pop(name), weights.pop(name)
-                state = optimizer.state.setdefault(name, {})
-                if not state:
-                    optimizer.init_single(weight.astype(DTYPES[self.settings.optimizer_dtype]), state)
-                for rows in _portions(gradient):
-                    self._move(optimizer, state, weight, self._lower.get(name), gradient, rows, scale)
-                    waiting += gradient[rows].size
+            optimizer.begin(head_rate if group == "head" and head_rate is not None else learning_rate)
+            # The embedding last: by then no other gradient is left beside its temporaries.
+            for unit, pack in reversed(self._packs[group].items()):
+                weight = alone.pop(unit) if pack.alone else self._weights[unit]
+                gradient, changed = gradients.pop(unit), []
+                for arrays in optimizer.move(unit, weight, gradient, clip, self._lower.get(unit)):
+                    changed += arrays
+                    waiting += min(gradient.size, UPDATE_CHUNK)
                     if waiting >= UPDATE_CHUNK:
-                        mx.eval(self.network.trainable_parameters(), self._lower, optimizer.state)
-                        waiting = 0
-                del gradient
-            mx.eval(self.network.trainable_parameters(), self._lower, optimizer.state)
+                        mx.eval(changed)
+                        changed, waiting = [], 0
+                if not pack.alone:
+                    self._show(pack, weight)
+                del gradient, weight
+        mx.eval(self.network.trainable_parameters(), self._lower, [o.moments for o in self._groups.values()])
 
-    def _move(
-        self,
-        optimizer: optim.AdamW,
-        state: dict[str, mx.array],
-        weight: mx.array,
-        lower: mx.array | None,
-        gradient: mx.array,
-        rows: slice,
-        scale: float,
-    ) -> None:
-        """AdamW on some rows of a weight, in place: the network and the optimizer hold these very arrays."""
-        master = weight[rows] if lower is None else _join(weight[rows], lower[rows])
-        moments = {name: moment[rows] for name, moment in state.items()}
-        master = optimizer.apply_single(gradient[rows].astype(mx.float32) * scale, master, moments)
-        values = [(state[name], moment.astype(state[name].dtype)) for name, moment in moments.items()]
-        if lower is not None:
-            master, low = _split(master)
-            values.append((lower, low))
-        values.append((weight, master))
-        if len(master) < len(weight):
-            mx.eval([value for _, value in values])  # MLX writes into an array in place where nothing else waits for it
-        for array, value in values:
-            array[rows] = value
+    def _show(self, pack: Pack, joined: mx.array) -> None:
+        """The network computes with these weights."""
+        self.network.update(tree_unflatten(list(pack.split(joined).items())))
+
+    def _all_packs(self) -> Iterator[tuple[str, Pack]]:
+        for packs in self._packs.values():
+            yield from packs.items()
 
     def _trained(self) -> dict[str, mx.array]:
         return flat(self.network.trainable_parameters())
 
     # --- state -----------------------------------------------------------------------------------------------------
 
-    def named_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+    def named_arrays(self) -> NamedArrays:
         """See `protocol.Model.named_arrays`."""
-        for name, weight in self._trained().items():
-            yield f"weights/{name}", np.array(weight if name not in self._lower else _join(weight, self._lower[name]))
+        trained = self._trained()
+        for unit, pack in self._all_packs():
+            weight = pack.join(trained) if pack.alone else self._weights[unit]
+            master = _join(weight, self._lower[unit]) if unit in self._lower else weight
+            for name, array in pack.split(master).items():
+                yield f"weights/{name}", np.array(array)
         for group, optimizer in self._groups.items():
-            for name, array in flat(optimizer.state).items():
-                array = array.astype(mx.float32) if array.dtype == mx.bfloat16 else array
-                yield f"optimizer/{group}/{name}", np.array(array)
+            for name, moment in optimizer.named_arrays(functools.partial(_split_all, self._packs[group])):
+                yield f"optimizer/{group}/{name}", moment
 
     def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take over what `named_arrays` gave."""
-        for name in _under("weights/", arrays):
-            self._put(name, mx.array(arrays[f"weights/{name}"]))
-            mx.eval(self.network.parameters(), self._lower)  # before the next: a float32 copy of all is not needed
+        """Take over what `named_arrays` gave; a weight that it does not name stays."""
+        trained = self._trained()
+        for unit, pack in self._all_packs():
+            if not any(f"weights/{name}" in arrays for name in pack.shapes):
+                continue
+            weight = pack.join(trained)
+            before = pack.split(_join(weight, self._lower[unit]) if unit in self._lower else weight)
+            masters = {
+                name: mx.array(arrays[f"weights/{name}"]) if f"weights/{name}" in arrays else before[name]
+                for name in pack.shapes
+            }
+            weight = pack.join(masters)
+            if unit in self._lower:
+                weight, self._lower[unit] = _split(weight)
+            if not pack.alone:
+                self._weights[unit] = weight
+            self._show(pack, weight)
+            mx.eval(weight, self._lower)  # before the next: a float32 copy of all is not needed
         for group, optimizer in self._groups.items():
-            state = {}
-            for name in _under(f"optimizer/{group}/", arrays):
-                # Parameter names contain dots, so the flat state is one level of names above {m, v}.
-                array = mx.array(arrays[f"optimizer/{group}/{name}"])
-                state[name] = array.astype(DTYPES[self.settings.optimizer_dtype]) if "." in name else array
-                mx.eval(state[name])
-            optimizer.state = _nest(state)
-
-    def _put(self, name: str, master: mx.array) -> None:
-        """A float32 value into the network: adapters and heads stay float32, the trunk takes its own precision."""
-        weight = master
-        if name in self._lower:
-            weight, self._lower[name] = _split(master)
-        self.network.update(tree_unflatten([(name, weight)]))
+            optimizer.load_state(arrays, f"optimizer/{group}/", self._packs[group])
+        mx.eval(self.network.trainable_parameters())
 
 
 def arrays_of(batch: Batch, network: Network) -> dict[str, Any]:
@@ -220,12 +332,45 @@ def arrays_of(batch: Batch, network: Network) -> dict[str, Any]:
     return arrays
 
 
-def _norm(gradients: Mapping[str, mx.array]) -> float:
-    """Euclidean norm over all arrays, reduced row by row: a naive float32 sum over a large array loses digits."""
-    squares = [
-        mx.square(g[rows].astype(mx.float32)).sum(axis=-1).sum() for g in gradients.values() for rows in _portions(g)
-    ]
-    return number(mx.sqrt(mx.stack(squares).sum()))
+def _packs(trained: Mapping[str, mx.array]) -> dict[str, dict[str, Pack]]:
+    """What is moved at once, by group and name: large arrays, then packs of small ones of one precision, none larger
+    than UPDATE_CHUNK."""
+    packs: dict[str, dict[str, Pack]] = {"decay": {}, "plain": {}, "head": {}}
+    small: dict[tuple[str, mx.Dtype], list[dict[str, tuple[int, ...]]]] = {}
+    for name, weight in trained.items():
+        group, shape = _group(name, weight), tuple(weight.shape)
+        if weight.size >= SMALL:
+            packs[group][name] = Pack({name: shape})
+            continue
+        open_ones = small.setdefault((group, weight.dtype), [{}])
+        if weight.size + sum(map(math.prod, open_ones[-1].values())) > UPDATE_CHUNK:
+            open_ones.append({})
+        open_ones[-1][name] = shape
+    for (group, _), shapes in small.items():
+        # By the first of its names; one that stays alone is like a large one.
+        packs[group] |= {next(iter(names)): Pack(names) for names in shapes if names}
+    return packs
+
+
+def _split_all(packs: Mapping[str, Pack], joined: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """Arrays by pack, as arrays by name."""
+    return {name: array for unit, whole in joined.items() for name, array in packs[unit].split(whole).items()}
+
+
+def _or_zeros(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> mx.array:
+    return mx.array(arrays[name]) if name in arrays else mx.zeros(shape)
+
+
+def _norm(gradients: Mapping[str, mx.array]) -> mx.array:
+    """Euclidean norm over all arrays, in short rows: a naive float32 sum over a large array loses digits."""
+    squares = [_square_sum(g[rows]) for g in gradients.values() for rows in _portions(g)]
+    return mx.sqrt(mx.stack(squares).sum())
+
+
+def _square_sum(array: mx.array) -> mx.array:
+    squares = mx.square(array.astype(mx.float32)).reshape(-1)
+    whole = len(squares) - len(squares) % SUMMED
+    return squares[:whole].reshape(-1, SUMMED).sum(axis=-1).sum() + squares[whole:].sum()
 
 
 def _split(master: mx.array) -> tuple[mx.array, mx.array]:
@@ -244,11 +389,6 @@ def _join(weight: mx.array, lower: mx.array) -> mx.array:
     return (((upper - (lower >> 15)) << 16) | lower).view(mx.float32)
 
 
-def _under(prefix: str, arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """The names that start with a prefix, without it."""
-    return [name.removeprefix(prefix) for name in arrays if name.startswith(prefix)]
-
-
 def _portions(array: mx.array) -> list[slice]:
     """Its rows in runs of at most UPDATE_CHUNK elements: an embedding is far larger than any other array."""
     rows = max(1, UPDATE_CHUNK * len(array) // array.size)
@@ -259,15 +399,3 @@ def _group(name: str, gradient: mx.array) -> str:
     if name.startswith("value_head"):
         return "head"
     return "decay" if gradient.ndim >= 2 and "lora_" not in name else "plain"
-
-
-def _nest(state: dict[str, mx.array]) -> dict[str, Any]:
-    """{"step": s, "a.b.weight.m": x} to {"step": s, "a.b.weight": {"m": x}}: the shape AdamW keeps."""
-    nested: dict[str, Any] = {}
-    for name, value in state.items():
-        parameter, _, slot = name.rpartition(".")
-        if parameter:
-            nested.setdefault(parameter, {})[slot] = value
-        else:
-            nested[name] = value
-    return nested

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from mlxrlhf.backends.sampling import Prompts, Responses, draws
-from mlxrlhf.backends.torch.network import KVCache, Llama, segment_mask
+from mlxrlhf.backends.torch.network import Llama
 
 
 @torch.inference_mode()
 def generate(
-    model: Llama,
+    trunk: Llama,
     prompts: Sequence[Sequence[int]],
     *,
     uniforms: np.ndarray | None,
@@ -24,38 +24,29 @@ def generate(
     on_token: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """See `protocol.Model.generate`."""
-    device = model.head_weight().device
+    device = trunk.head_weight().device
     p = Prompts(prompts, max_tokens, pad_id)
-    mask = segment_mask(torch.from_numpy(p.real[:, : p.width]).to(device)) if p.padded else "causal"
-    caches = [KVCache() for _ in model.model.layers]
-    hidden = model(torch.from_numpy(p.tokens).long().to(device), mask=mask, caches=caches)[:, -1]
+    reading = trunk.reading(p)
+    hidden = reading.prompts()
     if p.repeated:
-        hidden = hidden[_keep(caches, p.copies, device)]
-    real = torch.from_numpy(p.real[p.copies]).to(device)
+        copies = torch.from_numpy(p.copies).to(device)
+        reading.keep(copies)
+        hidden = hidden[copies]
     numbers = draws(uniforms)
     drawn = None if numbers is None else torch.from_numpy(numbers).to(device)
     responses = Responses(len(prompts), stop_ids, on_token)
     for position in range(max_tokens):
-        picked = pick(model.logits(hidden), temperature, None if drawn is None else drawn[:, position])
+        picked = pick(trunk.logits(hidden), temperature, None if drawn is None else drawn[:, position])
         responses.add(picked.tolist())
         if position + 1 == max_tokens or responses.finished:
             break
         if (staying := responses.leave()) is not None:
-            rows = _keep(caches, staying, device)
-            picked, real = picked[rows], real[rows]
+            rows = torch.from_numpy(staying).to(device)
+            reading.keep(rows)
+            picked = picked[rows]
             drawn = None if drawn is None else drawn[rows]
-        end = p.width + position
-        key_mask = real[:, None, None, : end + 1] if p.padded else "causal"
-        hidden = model(picked[:, None], mask=key_mask, offset=end, caches=caches)[:, -1]
+        hidden = reading.token(picked)
     return responses.ids
-
-
-def _keep(caches: Sequence[KVCache], numbers: np.ndarray, device: torch.device) -> torch.Tensor:
-    """The batch becomes these rows. Returns their numbers as a tensor."""
-    rows = torch.from_numpy(numbers).to(device)
-    for cache in caches:
-        cache.keep(rows)
-    return rows
 
 
 #: tokens summed at once: one long float32 sum over a vocabulary of 49,000 is off by 1e-5, dozens of tokens in the tail

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mlxrlhf.algorithms.rollout import bucket
+from mlxrlhf.backends.sampling import Prompts
 from mlxrlhf.config import ModelConfig
 
 #: float32 logits held at once, in elements: 32M is 128 MB
@@ -264,6 +265,44 @@ class Llama(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., d) to (..., V), in the trunk's precision."""
         return hidden @ self.head_weight().T
+
+    def reading(self, prompts: Prompts) -> LlamaReading:
+        """A batch to be sampled."""
+        return LlamaReading(self, prompts)
+
+
+class LlamaReading:
+    """A batch that is being sampled, as the decoder reads it: the keys and values of what was read.
+
+    Prompts stand to the right of their padding, positions are columns.
+    """
+
+    def __init__(self, trunk: Llama, prompts: Prompts):
+        self._trunk, self._prompts = trunk, prompts
+        self._device = trunk.head_weight().device
+        self._caches = [KVCache() for _ in trunk.layers]
+        self._real = torch.from_numpy(prompts.real).to(self._device)
+        self._end = prompts.width
+
+    def prompts(self) -> Tensor:
+        """Read the distinct prompts. Returns the state (D, d) of the last token of each."""
+        p = self._prompts
+        mask = segment_mask(self._real[:, : p.width]) if p.padded else "causal"
+        tokens = torch.from_numpy(p.tokens).long().to(self._device)
+        return self._trunk(tokens, mask=mask, caches=self._caches)[:, -1]
+
+    def token(self, tokens: Tensor) -> Tensor:
+        """Read one more token of each row (B,). Returns their states (B, d)."""
+        mask = self._real[:, None, None, : self._end + 1] if self._prompts.padded else "causal"
+        hidden = self._trunk(tokens[:, None], mask=mask, offset=self._end, caches=self._caches)[:, -1]
+        self._end += 1
+        return hidden
+
+    def keep(self, rows: Tensor) -> None:
+        """The batch becomes these rows: a shared prompt is repeated, finished responses leave."""
+        self._real = self._real[rows]
+        for cache in self._caches:
+            cache.keep(rows)
 
 
 def segment_mask(segments: Tensor) -> Tensor:
