@@ -52,8 +52,13 @@ def revealed(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else _spelled(c) for c in text)
 
 
+def unturned(text: str) -> str:
+    """Text in which characters that turn the order of what follows are spelled out, for pages."""
+    return _SPELLED.sub(lambda found: _spelled(found[0]), text)
+
+
 def _harmless(text: str) -> str:
-    return _SPELLED.sub(lambda found: _spelled(found[0]), _CONTROL.sub("", text))
+    return unturned(_CONTROL.sub("", text))
 
 
 def _spelled(character: str) -> str:

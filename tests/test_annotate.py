@@ -1,8 +1,10 @@
 """Preferences: published worked examples of agreement, who sees what, exports that train, the command line."""
 
+import contextlib
 import csv
 import http.client
 import json
+import os
 import random
 import re
 import signal
@@ -11,6 +13,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 
 import numpy as np
@@ -751,6 +755,16 @@ def test_sigterm_says_what_ctrl_c_says(served):
     assert code == 0 and "stopped; 1 votes in data/annotations.db" in out and "Traceback" not in out
 
 
+def test_text_that_turns_round_is_shown_in_the_order_it_stands_in(make):
+    store = make()
+    turns = [{"role": "user", "content": "a\u202eb"}]
+    store.add([Item(turns, "x = 1 \u2066# \u202etrue", "y", "x", "y", "s")])
+    shown = store.current("ann")
+    assert shown["prompt"][0]["content"] == "a\\u202eb"
+    assert {shown["left"], shown["right"]} == {"x = 1 \\u2066# \\u202etrue", "y"}
+    assert store.items()[1]["a"] == "x = 1 \u2066# \u202etrue", "what is exported is what was said"
+
+
 def test_who_votes_anew_after_reading_the_agreement_is_marked_and_moves_nothing(make):
     """Vote, read alpha, undo, vote as the other did: alpha does not rise by it, and the vote says what it is."""
     store = make(30, overlap=2)
@@ -779,3 +793,69 @@ def test_who_votes_anew_after_reading_the_agreement_is_marked_and_moves_nothing(
     assert "voted anew after undo        1" in lines and any("without votes after undo" in line for line in lines)
     (row,) = [r for r in export.table(store.items(), votes) if r["revised"]]
     assert row["annotator"] == "bob"
+
+
+def vote_on(server, name, answer="left"):
+    """Ask for this person's item and vote on it; the item's assignment once the vote is acknowledged, else None."""
+    item = json.loads(server.ask("POST", "/api/next", {"annotator": name})[2])["item"]
+    if item is None:
+        return None
+    body = {"annotator": name, "assignment": item["assignment"], "answer": answer, "strength": 1, "reasons": []}
+    status, _, _ = server.ask("POST", "/api/vote", {**body, "rationale": "", "seconds": 1})
+    return item["assignment"] if status == 200 else None
+
+
+def test_no_acknowledged_vote_is_lost_by_a_kill(pairs, served):
+    """Killed while people vote: every vote that was acknowledged is there, and nobody's item is lost."""
+    rows = [{"prompt": f"q{i}", "chosen": f"a{i}", "rejected": f"b{i}"} for i in range(400)]
+    (pairs / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    acknowledged = set()
+    for kill in range(int(os.environ.get("MLXRLHF_KILLS", "3"))):
+        server = served()
+
+        def vote_until_killed(name, server=server):
+            with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+                while (done := vote_on(server, name)) is not None:
+                    acknowledged.add((name, done))
+
+        threads = [threading.Thread(target=vote_until_killed, args=(name,)) for name in ("ann", "bob")]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3 + 0.1 * kill)
+        assert server.stop(signal.SIGKILL)[0] == -signal.SIGKILL
+        for thread in threads:
+            thread.join()
+        store = Store.read(pairs / "data" / "annotations.db")
+        kept = store._all(
+            "SELECT p.name, v.assignment FROM votes v JOIN assignments s ON s.id = v.assignment "
+            "JOIN annotators p ON p.id = s.annotator WHERE v.undone IS NULL"
+        )
+        store.close()
+        assert acknowledged <= {tuple(row) for row in kept} and len(kept) <= len(acknowledged) + 2 * (kill + 1)
+    assert len(acknowledged) > 10
+
+
+def test_three_people_on_two_servers_share_one_file(pairs, served):
+    rows = [{"prompt": f"q{i}", "chosen": f"a{i}", "rejected": f"b{i}"} for i in range(20)]
+    (pairs / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    servers = [served("--repeats", "0"), served("--repeats", "0")]
+    done = Counter()
+
+    def vote_all(name, server):
+        while vote_on(server, name) is not None:
+            done[name] += 1
+
+    threads = [
+        threading.Thread(target=vote_all, args=(name, servers[i % 2])) for i, name in enumerate(("ann", "bob", "cy"))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    store = Store.read(pairs / "data" / "annotations.db")
+    votes = store.votes()
+    store.close()
+    # An item that was open to someone else when a person came to the end is not voted on by a third.
+    assert done.total() == len(votes) and 36 <= len(votes) <= 40
+    assert max(Counter(v.item for v in votes).values()) == 2, "overlap is never exceeded"
+    assert len({(v.annotator, v.item) for v in votes}) == len(votes)

@@ -759,3 +759,19 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(project, tmp_path):
     person.leaves()
     answer = json.loads((tmp_path / "talk.json").read_text())["messages"][1]
     assert answer["role"] == "assistant" and 10 < len(answer["content"]) < 10_000
+
+
+def test_two_chats_rate_into_one_file(tmp_path):
+    """Every line of both is whole, also where an editor left the file without its last line feed."""
+    path = tmp_path / "ratings.jsonl"
+    path.write_text('{"chat": -1, "text": ""}')
+    code = (
+        "import sys; from pathlib import Path; from mlxrlhf.agent.commands import append\n"
+        "for i in range(150): append(Path(sys.argv[1]), {'chat': int(sys.argv[2]), 'row': i, 'text': 'x' * (i * 97)})"
+    )
+    chats = [subprocess.Popen([sys.executable, "-c", code, str(path), str(number)]) for number in (0, 1)]
+    assert [chat.wait(60) for chat in chats] == [0, 0]
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line]
+    for number in (0, 1):
+        assert [row["row"] for row in rows if row["chat"] == number] == list(range(150))
+    assert len(rows) == 301

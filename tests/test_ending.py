@@ -110,3 +110,18 @@ def test_ctrl_c_is_130_and_silent(monkeypatch, capsys):
 def test_what_a_stage_says_is_cleaned(capsys):
     main.say("after:\n\x1b[2Jprint('\u202ehi')\t\u2066")
     assert capsys.readouterr().out == "after:\nprint('\\u202ehi')\t\\u2066\n"
+
+
+def test_a_report_shows_a_models_words_in_the_order_they_stand_in():
+    from mlxrlhf.report.page import samples_section
+
+    sample = {
+        "prompt": "p\u202e",
+        "group": "g",
+        "score_before": 0.0,
+        "score_after": 1.0,
+        "before": "<\u2066",
+        "after": "a",
+    }
+    section = samples_section("t", [sample])
+    assert "p\\u202e" in section and "&lt;\\u2066" in section and "\u202e" not in section

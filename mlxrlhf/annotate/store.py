@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from mlxrlhf.display import unturned
 from mlxrlhf.errors import UserError
 
 SIDES = ("left", "right")
@@ -306,9 +307,9 @@ class Store:
         left, right = (row["b"], row["a"]) if row["swapped"] else (row["a"], row["b"])
         return {
             "assignment": assignment,
-            "prompt": json.loads(row["prompt"]),
-            "left": left,
-            "right": right,
+            "prompt": _shown(json.loads(row["prompt"])),
+            "left": unturned(left),
+            "right": unturned(right),
             "has_tests": row["tests"] != "[]",
         }
 
@@ -462,6 +463,13 @@ class Store:
             ).fetchone()
             free = self._db.execute(f"SELECT count(*) FROM ({_FREE})", self._free(who)).fetchone()[0]
         return {"done": done, "left": pending + free, "seconds": float(np.median(seconds)) if seconds else None}
+
+
+def _shown(prompt: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """A prompt in the order in which its text stands."""
+    if isinstance(prompt, str):
+        return unturned(prompt)
+    return [{**turn, "content": unturned(str(turn["content"]))} for turn in prompt]
 
 
 def _copied(path: Path, folder: Path) -> Path:

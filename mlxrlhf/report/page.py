@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlxrlhf.display import unturned
 from mlxrlhf.files import atomic_text
 from mlxrlhf.report.diagnosis import Finding
 from mlxrlhf.report.runlog import read_metrics
@@ -181,14 +182,19 @@ def figures_table(before: dict, after: dict) -> str:
     return f"<table><tr><th></th><th>before</th><th>after</th></tr>{lines}</table>"
 
 
+def _shown(text: str) -> str:
+    """A model's or a file's words as HTML, in the order in which they stand."""
+    return html.escape(unturned(text))
+
+
 def samples_section(title: str, samples: Sequence[dict]) -> str:
     """Answers side by side."""
     parts = ""
     for s in samples:
         parts += (
-            f"<h3>{html.escape(str(s['prompt']))}</h3><p class='note'>{html.escape(s['group'])}; score "
+            f"<h3>{_shown(str(s['prompt']))}</h3><p class='note'>{html.escape(s['group'])}; score "
             f"{s['score_before']:.2f} before, {s['score_after']:.2f} after</p><div class='pair'>"
-            f"<div><pre>{html.escape(s['before'])}</pre></div><div><pre>{html.escape(s['after'])}</pre></div>"
+            f"<div><pre>{_shown(s['before'])}</pre></div><div><pre>{_shown(s['after'])}</pre></div>"
             "</div>"
         )
     return f"<h2>{html.escape(title)}</h2>{parts}"
