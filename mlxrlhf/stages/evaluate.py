@@ -17,6 +17,7 @@ from mlxrlhf.data import dialogue
 from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.files import atomic_text
 from mlxrlhf.models import folders
+from mlxrlhf.models.identity import trunk_digest
 from mlxrlhf.models.outputs import OutputFolder
 from mlxrlhf.report.runlog import RunLog
 from mlxrlhf.rewards.model import RewardModel
@@ -40,7 +41,7 @@ def run(config: EvaluateConfig) -> dict:
     out = Path(config.out) if config.out else after_folder / "evaluation"
     with OutputFolder(out, stage="evaluate", config=config, sources=(after_folder, before_folder)) as output:
         figures, samples = _measured(config, after_folder, before_folder, model_config, tokenizer)
-        with output.replace() as folder:
+        with output.replace(after=trunk_digest(after_folder), before=trunk_digest(before_folder)) as folder:
             with RunLog(folder, "evaluate", 1, to_json(config), quiet=True) as log:
                 log.summary(figures)
             atomic_text(folder / "samples.json", json.dumps(samples, indent=1, ensure_ascii=False))
