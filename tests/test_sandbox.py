@@ -211,6 +211,21 @@ def test_a_launcher_is_kept_and_replaced_when_it_ends():
     assert not os.path.exists(kept.scratch)
 
 
+def test_a_program_that_is_killed_leaves_nothing(jail, tmp_path):
+    code = (
+        "import os, sys, tempfile\nfrom mlxrlhf.sandbox import levels, runner\n"
+        "tempfile.tempdir = sys.argv[1]\n"
+        "jail = next(j for j in levels.candidates() if j.level == sys.argv[2])\n"
+        "runner._best_jail = lambda: jail\nassert runner.run_python('print(1)').ok\nos.kill(os.getpid(), 9)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path), jail.level], capture_output=True, text=True)
+    assert ended.returncode == -9, ended.stderr
+    until = time.monotonic() + 5
+    while os.listdir(tmp_path) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert os.listdir(tmp_path) == [] or sys.platform == "darwin"
+
+
 def test_a_forked_child_starts_a_launcher_of_its_own():
     run_python("print(1)")
     kept = launcher._launchers[runner._best_jail()]

@@ -50,6 +50,30 @@ class Following:
 
     def result(self) -> Result:
         """Follow it to its end. Raises OSError when it was never started."""
+        try:
+            self._follow()
+        finally:
+            if self.remembered:
+                self.remembered.end()
+        if not self.keeper:
+            raise OSError("the sandbox's launcher did not start it")
+        # What was written before the end is still in the pipes.
+        for stream in self.text:
+            while len(self.text[stream]) <= self.limits.output_bytes and self._read(stream):
+                pass
+        self.truncated = self._printed_too_much()
+        out, err = (bytes(data[: self.limits.output_bytes]).decode(errors="replace") for data in self.text.values())
+        return Result(
+            stdout=out,
+            stderr=err,
+            returncode=KILLED if self.status is None else self.status,
+            seconds=time.monotonic() - self.started,
+            timed_out=self.timed_out,
+            truncated=self.truncated,
+        )
+
+    def _follow(self) -> None:
+        """Read its output until the keeper reports its end; call for the end at a limit."""
         with selectors.DefaultSelector() as selector:
             for stream in self.text:
                 os.set_blocking(stream, False)
@@ -67,24 +91,6 @@ class Following:
                     self._end()
                 elif self.ending and time.monotonic() >= self.deadline:
                     self._force_end()
-        if self.remembered:
-            self.remembered.end()
-        if not self.keeper:
-            raise OSError("the sandbox's launcher did not start it")
-        # What was written before the end is still in the pipes.
-        for stream in self.text:
-            while len(self.text[stream]) <= self.limits.output_bytes and self._read(stream):
-                pass
-        self.truncated = self._printed_too_much()
-        out, err = (bytes(data[: self.limits.output_bytes]).decode(errors="replace") for data in self.text.values())
-        return Result(
-            stdout=out,
-            stderr=err,
-            returncode=KILLED if self.status is None else self.status,
-            seconds=time.monotonic() - self.started,
-            timed_out=self.timed_out,
-            truncated=self.truncated,
-        )
 
     def _read(self, stream: int) -> int:
         """Read what is there; how much it was."""

@@ -385,6 +385,10 @@ def main(control: socket.socket, tree: str) -> None:
     while True:
         _, fds, _, _ = socket.recv_fds(control, 1, 3)
         if not fds:
+            try:
+                os.rmdir(tree)  # where runner.py was ended before it could
+            except OSError:
+                pass
             return
         try:
             keeper = namespaces.fork() if JAIL.namespaces else os.fork()

@@ -31,6 +31,8 @@ MACOS = sys.platform == "darwin"
 
 @dataclass(frozen=True)
 class Jail:
+    """A way of holding snippets; `level` is its name in `doctor` and the docs."""
+
     level: str
     kind: str  # what jail.py is told: landlock, bubblewrap, sandbox-exec, none
     namespaces: bool = False
@@ -50,6 +52,10 @@ def request_for(
     files: Mapping[str, str] | None = None,
     limits: Limits,
 ) -> dict:
+    """What jail.py is sent for one run: Python `code`, or a program and its arguments (`argv`), and what it gets.
+
+    Raises UserError for a file outside the snippet's folder.
+    """
     laid_out = dict(files or {})
     for name in laid_out:
         path = PurePosixPath(name)
@@ -69,6 +75,7 @@ def request_for(
 
 
 def bash(command: str) -> list[str]:
+    """The program and its arguments that run a shell command."""
     shell = shutil.which("bash") or "/bin/sh"
     if not any(shell.startswith(f"{folder}/") for folder in READABLE):
         shell = os.path.realpath(shell)  # the link itself is not shown inside
@@ -141,6 +148,8 @@ class Launcher:
             if not answer:
                 raise OSError(f"the sandbox's launcher ended at once under {jail.level}")
             self.state = json.loads(answer)
+            if jail.box_inside:
+                remove_tree(self.scratch)  # its tree was built on this folder and has moved away from it
         except BaseException:
             self.close()
             raise
