@@ -23,6 +23,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlxrlhf.agent import documentation, tools
 from mlxrlhf.errors import UserError
@@ -274,7 +275,7 @@ def _function(rng: random.Random, slots: dict) -> dict[str, str]:
     def result(expression: str, given: tuple):
         return eval(expression, dict(zip(parameters.split(", "), given)))  # expressions of the table above
 
-    cases = []
+    cases: list[tuple] = []
     while len(cases) < 2:
         given = {
             "int": lambda: (rng.randint(1, 30),),
@@ -1223,7 +1224,7 @@ def _schema(function: dict) -> dict:
 
 
 def _json_types(schema: dict) -> dict:
-    fixed = {}
+    fixed: dict[str, Any] = {}
     for key, value in schema.items():
         if key == "properties":
             fixed[key] = {name: _json_types(part) for name, part in value.items()}

@@ -76,10 +76,10 @@ def token_margins(
     pieces = {i: column for column, (i, _) in enumerate(frequent)}
     x, unseen = _count_differences(train, pieces), _count_differences(held_out, pieces)
     # The gradient's steepest change: |X|^2 / 4 + penalty, with |X|^2 by power iteration.
-    v = np.random.default_rng(0).normal(size=x.shape[1]).astype(np.float32)
+    v = np.random.default_rng(0).normal(size=(x.shape[1],)).astype(np.float32)
     for _ in range(30):
         v = x.T @ (x @ v)
-        v /= max(np.linalg.norm(v), 1e-12)
+        v /= max(float(np.linalg.norm(v)), 1e-12)
     rate = 1 / (np.linalg.norm(x @ v) ** 2 / 4 * 1.05 + penalty)
     w = ahead = np.zeros_like(v)
     for k in range(steps):

@@ -62,9 +62,10 @@ def write_gguf(source: Path, file: Path, gguf_type: str) -> None:
             stored = kind if array.ndim == 2 else gguf.GGMLQuantizationType.F32
             if stored == gguf.GGMLQuantizationType.Q8_0 and array.shape[1] % 32:
                 stored = gguf.GGMLQuantizationType.F16  # Q8_0 has blocks of 32 weights
-            writer.add_tensor(
-                names.get_name(name, (".weight", ".bias")), gguf.quants.quantize(array, stored), raw_dtype=stored
-            )
+            called = names.get_name(name, (".weight", ".bias"))
+            if called is None:
+                raise UserError(f"{source}: GGUF has no name for the tensor {name}")
+            writer.add_tensor(called, gguf.quants.quantize(array, stored), raw_dtype=stored)
         factors = _rope_factors(config)
         if factors is not None:
             writer.add_tensor("rope_freqs.weight", factors)
@@ -100,7 +101,7 @@ def _add_shape(writer, c: ModelConfig) -> None:
     scaling = _rope_kind(c)
     if scaling == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(c.rope_scaling["factor"])
+        writer.add_rope_scaling_factor((c.rope_scaling or {})["factor"])
     elif scaling not in (None, "llama3"):
         raise UserError(
             f"rope scaling {scaling!r} is not written to GGUF; run llama.cpp's convert_hf_to_gguf.py on the folder"
@@ -108,14 +109,15 @@ def _add_shape(writer, c: ModelConfig) -> None:
 
 
 def _rope_kind(c: ModelConfig) -> str | None:
-    return c.rope_scaling and c.rope_scaling.get("rope_type", c.rope_scaling.get("type"))
+    scaling = c.rope_scaling or {}
+    return scaling.get("rope_type", scaling.get("type"))
 
 
 def _rope_factors(c: ModelConfig) -> np.ndarray | None:
     """What llama3's scaling divides each frequency by, (head_dim / 2,) float32: llama.cpp reads it as a tensor."""
-    if _rope_kind(c) != "llama3":
-        return None
     s = c.rope_scaling
+    if not s or _rope_kind(c) != "llama3":
+        return None
     low, high, context = s["low_freq_factor"], s["high_freq_factor"], s["original_max_position_embeddings"]
     wavelengths = 2 * math.pi * c.rope_theta ** (np.arange(0, c.head_dim, 2) / c.head_dim)
     # 0 keeps a frequency's slow part scaled by the factor, 1 leaves it alone; between them it is blended.
@@ -167,7 +169,7 @@ def _add_tokenizer(writer, source: Path, vocab_size: int) -> None:
         )
     # Published models may round their embedding up: rows that no token uses.
     tokens = [f"[PAD{i}]" for i in range(vocab_size)]
-    types = [TokenType.UNUSED] * vocab_size
+    types: list[int] = [TokenType.UNUSED] * vocab_size
     for token, i in model["vocab"].items():
         tokens[i], types[i] = token, TokenType.NORMAL
     if model.get("byte_fallback"):

@@ -140,7 +140,7 @@ def language_model(rows: Sequence[dict]) -> list[Finding]:
 def preference_pairs(rows: Sequence[dict]) -> list[Finding]:
     """Findings about a DPO run."""
     margin, right = trend(rows, "rewards/margins"), trend(rows, "rewards/accuracies")
-    if margin is None:
+    if margin is None or right is None:
         return [_too_short(rows), *_optimizer(rows)]
     found, rate = [], max(_values(rows, "lr"), default=0.0)
     said = f"the margin between chosen and rejected went from {margin.first:.3f} to {margin.last:.3f}"
@@ -176,7 +176,7 @@ def preference_pairs(rows: Sequence[dict]) -> list[Finding]:
         else:
             found.append(Finding("note", f"{held_out[-1]:.0%} of held-out pairs are right"))
     chosen = trend(rows, "rewards/chosen")
-    if chosen.moved() < 0 and chosen.last < -1:
+    if chosen and chosen.moved() < 0 and chosen.last < -1:
         found.append(
             Finding(
                 "warning",
@@ -245,6 +245,8 @@ def _against_the_score(rows: Sequence[dict], direction: int) -> list[Finding]:
 
 def _divergence(rows: Sequence[dict]) -> list[Finding]:
     kl = trend(rows, "objective/kl")
+    if kl is None:
+        return []
     beta = (_values(rows, "kl_coef") or [0.0])[-1]
     if kl.last < -max(0.1, 2 * kl.error):
         return [
@@ -268,6 +270,8 @@ def _divergence(rows: Sequence[dict]) -> list[Finding]:
 
 def _entropy(rows: Sequence[dict]) -> list[Finding]:
     entropy = trend(rows, "objective/entropy")
+    if entropy is None:
+        return []
     if entropy.last < 0.02 or (entropy.last < 0.25 * entropy.first and entropy.moved() < 0):
         return [
             Finding(
@@ -281,7 +285,10 @@ def _entropy(rows: Sequence[dict]) -> list[Finding]:
 
 
 def _lengths(rows: Sequence[dict]) -> list[Finding]:
-    length, cut, found = trend(rows, "response/length"), trend(rows, "response/truncated"), []
+    length, cut = trend(rows, "response/length"), trend(rows, "response/truncated")
+    found: list[Finding] = []
+    if length is None or cut is None:
+        return found
     if cut.last > 0.3:
         share = "every answer is" if cut.last > 0.99 else f"{cut.last:.0%} of answers are"
         found.append(

@@ -9,10 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from mlxrlhf import hub, parallel
 from mlxrlhf.errors import UserError
 from mlxrlhf.files import atomic_text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class RunLog:
@@ -36,7 +40,8 @@ class RunLog:
         self.folder, self.title, self.total, self.memory, self.quiet = Path(folder), title, total, memory, quiet
         path = self.folder / "metrics.jsonl"
         self._start, self._began, self._last, self._shown = start, time.monotonic(), time.monotonic(), -math.inf
-        self._bar = self._file = None
+        self._bar: Progress | None = None
+        self._file: TextIO | None = None
         if not parallel.first():
             return
         try:
@@ -124,7 +129,7 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
         def advance(n: int) -> None:
             nonlocal done, shown
             done += n
-            if bar:
+            if bar and task is not None:
                 bar.update(task, completed=done)
             elif title and time.monotonic() - shown > 10:
                 shown = time.monotonic()
@@ -142,7 +147,7 @@ def _line(title: str, done: int, total: int, facts: Sequence[str], seconds_each:
     )
 
 
-def _bar():
+def _bar() -> Progress:
     """Title, bar, steps, figures and time left, on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
