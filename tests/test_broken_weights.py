@@ -1,14 +1,16 @@
 """A checkpoint whose config.json and weights do not belong together, or whose weights are no numbers, is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from mlxrlhf import backends
 from mlxrlhf.config import ModelConfig
+from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
-from mlxrlhf.models import checkpoint, gguf_files
+from mlxrlhf.models import checkpoint, gguf_files, published
 
 TOY = ModelConfig(24, 16, 2, 2, 1, 32, head_dim=8)
 
@@ -84,3 +86,10 @@ def test_an_index_names_files_of_its_own_folder(saved, tmp_path):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../a.safetensors"}}))
     with pytest.raises(UserError, match="lies outside its folder"):
         checkpoint.weight_files(folder, checkpoint.read_config(folder))
+
+
+def test_a_lost_tokenizer_is_not_made_up_from_what_is_left(tmp_path):
+    for name in ("tokenizer.model", "tokenizer_config.json", "config.json"):
+        shutil.copyfile(published.shipped() / name, tmp_path / name)
+    with pytest.raises(UserError, match="lacks its tokenizer.json"):
+        open_tokenizer(tmp_path)

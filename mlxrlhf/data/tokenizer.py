@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxrlhf.errors import UserError
 from mlxrlhf.files import atomic_folder
+from mlxrlhf.settings import read_json
 
 if TYPE_CHECKING:
     from mlxrlhf.data.template import ChatTemplate
@@ -190,6 +191,10 @@ def _fast_tokenizer(processor) -> dict:
     }
 
 
+#: classes of transformers whose tokenizer is its tokenizer.json and nothing else
+ONE_FILE = ("PreTrainedTokenizerFast", "TokenizersBackend")
+
+
 def open_tokenizer(
     folder: Path, template_args: Mapping[str, Any] | None = None, chat_template: str = ""
 ) -> Tokenizer | PublishedTokenizer:
@@ -208,6 +213,9 @@ def open_tokenizer(
             return Tokenizer(folder)
     elif not (Path(folder) / "tokenizer_config.json").is_file():
         raise UserError(f"{folder} has no tokenizer.json; run: mlxrlhf prepare tokenizer")
+    elif read_json(Path(folder) / "tokenizer_config.json").get("tokenizer_class") in ONE_FILE:
+        # transformers would build another one from what else lies there.
+        raise UserError(f"{folder} lacks its tokenizer.json; copy it from where the checkpoint came from")
     return PublishedTokenizer(folder, template_args, chat_template)
 
 
