@@ -182,6 +182,16 @@ def nothing(prompt, response):
 def short(prompts, responses):
     return [1.0]
 
+def alone(prompts, responses):
+    return 1.5
+
+def huge(prompt, response):
+    return 1e300
+
+def passes_on(prompt, response):
+    from mlxrlhf.errors import UserError
+    raise UserError("mine.py: the sandbox is missing")
+
 def lint(prompt, response):
     return 1
 
@@ -311,6 +321,9 @@ def test_a_function_that_takes_long_is_named_once(file, monkeypatch, capsys):
     [
         ("fails", "mine.py:LINE: KeyError: 'x'"),
         ("short", "for each response, or None to abstain, not 1 values for 2 responses"),
+        ("alone", "must return a list with one finite number for each response, or None to abstain, not 1.5"),
+        ("huge", "must return one finite number, or None to abstain, not 1e+300"),
+        ("passes_on", "the sandbox is missing"),
         ("text", "must return one finite number, or None to abstain, not '1'"),
         ("exits", "mine.py:LINE: it calls sys.exit(0)"),
         ("ends", "mine.py:LINE: it calls os._exit(0)"),

@@ -52,7 +52,9 @@ def load(path: Path) -> dict[str, Tool]:
         sys.path.append(folder)
     try:
         exec(code, module.__dict__)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise UserError(f"{_place(error, path)} raises {_named(error)}; correct it") from None
     tools = {
         name: _tool(function, path)
@@ -115,7 +117,9 @@ def _guarded(function: Callable, path: Path) -> Callable[..., str]:
                 value = function(**arguments)
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
             text = "" if value is None else text
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             text = f"error: {_named(error)} ({_place(error, path)})"
         return text.encode("utf-8", "replace").decode() or "(no output)"
 

@@ -52,14 +52,17 @@ class UserFunction:
         if not rows:
             return np.zeros(0, np.float32)
         with self._watched(), self._guarded():
-            values = list(self._values(rows, responses))
+            result = self._values(rows, responses)
+            values = list(result) if isinstance(result, Iterable) else None
+        if values is None:
+            raise self._wrong_value(f"{result!r:.40}")
         numbers = np.array([self._number(value) for value in values], np.float32)
         if numbers.shape != (len(rows),):
             raise self._wrong_value(f"{len(numbers)} values for {len(rows)} responses")
         return numbers
 
-    def _values(self, rows: Sequence[dict], responses: Sequence[str]) -> Iterable[Any]:
-        """What the function returns for each response."""
+    def _values(self, rows: Sequence[dict], responses: Sequence[str]) -> Any:
+        """What the function returns for each response, as a list unless the function is mistaken."""
         fields = [self._fields(row) for row in rows]
         prompts = [row["prompt"] for row in rows]
         if not self.batched:
@@ -91,7 +94,7 @@ class UserFunction:
             number = np.nan if isinstance(value, (str, bytes)) else float(value)
         except Exception:
             number = np.nan
-        if not np.isfinite(np.float32(number)):
+        if not abs(number) <= float(np.finfo(np.float32).max):
             raise self._wrong_value(f"{value!r:.40}")
         return number
 
@@ -132,7 +135,7 @@ class UserFunction:
         os._exit = refused  # type: ignore[assignment]
         try:
             yield
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, UserError):
             raise
         except SystemExit as error:
             raise self._blame(error, f"it calls sys.exit({error.code!r})") from None
