@@ -49,6 +49,7 @@ def test_what_is_no_model_is_passed_over(trained):
     trained("nano/reward", 300, "reward.json")
     trained("nano/.rlhf-a1b2", 300)  # half-written
     trained(".old/rlhf", 300)
+    trained("nano/rlhf.old-1", 300)  # set aside
     trained("nano/rlhf/run", 300)  # a run's own config.json stands one level deeper
     assert folders.last_trained() is None
     with pytest.raises(UserError, match="no trained model under weights/nano"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,7 +128,11 @@ def last_trained(name: str = "") -> Path | None:
     folders = [
         folder
         for folder in under_root("weights").glob(f"{glob.escape(name) or '*'}/*")
-        if (folder / "config.json").is_file() and not any(part.startswith(".") for part in folder.parts)
+        if (folder / "config.json").is_file()
+        # Not what is being written, nor what was set aside.
+        and not any(
+            name.startswith(".") or re.search(r"\.old-\d+$", name) for name in (folder.parent.name, folder.name)
+        )
     ]
     return max(folders, key=age, default=None)
 
