@@ -18,7 +18,7 @@ from helpers import mlxrlhf
 
 from mlxrlhf import backends
 from mlxrlhf.agent import commands, own_tools, terminal, tools
-from mlxrlhf.agent.chat import CUT_OFF, NOBODY, REFUSED, TOO_MANY, Chat, Voice
+from mlxrlhf.agent.chat import CUT_OFF, NOBODY, REFUSED, TOO_MANY, Chat, LoadedModel
 from mlxrlhf.agent.tools import format_call
 from mlxrlhf.config import SIZES, ChatConfig
 from mlxrlhf.data import corpora, dialogue
@@ -120,7 +120,7 @@ def talk(project, tmp_path, monkeypatch):
         tokenizer = tokenizer or open_tokenizer(project / "tokenizer")
         backend = SimpleNamespace(peak_memory=lambda: 0, Model=backends.load("mlx").Model)
         config = ChatConfig(ratings=str(tmp_path / "data" / "ratings.jsonl"), **settings)
-        chat = Chat(Voice("here", Scripted(tokenizer, *texts), tokenizer), backend, config, own or {})
+        chat = Chat(LoadedModel("here", Scripted(tokenizer, *texts), tokenizer), backend, config, own or {})
         chat.asked = asked
         return chat
 
@@ -148,7 +148,7 @@ def test_a_call_is_shown_asked_for_run_and_answered(talk, capsys):
     assert out == "Let me see.\nIt is 391.\n"
     assert "[execute_python]\n  code:\n    print(17 * 23)\n  391\n[execute_python: 0." in err
     assert len(chat.asked) == 2 and "tok/s" in err
-    assert chat.voice.model.heard[1].endswith("<tool_response>391</tool_response><|end|><|assistant|>")
+    assert chat.loaded.model.heard[1].endswith("<tool_response>391</tool_response><|end|><|assistant|>")
 
 
 @jailed
@@ -201,7 +201,7 @@ def test_rounds_have_a_limit_and_every_call_a_result(talk):
     chat = talk(*[MULTIPLY] * 9, yes=True, max_rounds=2)
     chat.send("go")
     assert [c for r, c in contents(chat) if r == "tool"] == ["391", "391", TOO_MANY]
-    assert chat.messages[-1]["content"] == TOO_MANY and len(chat.voice.model.texts) == 6
+    assert chat.messages[-1]["content"] == TOO_MANY and len(chat.loaded.model.texts) == 6
 
 
 def test_ctrl_c_keeps_the_partial_answer_and_runs_nothing(talk, project, capsys):
@@ -211,7 +211,7 @@ def test_ctrl_c_keeps_the_partial_answer_and_runs_nothing(talk, project, capsys)
     partial = chat.messages[-1]["content"]
     assert partial and "one two three".startswith(partial) and "[stopped, 2 tokens, " in capsys.readouterr().err
     chat.send("go on")
-    assert partial in chat.voice.model.heard[1]
+    assert partial in chat.loaded.model.heard[1]
     chat.send("multiply")
     assert chat.messages[-1]["role"] == "assistant" and MULTIPLY in chat.messages[-1]["content"]
     chat = talk(MULTIPLY * 2, replies=[KeyboardInterrupt])
@@ -235,9 +235,9 @@ def test_a_conversation_longer_than_the_context_takes_the_message_back(talk):
 def test_our_models_see_the_tools_as_in_training(talk, project):
     turns = [{"role": "user", "content": "Hi"}]
     chat = talk(own={"double": tools.Tool("double", "Double.", {"type": "object", "properties": {}}, lambda: "")})
-    tokenizer = chat.voice.tokenizer
-    assert chat.voice.prompt(turns, tools.TOOLS) == dialogue.prompt(turns, tokenizer), "the six: without a listing"
-    text = tokenizer.decode(chat.voice.prompt([{"role": "system", "content": "Be brief."}, *turns], chat.available))
+    tokenizer = chat.loaded.tokenizer
+    assert chat.loaded.prompt(turns, tools.TOOLS) == dialogue.prompt(turns, tokenizer), "the six: without a listing"
+    text = tokenizer.decode(chat.loaded.prompt([{"role": "system", "content": "Be brief."}, *turns], chat.available))
     assert text.startswith(
         '<|system|>Be brief.\n[{"type": "function", "function": {"name": "execute_python", '
         '"description": "Run Python code and return what it prints.", '
@@ -297,7 +297,7 @@ CALLED = [
 
 
 def test_published_models_are_told_of_the_tools_by_their_template_or_in_the_system_message(published):
-    plain, listing, strict = (Voice("", None, published(t)) for t in (CHATML, WITH_TOOLS, STRICT))
+    plain, listing, strict = (LoadedModel("", None, published(t)) for t in (CHATML, WITH_TOOLS, STRICT))
     text = plain.tokenizer.decode(plain.prompt(CALLED, tools.TOOLS))
     assert text.startswith("<|im_start|>system\nYou may call these tools:\n") and text.count('"run_tests"') == 1
     assert "<tool_call>" in text.partition("<|im_end|>")[0], "how to call one"
@@ -406,7 +406,7 @@ def test_own_functions_become_tools_and_errors_come_back_as_text(own, talk, tmp_
     assert json.loads(scaled) == {"scaled": [2, 5.0], "unit": "m", "note": None}
     assert failed == f"error: KeyError: 'no such thing' ({tmp_path}/own.py:24)" and left == "(no output)"
     assert "said on the way" not in capsys.readouterr().out
-    assert '"scale"' in chat.voice.model.heard[0]
+    assert '"scale"' in chat.loaded.model.heard[0]
 
 
 @pytest.mark.parametrize(
@@ -486,8 +486,8 @@ def test_system_temp_and_tools_change_the_next_answer(talk, capsys):
     chat.send("a")
     commands.run(chat, "/system Be long.")
     chat.send("b")
-    assert chat.voice.model.temperatures == [0.7, 0.7]
-    assert chat.voice.model.heard[1].startswith("<|system|>Be long.<|end|><|user|>a<|end|><|assistant|>one<|end|>")
+    assert chat.loaded.model.temperatures == [0.7, 0.7]
+    assert chat.loaded.model.heard[1].startswith("<|system|>Be long.<|end|><|user|>a<|end|><|assistant|>one<|end|>")
     commands.run(chat, "/system -")
     assert chat.messages[0]["role"] == "user"
     commands.run(chat, "/tools off")
@@ -507,7 +507,7 @@ def test_retry_undo_and_clear(talk):
     chat.send("b")
     commands.run(chat, "/retry")
     assert contents(chat)[3:] == [("user", "b"), ("assistant", "three")]
-    assert chat.voice.model.heard[1] == chat.voice.model.heard[2]
+    assert chat.loaded.model.heard[1] == chat.loaded.model.heard[2]
     commands.run(chat, "/undo")
     assert contents(chat) == [("system", "Be brief."), ("user", "a"), ("assistant", "one")]
     commands.run(chat, "/clear")

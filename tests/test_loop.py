@@ -9,7 +9,7 @@ from helpers import mlxrlhf
 
 from mlxrlhf import backends
 from mlxrlhf.agent import commands, terminal
-from mlxrlhf.agent.chat import Chat, Voice
+from mlxrlhf.agent.chat import Chat, LoadedModel
 from mlxrlhf.config import SIZES, ChatConfig
 from mlxrlhf.data import corpora, dialogue
 from mlxrlhf.data import tokenizer as tokenizers
@@ -111,7 +111,7 @@ def test_rated_answers_change_the_model(base, monkeypatch):
     backend, tokenizer = backends.load("mlx"), open_tokenizer(base / "tokenizer")
     config = ChatConfig(temp=1.0, max_tokens=24, tools="off", ratings=str(base / "ratings.jsonl"))
     found = folders.Found("base", base / "weights" / "base" / "tools", "")
-    chat = Chat(Voice.load(found, backend, config), backend, config)
+    chat = Chat(LoadedModel.load(found, backend, config), backend, config)
 
     def person(asked):
         """Prefers the polite answer."""

@@ -25,7 +25,7 @@ from helpers import mlxrlhf_process
 from server_attacks import END, FIELDS, PAGE, START, TESTED, table
 
 from mlxrlhf import backends
-from mlxrlhf.agent import serve
+from mlxrlhf.agent import api, serve
 from mlxrlhf.algorithms import losses
 from mlxrlhf.config import ExportConfig, ModelConfig, ServeConfig
 from mlxrlhf.data import corpora, dialogue, rows
@@ -345,6 +345,46 @@ def test_a_published_template_without_tools_gets_them_in_the_system_turn(tmp_pat
     made.save_pretrained(tmp_path)
     tokenizer = tokenizers.open_tokenizer(tmp_path)
     assert tokenizer.decode(dialogue.prompt(ASKED, tokenizer, TOOLS)).endswith(f"<|im_end|>\n{json.dumps(TOOLS)}")
+
+
+def test_a_request_may_turn_thinking_on_where_the_template_can(tmp_path):
+    """The allowlist holds enable_thinking; the tokenizer of such a request reads its reasoning too."""
+    from transformers import PreTrainedTokenizerFast
+
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n"
+        "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    )
+    stock = tokenizers_library.Tokenizer(tokenizers_library.models.BPE())
+    stock.pre_tokenizer = tokenizers_library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    stock.decoder = tokenizers_library.decoders.ByteLevel()
+    stock.train_from_iterator(
+        ["x"],
+        tokenizers_library.trainers.BpeTrainer(
+            special_tokens=["<|im_start|>", "<|im_end|>"],
+            initial_alphabet=tokenizers_library.pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    PreTrainedTokenizerFast(tokenizer_object=stock, eos_token="<|im_end|>", chat_template=template).save_pretrained(
+        tmp_path
+    )
+    served = api.Served(("m",), 300, 1_000, 10, 0.0)
+    prompter = serve.Prompter(tokenizers.open_tokenizer(tmp_path))
+    said = {}
+    for thinking in (None, False, True):
+        more = {} if thinking is None else {"chat_template_kwargs": {"enable_thinking": thinking}}
+        tokenizer, ids = prompter.prompt(api.chat_request({"messages": ASKED, **more}, served))
+        said[thinking] = tokenizer.decode(ids)
+    assert said[None] == said[False] and said[False].endswith("</think>\n\n") and said[True].endswith("assistant\n")
+    house = serve.Prompter(tokenizers.Tokenizer(served_tokenizer(tmp_path)))
+    with pytest.raises(UserError, match="have no arguments"):
+        house.prompt(api.chat_request({"messages": ASKED, "chat_template_kwargs": {"enable_thinking": True}}, served))
+
+
+def served_tokenizer(folder):
+    tokenizers.train(["def f(): return 1\n" * 50, json.dumps(TOOLS)], 400, folder / "house")
+    return folder / "house"
 
 
 # --- what OpenAI's clients may ask for -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import makers
 import pytest
 
 from mlxrlhf.agent import serve, tools
-from mlxrlhf.agent.chat import Voice
+from mlxrlhf.agent.chat import LoadedModel
 from mlxrlhf.data import dialogue
 from mlxrlhf.data.tokenizer import open_tokenizer
 from mlxrlhf.errors import UserError
@@ -199,7 +199,7 @@ def test_every_answer_is_trained_on_once_behind_the_prompt_that_it_had(published
 def test_chat_serve_rollouts_and_pairs_show_the_same(published, name, tmp_path):
     tokenizer = published(name)
     prompt = dialogue.prompt(ASKED[1:], tokenizer)
-    assert Voice("", None, tokenizer).prompt(ASKED[1:], {}) == prompt
+    assert LoadedModel("", None, tokenizer).prompt(ASKED[1:], {}) == prompt
     assert serve.prompt_maker(tokenizer)(ASKED[1:], None) == prompt
     assert sampling.encode_prompts([{"prompt": "One?"}], tokenizer) == [prompt]
     pair = encode_pair(Pair("One?", "First.", "No."), tokenizer)
@@ -207,7 +207,7 @@ def test_chat_serve_rollouts_and_pairs_show_the_same(published, name, tmp_path):
     assert (pair.chosen[: pair.start], tokenizer.decode(pair.chosen[pair.start :])) == (prompt, SAID[name][1])
     assert pair.rejected[-1] == pair.chosen[-1]
     one = {"add": tools.Tool("add", "Add.", TOOL["function"]["parameters"], str)}
-    assert Voice("", None, tokenizer).prompt(ASKED, one) == serve.prompt_maker(tokenizer)(ASKED, [TOOL])
+    assert LoadedModel("", None, tokenizer).prompt(ASKED, one) == serve.prompt_maker(tokenizer)(ASKED, [TOOL])
 
 
 @pytest.mark.parametrize("name", SAID)

@@ -32,7 +32,7 @@ NO_SANDBOX = "error: this tool cannot run on this machine"
 
 
 @dataclass(frozen=True)
-class Voice:
+class LoadedModel:
     """A model that answers."""
 
     name: str
@@ -40,7 +40,7 @@ class Voice:
     tokenizer: AnyTokenizer
 
     @classmethod
-    def load(cls, found: folders.Found, backend, config: ChatConfig) -> Voice:
+    def load(cls, found: folders.Found, backend, config: ChatConfig) -> LoadedModel:
         """The model of a checkpoint folder, under the name that the user has for it."""
         tokenizer = folders.tokenizer_for(config, found.folder, found.adapter)
         model = load_model(backend, found.folder, found.adapter, dtype=config.dtype)
@@ -72,7 +72,7 @@ class Answer:
 class Chat:
     """One conversation: what was said, who answers, which tools may run."""
 
-    voice: Voice
+    loaded: LoadedModel
     backend: Any  # backends.protocol.Backend
     config: ChatConfig
     own: dict[str, tools.Tool] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class Chat:
         self.always: set[str] = set()  # tools that run without asking
         #: the last two answers side by side, for /rate: what they answer, and each one's model and text
         self.compared: tuple[list[dict[str, Any]], tuple[str, str], tuple[str, str]] | None = None
-        self.other: Voice | None = None  # the model of the last /compare
+        self.other: LoadedModel | None = None  # the model of the last /compare
         self.answers = 0
 
     @property
@@ -108,11 +108,11 @@ class Chat:
     def respond(self) -> None:
         """Answer, run what the answer calls, and answer again, at most --max-rounds times."""
         for number in range(self.config.max_rounds + 1):
-            answer = self.answer(self.voice, self.messages)
+            answer = self.answer(self.loaded, self.messages)
             self.messages.append(answer.message)
             if not self.tools_on or answer.stopped:
                 return
-            asked = tools.parse_calls(answer.said, self.available, dialogue.call_form(self.voice.tokenizer))
+            asked = tools.parse_calls(answer.said, self.available, dialogue.call_form(self.loaded.tokenizer))
             if not asked:
                 return
             if number == self.config.max_rounds:
@@ -122,13 +122,13 @@ class Chat:
             if not self._run_all(asked, answer):
                 return
 
-    def answer(self, voice: Voice, messages: list[dict], show: bool = True) -> Answer:
+    def answer(self, loaded: LoadedModel, messages: list[dict], show: bool = True) -> Answer:
         """One answer, streamed with its footer where it is shown; Ctrl-C keeps what was said so far."""
-        model, tokenizer = voice.model, voice.tokenizer
-        prompt = voice.prompt(messages, self.available if self.tools_on else {})
+        model, tokenizer = loaded.model, loaded.tokenizer
+        prompt = loaded.prompt(messages, self.available if self.tools_on else {})
         room = model.config.max_positions - len(prompt)
         if room < 1:
-            listed = len(voice.prompt(messages, {})) < len(prompt)
+            listed = len(loaded.prompt(messages, {})) < len(prompt)
             raise UserError(
                 f"the conversation has {len(prompt):,} tokens, more than the model's context of "
                 f"{model.config.max_positions:,}; start again with a shorter prompt"
@@ -205,7 +205,7 @@ class Chat:
                 cut = answer.cut_off and index == len(asked) - 1
                 result = CUT_OFF if cut else call.message
                 terminal.note(f"[not run: {terminal.cleaned(result.removeprefix('error: '))}]")
-                mark = calls.opening(dialogue.call_form(self.voice.tokenizer))
+                mark = calls.opening(dialogue.call_form(self.loaded.tokenizer))
                 terminal.note(f"  {terminal.cleaned(answer.said[answer.said.find(mark) :])}")
             elif not stopped:
                 try:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlxrlhf.agent import terminal
-from mlxrlhf.agent.chat import Chat, Voice
+from mlxrlhf.agent.chat import Chat, LoadedModel
 from mlxrlhf.data import files, rows
 from mlxrlhf.errors import UserError
 from mlxrlhf.files import atomic_text
@@ -169,12 +169,12 @@ def _compare(chat: Chat, argument: str) -> None:
         chat.other = None  # its memory is free before the next is loaded
         # What --template-args and --chat-template say is about the first model.
         config = replace(chat.config, template_args="", chat_template="")
-        chat.other = Voice.load(folders.Found(name, folder, ""), chat.backend, config)
+        chat.other = LoadedModel.load(folders.Found(name, folder, ""), chat.backend, config)
     first = chat.answers
     sides = []
-    for voice in (chat.voice, chat.other):
+    for loaded in (chat.loaded, chat.other):
         chat.answers = first  # the same random numbers for both
-        sides.append((voice.name, chat.answer(voice, messages, show=False).text))
+        sides.append((loaded.name, chat.answer(loaded, messages, show=False).text))
     _show(chat, messages, *sides)
 
 
@@ -193,9 +193,9 @@ def _rate(chat: Chat, argument: str) -> None:
         if not chat.messages or chat.messages[-1]["role"] != "assistant":
             raise UserError("there is no answer to rate yet; ask something first")
         messages = chat.messages[:-1]
-        second = chat.answer(chat.voice, messages, show=False).text
+        second = chat.answer(chat.loaded, messages, show=False).text
         last = chat.messages[-1].get("content") or ""
-        compared = _show(chat, messages, (chat.voice.name, last), (chat.voice.name, second))
+        compared = _show(chat, messages, (chat.loaded.name, last), (chat.loaded.name, second))
     else:
         compared = chat.compared
     messages, left, right = compared

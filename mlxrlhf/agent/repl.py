@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlxrlhf import backends
 from mlxrlhf.agent import commands, own_tools, terminal
-from mlxrlhf.agent.chat import Chat, Voice
+from mlxrlhf.agent.chat import Chat, LoadedModel
 from mlxrlhf.config import ChatConfig
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import folders
@@ -17,12 +17,12 @@ def run(config: ChatConfig) -> None:
     own = own_tools.load(Path(config.tools)) if config.tools not in ("", "off") else {}
     found = folders.find_model(config.model, size=config.size, adapter=config.adapter)
     backend = backends.load(config.backend, config.device)
-    chat = Chat(Voice.load(found, backend, config), backend, config, own)
+    chat = Chat(LoadedModel.load(found, backend, config), backend, config, own)
     if config.prompt:
         chat.send(config.prompt)
         return
     print(
-        f"{chat.voice.name}: {chat.voice.model.config.parameters() / 1e6:.1f}M parameters. Ctrl-C stops an answer, "
+        f"{chat.loaded.name}: {chat.loaded.model.config.parameters() / 1e6:.1f}M parameters. Ctrl-C stops an answer, "
         "Ctrl-D leaves, /help lists the commands."
     )
     read = terminal.reader()

@@ -61,7 +61,7 @@ def run(config: ServeConfig) -> None:
         check_base(folder, Path(adapter))
     listening = web.listen(config.host, config.port)
     tokenizer = folders.tokenizer_for(config, folder, adapter)
-    voice = Voice(tokenizer, config.chat_template)
+    prompter = Prompter(tokenizer, config.chat_template)
     served = Served(
         (name, "default_model", str(folder), str(folder.resolve())),
         shape.vocab_size,
@@ -70,12 +70,12 @@ def run(config: ServeConfig) -> None:
         config.temp,
     )
     web.log_warnings()
-    engine = mlx_serve.open_engine(folder, adapter, ends=voice.tokenizer.ends, on_death=_end)
+    engine = mlx_serve.open_engine(folder, adapter, ends=prompter.tokenizer.ends, on_death=_end)
     try:
         print(f"serving {name} at {web.link(listening, config.host)}/v1; Ctrl-C stops it", flush=True)
         if not web.is_local(listening.getsockname()[0]):
             print("whoever reaches this address may use it, over plain HTTP: use a network you trust", flush=True)
-        web.serve(guarded(application(voice, engine, served), config, listening), listening)
+        web.serve(guarded(application(prompter, engine, served), config, listening), listening)
         print(flush=True)
     finally:
         engine.stop()
@@ -91,7 +91,7 @@ def _end(error: BaseException) -> None:
     os._exit(1)
 
 
-class Voice:
+class Prompter:
     """How the served model is spoken to: its tokenizer, and others for requests with arguments of their own."""
 
     def __init__(self, tokenizer: AnyTokenizer, chat_template: str = ""):
@@ -135,9 +135,9 @@ def guarded(app: Starlette, config: ServeConfig, listening: Any) -> web.Guard:
     )
 
 
-def application(voice: Voice, engine: Engine, served: Served) -> Starlette:
+def application(prompter: Prompter, engine: Engine, served: Served) -> Starlette:
     """POST /v1/chat/completions and /v1/completions, GET /v1/models and /health."""
-    server = _Server(voice, engine, served)
+    server = _Server(prompter, engine, served)
 
     def endpoint(read: Callable[[Body, Served], Asked]) -> Callable[[Request], Any]:
         async def handle(request: Request) -> Response:
@@ -195,15 +195,15 @@ def _error(error: Refused) -> Response:
 class _Server:
     """Answers requests: one stream of tokens for each choice."""
 
-    def __init__(self, voice: Voice, engine: Engine, served: Served):
-        self.voice, self.engine, self.served = voice, engine, served
+    def __init__(self, prompter: Prompter, engine: Engine, served: Served):
+        self.prompter, self.engine, self.served = prompter, engine, served
         self.model = {"id": served.names[0], "object": "model", "created": 0, "owned_by": "mlxrlhf"}
         self._open = 0
 
     async def answer(self, request: Request, read: Callable[[Body, Served], Asked]) -> Response:
         asked = read(await web.read_json(request, MAX_BODY), self.served)
         try:
-            tokenizer, prompt = self.voice.prompt(asked)
+            tokenizer, prompt = self.prompter.prompt(asked)
         except UserError as error:
             raise Refused(str(error), code="invalid_value") from None
         room = self.served.context - len(prompt)
@@ -220,9 +220,9 @@ class _Server:
         form = Form.of(asked)
         if asked.stream:
             return StreamingResponse(self._events(form, answers), media_type="text/event-stream", headers=web.HEADERS)
-        return await self._whole(request, form, answers)
+        return await self._answer_whole(request, form, answers)
 
-    async def _whole(self, request: Request, form: Form, answers: Sequence[_Answer]) -> Response:
+    async def _answer_whole(self, request: Request, form: Form, answers: Sequence[_Answer]) -> Response:
         """All choices at once; nothing, where the client left meanwhile."""
         tasks = [asyncio.create_task(answer.read()) for answer in answers]
         left = asyncio.create_task(_left(request))

@@ -26,14 +26,14 @@ class Speech:
     ):
         self._tokenizer, self._tools, self._stop, self._raw = tokenizer, tools, stop, raw
         self._form = dialogue.call_form(tokenizer)
-        self._whole = ""
+        self._text = ""
         self._sent = 0  # characters of the visible text
         self._told = 0  # and of the reasoning
         self.stopped = False  # a stop text was met, or the one call that may be made is complete
 
     def push(self, text: str, *, one_call: bool = False) -> dict[str, str]:
         """Take the next text; what can be sent of the answer now: {content} and {reasoning_content}."""
-        self._whole += text
+        self._text += text
         if not self._raw and self._may_be_reasoning():
             return {}
         reasoning, visible = self._split()
@@ -60,16 +60,16 @@ class Speech:
     def _split(self) -> tuple[str, str]:
         """The reasoning and the rest."""
         if self._raw or (self._sent and not self._told):  # what was sent cannot become reasoning any more
-            return "", self._whole
+            return "", self._text
         if isinstance(self._tokenizer, PublishedTokenizer) and self._tokenizer.has_template:
-            return split_reasoning(self._whole, self._tokenizer.template.opens)
-        return "", self._whole
+            return split_reasoning(self._text, self._tokenizer.template.opens)
+        return "", self._text
 
     def _may_be_reasoning(self) -> bool:
         """Whether the text so far may yet become the mark that opens a block of reasoning."""
         if self._form == "harmony":  # its channels are told apart at the end
             return True
-        begun = self._whole.lstrip()
+        begun = self._text.lstrip()
         return any(len(begun) < len(mark) and mark.startswith(begun) for mark in _BEGINS)
 
     def _opening(self) -> str:

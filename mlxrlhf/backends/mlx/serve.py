@@ -34,7 +34,7 @@ from mlxrlhf.backends.serving import Sampling, Token
 from mlxrlhf.errors import UserError
 
 #: answers that are decoded, and prompts that are read, at once
-TOGETHER, READ_TOGETHER = 32, 8
+DECODED_AT_ONCE, READ_AT_ONCE = 32, 8
 _NAME = "default_model"
 
 
@@ -109,8 +109,8 @@ class _Provider(ModelProvider):
                 chat_template_args={},
                 allowed_origins=[],
                 pipeline=False,
-                decode_concurrency=TOGETHER,
-                prompt_concurrency=READ_TOGETHER,
+                decode_concurrency=DECODED_AT_ONCE,
+                prompt_concurrency=READ_AT_ONCE,
                 prefill_step_size=2048,
                 prompt_cache_size=10,
                 prompt_cache_bytes=None,
