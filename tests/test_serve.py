@@ -31,7 +31,7 @@ from mlxrlhf.config import ExportConfig, ModelConfig, ServeConfig
 from mlxrlhf.data import corpora, dialogue, rows
 from mlxrlhf.data import tokenizer as tokenizers
 from mlxrlhf.errors import UserError
-from mlxrlhf.models import folders
+from mlxrlhf.models import folders, published
 from mlxrlhf.stages import export
 
 TOOLS = [
@@ -626,6 +626,10 @@ def test_adapters_of_another_model_are_named(served_folder, tmp_path, monkeypatc
         write_adapters(folder, weights, scale=1.0, num_layers=2)
         with pytest.raises(UserError, match="the adapters in .*give the --model that they were trained on"):
             serve.run(ServeConfig(model="weights/nano/rlhf", adapter=str(folder), port=0))
+    weights = {f"{name}.lora_a": np.zeros((96, 4), np.float32), f"{name}.lora_b": np.zeros((4, 96), np.float32)}
+    write_adapters(tmp_path / "fits", weights, scale=1.0, num_layers=2, base=published.shipped())
+    with pytest.raises(UserError, match="give the --model they were trained on"):
+        serve.run(ServeConfig(model="weights/nano/rlhf", adapter=str(tmp_path / "fits"), port=0))
 
 
 # --- a fuzzer --------------------------------------------------------------------------------------------------------

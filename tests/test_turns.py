@@ -9,7 +9,7 @@ import json
 import makers
 import pytest
 
-from mlxrlhf.agent import serve, tools
+from mlxrlhf.agent import api, serve, tools
 from mlxrlhf.agent.chat import LoadedModel
 from mlxrlhf.data import dialogue
 from mlxrlhf.data.tokenizer import open_tokenizer
@@ -195,19 +195,25 @@ def test_every_answer_is_trained_on_once_behind_the_prompt_that_it_had(published
         assert len(examples) == (2 if name in REWRITING else 1)
 
 
+def served_prompt(tokenizer, messages, offered=()):
+    """What the server shows the model for a client's request."""
+    asked = {"messages": messages, **({"tools": list(offered)} if offered else {})}
+    return serve.Prompter(tokenizer).prompt(api.chat_request(asked, api.Served(("m",), 1_000, 4_096, 10, 0.0)))[1]
+
+
 @pytest.mark.parametrize("name", SAID)
 def test_chat_serve_rollouts_and_pairs_show_the_same(published, name, tmp_path):
     tokenizer = published(name)
     prompt = dialogue.prompt(ASKED[1:], tokenizer)
     assert LoadedModel("", None, tokenizer).prompt(ASKED[1:], {}) == prompt
-    assert serve.prompt_maker(tokenizer)(ASKED[1:], None) == prompt
+    assert served_prompt(tokenizer, ASKED[1:]) == prompt
     assert sampling.encode_prompts([{"prompt": "One?"}], tokenizer) == [prompt]
     pair = encode_pair(Pair("One?", "First.", "No."), tokenizer)
     assert pair.chosen == dialogue.examples([ASKED[1], TWO[2]], tokenizer)[0][0]
     assert (pair.chosen[: pair.start], tokenizer.decode(pair.chosen[pair.start :])) == (prompt, SAID[name][1])
     assert pair.rejected[-1] == pair.chosen[-1]
     one = {"add": tools.Tool("add", "Add.", TOOL["function"]["parameters"], str)}
-    assert LoadedModel("", None, tokenizer).prompt(ASKED, one) == serve.prompt_maker(tokenizer)(ASKED, [TOOL])
+    assert LoadedModel("", None, tokenizer).prompt(ASKED, one) == served_prompt(tokenizer, ASKED, [TOOL])
 
 
 @pytest.mark.parametrize("name", SAID)
