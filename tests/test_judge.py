@@ -1,5 +1,6 @@
 """The judge of answers: what a test expects never enters the process that runs the answer, and cheats gain nothing."""
 
+import ast
 import collections
 import datetime
 import decimal
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mlxrlhf.sandbox import runner
-from mlxrlhf.tasks import expected
+from mlxrlhf.tasks import expected, quality
+from mlxrlhf.tasks.answers import extract_code, parse
 from mlxrlhf.tasks.expected import split
-from mlxrlhf.tasks.judge import share_passed, verdicts
+from mlxrlhf.tasks.judge import named_for, names_asked, share_passed, verdicts
 
 needs_jail = pytest.mark.skipif(runner.level() == "none", reason="no operating-system jail here")
 
@@ -313,3 +317,19 @@ def test_every_cheat_stands_in_the_table_of_the_docs():
     page = (Path(__file__).parent.parent / "docs" / "safety.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([^|]+) \| nothing: ", page, re.MULTILINE)
     assert rows == list(CHEATS)
+
+
+TEXT = st.text(alphabet=st.sampled_from("`~ \n\tpy>-1.<think/()[]{}'\"=:,def x*\\\x00\ud800é"), max_size=80)
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXT, TEXT)
+def test_any_text_is_an_answer_a_test_or_a_result_without_harm(text, other):
+    code = extract_code(f"```python\n{text}", ["f"])
+    assert isinstance(code, str) and isinstance(extract_code(text + other), str)
+    assert split("assert f(1) == 1").holds([text]) in (True, False)
+    if isinstance(parse(text), ast.Module):
+        assert split(text).steps is not None and names_asked([text]) is not None
+    measured = quality.measure([text], lint=False)[0]
+    assert measured.parses == isinstance(parse(text), ast.Module)
+    assert isinstance(named_for(["assert f(1)"], text), str)
