@@ -141,6 +141,29 @@ def test_checkpointing_and_micro_batches_change_neither_text_nor_update(kind, ra
     assert sampled(saving) == text, "a training step must leave the way of sampling alone"
 
 
+def test_a_family_of_mlx_lm_reads_equal_prompts_once_and_lets_ended_rows_leave(tmp_path, monkeypatch):
+    backend, shape, folder = trunk("qwen3", tmp_path)
+    from mlx_lm.models.qwen3 import Qwen3Model
+
+    model, seen = backend.Model(shape, ModelSettings(folder=folder)), []
+    forward = Qwen3Model.__call__
+
+    def counted(self, inputs, *arguments, **named):
+        seen.append(inputs.shape)
+        return forward(self, inputs, *arguments, **named)
+
+    prompts = [[5, 6, 7], [8], [5, 6, 7], [8], [5, 6, 7], [8], [5, 6, 7], [8]]
+    uniforms = np.random.default_rng(0).random((8, 40))
+    settings = dict(max_tokens=40, temperature=1.0, stop_ids=list(range(1, 9)), pad_id=0)
+    alone = [model.generate([p], uniforms=u[None], **settings)[0] for p, u in zip(prompts, uniforms)]
+    monkeypatch.setattr(Qwen3Model, "__call__", counted)
+    assert model.generate(prompts, uniforms=uniforms, **settings) == alone
+    longest = max(map(len, alone))
+    assert len({tuple(a) for a in alone}) == 8 and len({len(a) for a in alone}) > 2
+    assert seen[0] == (2, 3) and seen[1] == (8, 1), "two prompts are read, eight rows are sampled"
+    assert seen[-1][0] < 8 and len(seen) <= longest + 1, "rows that have ended leave"
+
+
 @pytest.mark.parametrize("kind", ["mlx", "torch"])
 def test_one_update_is_the_same_in_every_way_of_cutting_it(kind, tmp_path):
     backend, shape, folder = trunk(kind, tmp_path)

@@ -186,6 +186,32 @@ def test_masters_updated_in_portions_are_the_same_bit_for_bit(monkeypatch):
             np.testing.assert_array_equal(states[0][name], other[name], err_msg=name)
 
 
+def test_small_arrays_are_moved_as_one_and_the_figures_read_once(monkeypatch):
+    """What a device waits for in a step of 28 adapters: one kernel, one transfer."""
+    import mlx.core as mx
+
+    model, calls = mlx.Model(SMALL, seed=0, lora_rank=4), {"moved": 0, "read": 0}
+    batch, before = lm_batch(tokens()), model.state()
+    assert sum("lora_" in name for name in before) == 28
+
+    def counted(what, call):
+        def wrapped(*arguments):
+            calls[what] += 1
+            return call(*arguments)
+
+        return wrapped
+
+    monkeypatch.setattr(mlx.train, "_moved", counted("moved", mlx.train._moved))
+    for name in ("item", "tolist", "__array__"):
+        if hasattr(mx.array, name):
+            monkeypatch.setattr(mx.array, name, counted("read", getattr(mx.array, name)))
+    figures = model.step(losses.language_modelling, [batch, batch], want=("logp",), learning_rate=1e-2)
+    assert calls == {"moved": 1, "read": 1} and figures["grad_norm"] > 1e-3
+    monkeypatch.undo()
+    after = model.state()
+    assert all(np.abs(after[n] - before[n]).max() > 1e-3 for n in before if n.startswith("weights/") and "lora_b" in n)
+
+
 @pytest.mark.parametrize("rank", [0, 4])
 def test_ppo_step_moves_weights_and_ratio_starts_at_one(rank):
     model = mlx.Model(SMALL, seed=0, lora_rank=rank, value_head=True, head_learning_rate=1e-3)

@@ -55,7 +55,7 @@ class ModelSettings:
 
     @classmethod
     def of(cls, settings: ModelSettings | None, named: Mapping[str, Any]) -> ModelSettings:
-        """The settings a model was given: as one object, or by name."""
+        """The settings a model was given: as one object or, which is shorter in a test, by name."""
         if settings is not None and named:
             raise TypeError(f"give {', '.join(named)} in the ModelSettings, not beside it")
         return settings or cls(**named)
@@ -211,7 +211,7 @@ class Memory(Protocol):
 class MakeModel(Protocol):
     """A model's constructor."""
 
-    def __call__(self, config: ModelConfig, settings: ModelSettings | None = None, **named: Any) -> Model: ...
+    def __call__(self, config: ModelConfig, settings: ModelSettings | None = None) -> Model: ...
 
 
 class MakeHead(Protocol):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mlxrlhf.backends.protocol import Backend, Model, ModelSettings
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint
 from mlxrlhf.models.checkpoint import save_arrays
@@ -57,17 +58,17 @@ def read_adapter_config(folder: Path) -> tuple[int, float]:
     return described.size("rank"), described.number("scale")
 
 
-def load_model(backend, folder: Path, adapter: str = "", *, dtype: str = "float32"):
+def load_model(backend: Backend, folder: Path, adapter: str = "", *, dtype: str = "float32") -> Model:
     """The model of a checkpoint folder, LoRA adapters of ours or mlx-lm's put on it.
 
     Raises UserError when they cannot be read or do not fit.
     """
     shape = checkpoint.read_config(folder)
     if not adapter:
-        return backend.Model(shape, folder=folder, dtype=dtype)
+        return backend.Model(shape, ModelSettings(folder=folder, dtype=dtype))
     rank, scale = read_adapter_config(Path(adapter))
     check_base(folder, Path(adapter))
-    model = backend.Model(shape, folder=folder, lora_rank=rank, lora_scale=scale, dtype=dtype)
+    model = backend.Model(shape, ModelSettings(folder=folder, lora_rank=rank, lora_scale=scale, dtype=dtype))
     state = {k: v for k, v in model.state().items() if k.startswith("weights/")}
     # Layers without an adapter of their own keep B at zero.
     for name, array in checkpoint.load_arrays(Path(adapter) / "adapters.safetensors").items():

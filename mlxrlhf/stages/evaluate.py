@@ -12,6 +12,7 @@ import numpy as np
 from mlxrlhf import backends, plan
 from mlxrlhf.algorithms import advantages, evidence, rollout
 from mlxrlhf.algorithms.rollout import SAMPLE_ROWS
+from mlxrlhf.backends.protocol import ModelSettings
 from mlxrlhf.config import EvaluateConfig, ModelConfig
 from mlxrlhf.data import dialogue
 from mlxrlhf.data.dialogue import AnyTokenizer
@@ -60,8 +61,10 @@ def _measured(
         reward_model = RewardModel.open(folders.reward_model(config), tokenizer)
         judge = reward_model.scorer(backend, tokenizer, before_folder, dtype=config.dtype)
     problems = humaneval.load() if config.suite != "tasks" else ()
-    base = backend.Model(model_config, folder=before_folder, dtype=config.dtype)
-    aligned = backend.Model(model_config, folder=after_folder, dtype=config.dtype)
+    base, aligned = (
+        backend.Model(model_config, ModelSettings(folder=folder, dtype=config.dtype))
+        for folder in (before_folder, after_folder)
+    )
     figures: dict[str, Any] = {"before": {}, "after": {}}
     samples: list[dict] = []
     if judge:

@@ -47,10 +47,10 @@ class Head:
         gradient = nn.value_and_grad(self.net, objective)
         (value, accuracy, difference), gradients = gradient(mx.array(chosen), mx.array(rejected))
         gradients, norm = optim.clip_grad_norm(gradients, self.max_grad_norm or math.inf)
-        weights, one = flat(self.net.parameters()), mx.array(1.0)
+        parameters, one = flat(self.net.parameters()), mx.array(1.0)
         self.optimizer.begin(learning_rate)
         for name, gradient in flat(gradients).items():
-            list(self.optimizer.move(name, weights[name], gradient, one))
+            list(self.optimizer.move(name, parameters[name], gradient, one))
         mx.eval(self.net.parameters(), self.optimizer.moments)
         figures = {"loss": value, "accuracy": accuracy, "margin": difference, "grad_norm": norm}
         return {name: number(figure) for name, figure in figures.items()}
