@@ -74,6 +74,7 @@ class Jail:
     filter: bool = False
     as_nobody: bool = False  # whether root started this: a snippet then becomes nobody
     error: str = ""
+    others: int = 0  # with namespaces: how many processes count besides a snippet's own
     home: str = field(default="", repr=False)
 
     @property
@@ -248,8 +249,7 @@ def prepare(request: dict) -> tuple[str, int]:
     if JAIL.namespaces:
         namespaces.make_box(request["box_bytes"], JAIL.as_nobody)
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-        # Until Linux 5.14 processes were counted by user alone, whatever the namespace.
-        return namespaces.HOME, 0 if kernel.version() >= (5, 14) else processes_of_user()
+        return namespaces.HOME, JAIL.others
     if JAIL.kind == "bubblewrap":
         for folder in (namespaces.HOME, namespaces.TEMPORARY, namespaces.SHARED):
             os.mkdir(folder, 0o700)
@@ -364,6 +364,8 @@ def jail_launcher(tree: str) -> None:
     if JAIL.kind == "landlock":
         JAIL.landlock = landlock.version()
     if JAIL.namespaces:
+        # Until Linux 5.14 processes were counted by user alone, whatever the namespace; inside they cannot be seen.
+        JAIL.others = 0 if kernel.version() >= (5, 14) else processes_of_user() + 64
         try:
             # Only Landlock closes the files of /proc, where mounts and the like are told.
             JAIL.as_nobody = namespaces.enter(tree, READABLE_HERE, DEVICES, proc=JAIL.landlock > 0)
