@@ -115,6 +115,8 @@ def test_micro_batches_hold_every_row_once_without_empty_columns():
 
 
 def test_one_long_prompt_does_not_pad_the_others():
+    batch = rollout.arrange([[5]] * 7 + [[5] * 200], [[8]] * 8, pad_id=0)
+    assert [p.tolist() for p in rollout.by_length(batch, np.arange(8), 8)] == [list(range(7)), [7]]
     lengths = [50, 700, 64, 9, 120, 130, 2000, 60]
     groups = [[lengths[i] for i in part] for part in rollout.of_similar_length(lengths, 64)]
     assert groups == [[50, 64, 9, 60], [120, 130], [700], [2000]]

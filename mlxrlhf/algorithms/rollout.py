@@ -89,8 +89,12 @@ def by_length(batch: Batch, rows: np.ndarray, size: int) -> list[np.ndarray]:
     """`rows` in micro-batches of at most `size`, prompts and responses of similar length together."""
     start = int(batch["start"])
     prompts = (batch["segments"][rows, :start] != 0).sum(axis=1)
-    order = np.lexsort((batch["mask"][rows].sum(axis=1), np.ceil(prompts / STEP)))
-    return np.array_split(rows[order], math.ceil(len(rows) / size))
+    responses = batch["mask"][rows].sum(axis=1)
+    parts: list[np.ndarray] = []
+    for group in of_similar_length(prompts.tolist(), len(rows)):
+        order = group[np.lexsort((responses[group], np.ceil(prompts[group] / STEP)))]
+        parts += np.array_split(rows[order], math.ceil(len(group) / size))
+    return parts
 
 
 def by_tokens(lengths: Sequence[int], tokens: int, size: int) -> list[np.ndarray]:
