@@ -29,9 +29,12 @@ test: .venv/test
 types: .venv/test
 	$(BIN)/mypy
 
-# The same tests where time does not matter: all of tiny, the demo from a wheel, long fuzzing, faults and attacks.
+# The same tests where time does not matter: all of tiny, the demo from a wheel, long fuzzing, a fault at every call; then
+# the parity tests with the compiled steps that otherwise only a GPU takes.
 nightly: export MLXRLHF_LONG := 1
+nightly: export MLXRLHF_FUZZ_SECONDS := 600
 nightly: test
+	MLXRLHF_COMPILE=1 $(BIN)/python -m pytest -q tests/test_parity.py
 
 .venv-bench/ready: pyproject.toml setup.py benchmarks/requirements.txt
 	$(PYTHON) -m venv .venv-bench
