@@ -84,6 +84,8 @@ def base(tmp_path_factory):
         "64",
         "--eval-batches",
         "1",
+        "--lora-rank",
+        "0",  # it starts from random weights
         "--learning-rate",
         "3e-3",
         "--warmup-steps",

@@ -31,7 +31,7 @@ from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.data.tokenizer import PublishedTokenizer, open_tokenizer
 from mlxrlhf.display import cleaned
 from mlxrlhf.errors import UserError, unforeseen
-from mlxrlhf.models import adapters, checkpoint, folders
+from mlxrlhf.models import checkpoint, folders
 from mlxrlhf.models.adapters import check_base
 
 #: bytes of a request, and requests that may wait or be answered at once
@@ -57,8 +57,6 @@ def run(config: ServeConfig) -> None:
         raise UserError(
             f"{adapter} holds no adapter_config.json; give the adapters folder that mlxrlhf or mlx-lm wrote"
         )
-    if adapter:
-        adapters.check_base(folder, Path(adapter))
     if adapter:
         check_base(folder, Path(adapter))
     listening = web.listen(config.host, config.port)
