@@ -465,6 +465,18 @@ def test_arguments_are_kept_with_the_checkpoint_and_a_given_one_goes_first(tmp_p
     assert open_tokenizer(folder, {"enable_thinking": False}).template.args == {"enable_thinking": False}
 
 
+def test_a_reward_model_of_other_turns_is_refused_by_name(published, tmp_path):
+    from mlxrlhf.rewards.model import RewardModel
+
+    off, on = published("qwen3"), published("qwen3", {"enable_thinking": True})
+    described = {"base": str(tmp_path), "base_digest": "0", "tokenizer": off.fingerprint, "turns": off.turns}
+    described |= {"hidden_size": 4, "normaliser": {"mean": 0.0, "std": 1.0}, "lora_rank": 0}
+    (tmp_path / "reward.json").write_text(json.dumps(described))
+    assert RewardModel.open(tmp_path, off).hidden_size == 4
+    with pytest.raises(UserError, match="of other --template-args"):
+        RewardModel.open(tmp_path, on)
+
+
 def test_a_sentencepiece_vocabulary_puts_a_space_before_the_first_word_only(tmp_path):
     """Llama 2's and Mistral's: an answer that was encoded alone would begin with one space too many."""
     tokenizer = open_tokenizer(makers.write(tmp_path, "mistral_nemo", sentencepiece=True))

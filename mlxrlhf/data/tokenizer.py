@@ -265,6 +265,8 @@ class Tokenizer(_Decoding):
         self.folder = Path(folder)
         self.vocab_size = self._tokenizer.get_vocab_size()
         self.pad_id, self.end_id = self._specials[PAD], self._specials[END]
+        #: a digest of the form of a dialogue, "" for ours
+        self.turns = ""
         #: every id that ends a turn
         self.ends: tuple[int, ...] = (self.end_id,)
         #: what goes before a plain text
@@ -451,6 +453,14 @@ class PublishedTokenizer(_Decoding):
     def has_template(self) -> bool:
         """Whether dialogues can be written at all."""
         return bool(self._tokenizer.chat_template)
+
+    @functools.cached_property
+    def turns(self) -> str:
+        """A digest of the form of a dialogue: the template with its arguments; "" where there is none."""
+        if not self.has_template:
+            return ""
+        form = json.dumps([self.template.source, self.template.args], sort_keys=True)
+        return hashlib.sha256(form.encode()).hexdigest()[:16]
 
     @functools.cached_property
     def ends(self) -> tuple[int, ...]:

@@ -78,6 +78,11 @@ class RewardModel:
             raise UserError(
                 f"{folder} was trained with another tokenizer than {tokenizer.folder} has; run: mlxrlhf reward"
             )
+        if "turns" in fields.content and fields.text("turns") != tokenizer.turns:
+            raise UserError(
+                f"{folder} was trained on dialogues in the form of another chat template, or of other --template-args, "
+                f"than {tokenizer.folder} has; give the same, or run: mlxrlhf reward"
+            )
         return model
 
     def scores_states_of(self, trunk: Path) -> bool:
@@ -160,6 +165,7 @@ def write_reward_model(
         "base": str(source),
         "base_digest": trunk_digest(source),
         "tokenizer": tokenizer.fingerprint,
+        "turns": tokenizer.turns,
         "hidden_size": base.config.hidden_size,
         "normaliser": asdict(normaliser),
         "val_accuracy": accuracy,
