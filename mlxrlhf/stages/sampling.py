@@ -13,6 +13,7 @@ from mlxrlhf.algorithms.rollout import SAMPLE_ROWS
 from mlxrlhf.backends.protocol import Model
 from mlxrlhf.data import dialogue
 from mlxrlhf.data.dialogue import AnyTokenizer
+from mlxrlhf.data.files import Row
 from mlxrlhf.data.rows import Report, conversation, prompt_row
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import folders
@@ -23,7 +24,7 @@ Ids = list[int]
 
 
 def prompts_of(
-    config, tokenizer: AnyTokenizer, context: int, groups: Sequence[str] = ("train",)
+    config: Any, tokenizer: AnyTokenizer, context: int, groups: Sequence[str] = ("train",)
 ) -> tuple[list[dict[str, Any]], list[Ids]]:
     """The prompts a stage works on, as rows with their tests, and the ids of each up to where the answer starts.
 
@@ -31,14 +32,7 @@ def prompts_of(
     prompt above --max-prompt-tokens, or that leaves no room for --max-tokens in the model's context, is left out aloud.
     Raises UserError for a malformed row, one that the model's template refuses, and when no prompt is left.
     """
-    if config.prompts:
-        placed = requests.load_prompts(config)
-    else:
-        prepared = enumerate(folders.load_prompts(config, groups), start=1)
-        placed = [(place, prompt_row(row, place, system=config.system)) for place, row in _numbered(prepared)]
-    if config.max_prompts < len(placed) and config.max_prompts:
-        order = np.random.default_rng(config.seed).permutation(len(placed))
-        placed = [placed[i] for i in sorted(order[: config.max_prompts])]
+    placed = _placed(config, groups)
     room = context - config.max_tokens
     limit = min(room, config.max_prompt_tokens) if config.max_prompt_tokens else room
     report, rows, encoded = Report(), [], []
@@ -60,8 +54,19 @@ def prompts_of(
     return requests.with_tests(rows), encoded
 
 
-def _numbered(rows):
-    return ((f"prepared prompt {number}", row) for number, row in rows)
+def _placed(config: Any, groups: Sequence[str]) -> list[Row]:
+    """(place, row) of the prompts that were asked for, in the order of their file."""
+    if config.prompts:
+        placed = requests.load_prompts(config)
+    else:
+        placed = []
+        for number, row in enumerate(folders.load_prompts(config, groups), start=1):
+            place = f"prepared prompt {number}"
+            placed.append((place, prompt_row(row, place, system=config.system)))
+    if 0 < config.max_prompts < len(placed):
+        order = np.random.default_rng(config.seed).permutation(len(placed))
+        placed = [placed[i] for i in sorted(order[: config.max_prompts])]
+    return placed
 
 
 def _encoded(row: dict[str, Any], place: str, tokenizer: AnyTokenizer) -> Ids:
