@@ -33,7 +33,8 @@ def learned(request, tmp_path_factory):
     (root / "prompts.jsonl").write_text('{"prompt": "One?"}\n')
     mlxrlhf(
         root,
-        "finetune --stage code --data rows.jsonl --backend mlx --steps-per-epoch 40 --batch-size 2 --warmup-steps 5 "
+        "finetune --stage code --data rows.jsonl --backend mlx --lora-rank 0 --steps-per-epoch 40 --batch-size 2 "
+        "--warmup-steps 5 "
         "--sequence-length 64 --learning-rate 1e-2 --eval-batches 1 --eval-every 40 --model",
         name,
     )
