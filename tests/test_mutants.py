@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from mlxrlhf.algorithms import advantages, losses
+from mlxrlhf.backends import sampling
 from mlxrlhf.backends.torch import generate, lora, network, train
 
 _rotate, _statistics, _pick = network.rotate, network.token_statistics, generate.pick
@@ -98,6 +99,12 @@ MUTANTS = {
         "pick",
         lambda logits, t, u: _pick(logits, t, None if u is None else 1 - u),
         PARITY("test_generation"),
+    ),
+    "numbers that round up to one": (
+        sampling,
+        "draws",
+        lambda uniforms: uniforms.astype(np.float32),
+        PARITY("test_a_number_just_below_one_picks_no_token_without_probability"),
     ),
     "adapters never merged": (
         lora.LoRALinear,
