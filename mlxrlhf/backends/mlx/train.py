@@ -36,17 +36,24 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.95, 1e-5
 
 @mx.compile
 def _moved(
-    master: mx.array, m: mx.array, v: mx.array, gradient: mx.array, scale: mx.array, shrink: mx.array, c: mx.array
+    master: mx.array,
+    m: mx.array,
+    v: mx.array,
+    gradient: mx.array,
+    scale: mx.array,
+    shrink: mx.array,
+    rate: mx.array,
+    root: mx.array,
 ) -> tuple[mx.array, mx.array, mx.array]:
     """AdamW with bias correction (Loshchilov and Hutter 2019) on a float32 array, as one kernel.
 
-    scale clips the gradient, shrink is 1 - rate * weight decay, c (2,) the rate and the root of the second moment with
-    their bias corrections. Returns the weight and the moments, those in the precision they came in.
+    scale clips the gradient, shrink is 1 - rate * weight decay; rate and root, a factor on the root of the second
+    moment, hold the bias corrections. Returns the weight and the moments, those in the precision they came in.
     """
     gradient = gradient.astype(mx.float32) * scale
     first = _BETA1 * m.astype(mx.float32) + (1 - _BETA1) * gradient
     second = _BETA2 * v.astype(mx.float32) + (1 - _BETA2) * mx.square(gradient)
-    master = master * shrink - c[0] * first / (mx.sqrt(second) * c[1] + _EPSILON)
+    master = master * shrink - rate * first / (mx.sqrt(second) * root + _EPSILON)
     return master, first.astype(m.dtype), second.astype(v.dtype)
 
 
@@ -86,9 +93,9 @@ class AdamW:
         """The next step, in which `move` is called for every array."""
         self.steps += 1
         self.learning_rate = learning_rate
-        first, second = 1 - _BETA1**self.steps, 1 - _BETA2**self.steps
-        self._shrink = mx.array(1 - learning_rate * self.weight_decay, mx.float32)
-        self._corrected = mx.array([learning_rate / first, 1 / math.sqrt(second)], mx.float32)
+        shrink = 1 - learning_rate * self.weight_decay
+        rate, root = learning_rate / (1 - _BETA1**self.steps), 1 / math.sqrt(1 - _BETA2**self.steps)
+        self._factors = [mx.array(factor, mx.float32) for factor in (shrink, rate, root)]
 
     def move(
         self, name: str, weight: mx.array, gradient: mx.array, scale: mx.array, lower: mx.array | None = None
@@ -99,21 +106,32 @@ class AdamW:
         """
         if name not in self.moments:
             self.moments[name] = mx.zeros(weight.shape, self.dtype), mx.zeros(weight.shape, self.dtype)
-        m, v = self.moments[name]
         for rows in _portions(gradient):
-            master = weight[rows] if lower is None else _join(weight[rows], lower[rows])
-            arguments = (m[rows], v[rows], gradient[rows], scale, self._shrink, self._corrected)
-            master, first, second = _moved(master, *arguments)
-            values = [(m, first), (v, second)]
-            if lower is not None:
-                master, low = _split(master)
-                values.append((lower, low))
-            values.append((weight, master))
-            if len(master) < len(weight):
-                mx.eval([new for _, new in values])  # MLX writes in place where nothing else waits for the array
-            for array, new in values:
-                array[rows] = new
-            yield [array for array, _ in values]
+            yield self._move_rows(rows, weight, lower, *self.moments[name], gradient, scale)
+
+    def _move_rows(
+        self,
+        rows: slice,
+        weight: mx.array,
+        lower: mx.array | None,
+        m: mx.array,
+        v: mx.array,
+        gradient: mx.array,
+        scale: mx.array,
+    ) -> list[mx.array]:
+        """One step of some rows, in place. Returns the arrays that changed."""
+        master = weight[rows] if lower is None else _join(weight[rows], lower[rows])
+        master, first, second = _moved(master, m[rows], v[rows], gradient[rows], scale, *self._factors)
+        values = [(m, first), (v, second)]
+        if lower is not None:
+            master, low = _split(master)
+            values.append((lower, low))
+        values.append((weight, master))
+        if len(master) < len(weight):
+            mx.eval([new for _, new in values])  # MLX writes in place where nothing else waits for the array
+        for array, new in values:
+            array[rows] = new
+        return [array for array, _ in values]
 
     def named_arrays(self, parts: Callable[[dict[str, mx.array]], dict[str, mx.array]] = dict) -> NamedArrays:
         """step () uint64, learning_rate () float32 and, once it was moved, NAME.m and NAME.v of each array.
