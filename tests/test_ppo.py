@@ -105,8 +105,11 @@ def test_a_policy_that_differs_from_its_rollout_is_stopped(toy, dtype, least):
         return {k: v + least if k == "logp" else v for k, v in out.items()}
 
     ppo.policy.evaluate = shifted
+    before = ppo.policy.state()
     with pytest.raises(UserError, match="must be 1"):
         run(ppo, 1)
+    after = ppo.policy.state()
+    assert all(np.array_equal(before[name], array) for name, array in after.items()), "the step was not taken"
 
 
 def test_runaway_and_nan_are_stopped_with_their_cause(toy):

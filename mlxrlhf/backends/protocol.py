@@ -20,6 +20,8 @@ __all__ = ["Adapter", "Backend", "Batch", "Head", "Memory", "Model", "ModelSetti
 
 #: (xp, outputs, batch) -> (loss, metrics), in a backend's own arrays: see algorithms/losses.py
 Objective = Callable[[Any, dict[str, Any], dict[str, Any]], tuple[Any, dict[str, Any]]]
+#: looks at the figures of a step before it is taken, and raises where it must not be
+Check = Callable[[Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -136,11 +138,13 @@ class Model(Protocol):
         want: Sequence[str],
         learning_rate: float,
         temperature: float = 1.0,
+        check: Check | None = None,
     ) -> dict[str, float]:
         """Gradients of `objective` summed over micro-batches and processes, clipped, one AdamW step.
 
         Returns the objective's metrics, grad_norm before clipping, and skipped: 1 where loss or gradient was not
-        finite, and the weights were left alone."""
+        finite, and the weights were left alone. check sees them before the weights move; what it raises stops the step.
+        """
 
     def named_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         """Trained weights (weights/NAME) and optimizer state (optimizer/GROUP/NAME), float32, for a save point: each

@@ -203,9 +203,8 @@ class PPO(Training):
                     want=self.step_outputs,
                     learning_rate=learning_rate,
                     temperature=c.temp,
+                    check=None if steps else self._check_ratio,
                 )
-                if not steps:
-                    self._check_ratio(found)
                 steps.append(found)
         for name in steps[0]:
             metrics[name] = float(np.mean([step[name] for step in steps]))

@@ -16,7 +16,7 @@ from mlxrlhf.backends.mlx.lora import LoRALinear, add_lora
 from mlxrlhf.backends.mlx.network import Llama, Network
 from mlxrlhf.backends.mlx.train import DTYPES, Trainer, arrays_of
 from mlxrlhf.backends.mlx.trees import flat, load
-from mlxrlhf.backends.protocol import Batch, ModelSettings, Objective
+from mlxrlhf.backends.protocol import Batch, Check, ModelSettings, Objective
 from mlxrlhf.config import ModelConfig
 from mlxrlhf.models import checkpoint
 
@@ -94,9 +94,10 @@ class Model:
         want: Sequence[str],
         learning_rate: float,
         temperature: float = 1.0,
+        check: Check | None = None,
     ) -> dict[str, float]:
         self._prepare(adapters=True, training=True)
-        return self.trainer.step(objective, batches, want, learning_rate, temperature, self.world[1])
+        return self.trainer.step(objective, batches, want, learning_rate, temperature, self.world[1], check)
 
     def gradient(
         self, objective: Objective, batch: Batch, want: Sequence[str], temperature: float = 1.0

@@ -20,7 +20,7 @@ from mlxrlhf.backends.mlx import parallel
 from mlxrlhf.backends.mlx.device import on_gpu
 from mlxrlhf.backends.mlx.network import Network
 from mlxrlhf.backends.mlx.trees import flat
-from mlxrlhf.backends.protocol import Batch, ModelSettings, Objective
+from mlxrlhf.backends.protocol import Batch, Check, ModelSettings, Objective
 
 NamedArrays = Iterator[tuple[str, np.ndarray]]
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
@@ -210,6 +210,7 @@ class Trainer:
         learning_rate: float,
         temperature: float,
         processes: int,
+        check: Check | None = None,
     ) -> dict[str, float]:
         """See `protocol.Model.step`."""
         gradients: dict[str, mx.array] = {}
@@ -233,6 +234,8 @@ class Trainer:
         if not (math.isfinite(figures["grad_norm"]) and math.isfinite(figures["loss"])):
             figures["skipped"] = 1.0
             return figures
+        if check:
+            check(figures)
         limit = self.settings.max_grad_norm
         self._update(gradients, min(1.0, limit / (figures["grad_norm"] + 1e-6)) if limit else 1.0, learning_rate)
         return figures

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from mlxrlhf.backends.protocol import Batch, ModelSettings, Objective
+from mlxrlhf.backends.protocol import Batch, Check, ModelSettings, Objective
 from mlxrlhf.backends.torch import parallel
 from mlxrlhf.backends.torch.device import device
 from mlxrlhf.backends.torch.generate import generate
@@ -99,9 +99,10 @@ class Model:
         want: Sequence[str],
         learning_rate: float,
         temperature: float = 1.0,
+        check: Check | None = None,
     ) -> dict[str, float]:
         self._prepare(adapters=True, training=True)
-        return self.trainer.step(objective, batches, want, learning_rate, temperature, self.world[1])
+        return self.trainer.step(objective, batches, want, learning_rate, temperature, self.world[1], check)
 
     def gradient(
         self, objective: Objective, batch: Batch, want: Sequence[str], temperature: float = 1.0

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlxrlhf.backends.protocol import Batch, ModelSettings, Objective
+from mlxrlhf.backends.protocol import Batch, Check, ModelSettings, Objective
 from mlxrlhf.backends.torch import parallel
 from mlxrlhf.backends.torch.network import Network
 
@@ -55,6 +55,7 @@ class Trainer:
         learning_rate: float,
         temperature: float,
         processes: int,
+        check: Check | None = None,
     ) -> dict[str, float]:
         """See `protocol.Model.step`."""
         gradients: dict[str, Tensor] = {}
@@ -75,6 +76,8 @@ class Trainer:
         if not (math.isfinite(norm) and math.isfinite(figures["loss"])):
             figures["skipped"] = 1.0
             return figures
+        if check:
+            check(figures)
         limit = self.settings.max_grad_norm
         scale = min(1.0, limit / (norm + 1e-6)) if limit else 1.0
         if scale < 1:
