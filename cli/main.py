@@ -285,12 +285,13 @@ def evaluate(settings: config.EvaluateConfig) -> None:
 
     Example: mlxrlhf evaluate --size nano --samples 2
     """
-    from mlxrlhf.report.page import figures_rows
+    from mlxrlhf.report.page import HEADINGS, figures_rows
     from mlxrlhf.stages import evaluate as stage
 
     figures = stage.run(settings)
-    for row in [("", "before", "after"), *figures_rows(figures["before"], figures["after"])]:
-        say("{:22}{:>10}{:>10}".format(*row))
+    for row in [HEADINGS, *figures_rows(figures)]:
+        say("{:22}{:>10}{:>10}{:>18}".format(*row))
+    say("change: with its 95% interval, paired over the prompts; * beyond noise")
 
 
 @app.command()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mlxrlhf.config import EvaluateConfig
+from mlxrlhf.errors import UserError
 from mlxrlhf.stages import evaluate
 from mlxrlhf.tasks.quality import Quality
 
@@ -67,3 +68,17 @@ def test_the_best_of_several_answers_is_the_judges_favourite(keep, best):
     )
     assert [text.strip("`\n")[-1] for text in found["texts"]] == best
     np.testing.assert_allclose(found["kl"], np.log(keep) - (keep - 1) / keep)
+
+
+def test_without_a_reward_model_tests_and_parsing_remain(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert evaluate._judge(EvaluateConfig(), None, Letters(), tmp_path) is None
+    assert "wins are judged by what is run and parsed alone" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--best-of asks for a reward model, and there is none in weights/nano/reward"):
+        evaluate._judge(EvaluateConfig(best_of=4), None, Letters(), tmp_path)
+    with pytest.raises(UserError, match="holds no reward model"):  # one that was named must be there
+        evaluate._judge(EvaluateConfig(reward_model="nowhere"), None, Letters(), tmp_path)
+    prompts = [{"prompt": "Reverse a string", "tests": []}] * 2
+    side = evaluate._side("after", EvaluateConfig(), Scripted(), Scripted(), None, prompts, [[5, 6], [7]], Letters(), 1)
+    figures = evaluate._figures(side, side, range(2))
+    assert "score" not in figures and "win_rate" not in figures and figures["verified_win_rate"] == 0.5

@@ -65,3 +65,16 @@ def test_a_warning_where_length_or_counting_is_as_good():
     assert warning(figures) == ""
     assert "counting tokens in 76%" in warning({**figures, "token_baseline": 0.76})
     assert "length alone in 80%" in warning({**figures, "length_baseline": 0.2}), "a judge may prefer the shorter"
+
+
+def test_a_paired_change_counts_each_prompt_once():
+    # Three prompts; differences by prompt: mean(1, 0) = 0.5, 1 and 0; NaN has no value. Mean 0.5, deviation 0.5,
+    # standard error 0.5 / sqrt(3), half a 95% interval 1.96 of them.
+    before = np.array([0.0, 1.0, 0.0, 1.0, np.nan])
+    after = np.array([1.0, 1.0, 1.0, 1.0, 1.0])
+    change = evidence.paired_change(before, after, ["a", "a", "b", "c", "d"])
+    assert change.difference == pytest.approx(0.5)
+    assert change.interval == pytest.approx(1.96 * 0.5 / np.sqrt(3))
+    assert not change.beyond_noise
+    assert evidence.paired_change(np.zeros(20), np.ones(20) - 1e-3 * np.arange(20), range(20)).beyond_noise
+    assert np.isnan(evidence.paired_change(np.zeros(2), np.ones(2), ["a", "a"]).interval), "one prompt says nothing"

@@ -70,7 +70,14 @@ def test_the_report_is_self_contained_and_escapes_answers(tmp_path):
         "seconds": 60,
         "reward": judge,
         "ppo": {"reward_first10": 0, "reward_last10": 1, "kl_last": 2},
-        "evaluate": {"before": figures, "after": {**figures, "win_rate": 0.75}},
+        "evaluate": {
+            "before": {**figures, "passes_tests": 0.65},
+            "after": {**figures, "win_rate": 0.75, "passes_tests": 0.62},
+            "changes": {
+                "win_rate": {"difference": 0.25, "interval": 0.1},
+                "passes_tests": {"difference": -0.03, "interval": 0.08},
+            },
+        },
     }
     with RunLog(tmp_path / "run", "x", 1, {}, quiet=True) as log:
         log.log(1, {"loss": 2.0})
@@ -78,4 +85,21 @@ def test_the_report_is_self_contained_and_escapes_answers(tmp_path):
     assert "<script" not in page and "&lt;script&gt;" in page and "<b>p</b>" not in page
     assert not re.search(r"(src|href)=|https?://|@import", page)
     assert "<i>" not in page and "<td>0.050</td>" in page
-    assert "<td>50%</td><td>75%</td>" in page and "Where it got worse" in page
+    assert "<td>50%</td><td>75%</td><td>+25 ± 10 *</td>" in page and "Where it got worse" in page
+    assert "<td>-3 ± 8</td>" in page and page.index("tests passed 65% to 62%: within noise") < page.index("<table>")
+
+
+def test_an_answer_that_fails_its_tests_is_never_shown_as_a_gain(tmp_path):
+    def sample(prompt, passed, score):
+        sides = {"before": "a", "after": "b", "score_before": 0.0, "score_after": score}
+        return {"prompt": prompt, "group": "g", **sides, "passed_before": 0.0, "passed_after": passed}
+
+    evaluated = {"before": {"answers": 2}, "after": {"answers": 2}}
+    judge = {"val_accuracy": 0.8, "length_baseline": 0.5, "val_accuracy_by_criterion": {}}
+    judge["calibration"] = [{"count": 2, "predicted": 0.3, "observed": 0.25}]
+    ppo = {"reward_first10": 0, "reward_last10": 1, "kl_last": 2}
+    summary = {"seconds": 60, "reward": judge, "ppo": ppo, "evaluate": evaluated}
+    samples = [sample("wrong but well scored", 0.0, 9.0), sample("right at last", 1.0, -1.0)]
+    page = demo_report(tmp_path, [], summary, samples).read_text()
+    assert "right at last" in page and "passes its tests, score -1.00" in page
+    assert "wrong but well scored" not in page

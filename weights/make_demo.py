@@ -166,7 +166,7 @@ def card(work: Path) -> str:
         f"{p['reward_last10_std']:.2f} in the last ten; KL {p['kl_last']:.1f} nats an answer | "
         f"{p['seconds'] / 60:.0f} |\n"
     )
-    compared = "".join(f"| {' | '.join(row)} |\n" for row in figures_rows(figures["before"], figures["after"]))
+    compared = "".join(f"| {' | '.join(row)} |\n" for row in figures_rows(figures))
     shown = next(s for s in samples if s["prompt"] == SHOWN)
     licences = "".join(f"- {package.name} {package.version}: {package.licence}\n" for package in corpora.REGISTRY)
     data = "".join(

@@ -58,6 +58,39 @@ def wins(differences: np.ndarray) -> np.ndarray:
     return (np.sign(differences) + 1) / 2
 
 
+@dataclass(frozen=True)
+class Change:
+    """A mean difference after - before, and half the width of its 95% interval (NaN for a single prompt)."""
+
+    difference: float
+    interval: float
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return abs(self.difference) > self.interval
+
+
+def paired_change(before: np.ndarray, after: np.ndarray, prompts: Sequence[object]) -> Change:
+    """The change of a measure between two models that answered the same prompts, (N,) each; NaN: no value.
+
+    Answers to one prompt are not independent, so each prompt counts once, by the mean of its differences. The interval
+    is 1.96 standard errors of those means (Miller 2024, "Adding Error Bars to Evals", section 2.3 and 4.2).
+
+    >>> paired_change(np.array([0.0, 0, 1, 1]), np.array([1.0, 1, 1, 1]), ["a", "a", "b", "b"]).difference
+    0.5
+    """
+    by_prompt: dict[object, list[float]] = {}
+    for prompt, difference in zip(prompts, np.asarray(after, float) - np.asarray(before, float), strict=True):
+        if not np.isnan(difference):
+            by_prompt.setdefault(prompt, []).append(float(difference))
+    means = np.array([np.mean(differences) for differences in by_prompt.values()])
+    if not len(means):
+        return Change(float("nan"), float("nan"))
+    error = means.std(ddof=1) / np.sqrt(len(means)) if len(means) > 1 else float("nan")
+    return Change(float(means.mean()), float(1.96 * error))
+
+
 def token_margins(
     train: Sequence[tuple[Sequence[int], Sequence[int]]],
     held_out: Sequence[tuple[Sequence[int], Sequence[int]]],

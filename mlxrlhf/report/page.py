@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -164,22 +165,55 @@ SHARES = (
 )
 
 
-def figures_rows(before: dict, after: dict) -> list[tuple[str, str, str]]:
-    """(measure, before, after) as a person reads them: shares in percent."""
+#: how a table of figures is headed
+HEADINGS = ("", "before", "after", "change")
+
+
+def figures_rows(figures: dict) -> list[tuple[str, str, str, str]]:
+    """(measure, before, after, change) of `evaluate` as a person reads them: shares in percent, changes with their 95%
+    interval and, where it leaves out zero, a star."""
     rows = []
-    for key, value in before.items():
+    for key, value in figures["before"].items():
         form = "{:.0%}" if key in SHARES else "{:.0f}" if key == "answers" else "{:.2f}"
-        rows.append((key.replace("_", " "), form.format(value), form.format(after[key])))
+        after = figures["after"].get(key)
+        change = _change(key, figures.get("changes", {}).get(key))
+        rows.append((key.replace("_", " "), form.format(value), "" if after is None else form.format(after), change))
     return rows
 
 
-def figures_table(before: dict, after: dict) -> str:
+def _change(key: str, change: dict | None) -> str:
+    """+19 ± 8 * in points of a percentage for a share, otherwise in the measure's own unit."""
+    if not change or not math.isfinite(change["interval"]):
+        return ""
+    scale, digits = (100, 0) if key in SHARES else (1, 2)
+    beyond = " *" if abs(change["difference"]) > change["interval"] else ""
+    return f"{scale * change['difference']:+.{digits}f} ± {scale * change['interval']:.{digits}f}{beyond}"
+
+
+def figures_table(figures: dict) -> str:
     """The same as HTML."""
+    head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
     lines = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in figures_rows(before, after)
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in figures_rows(figures)
     )
-    return f"<table><tr><th></th><th>before</th><th>after</th></tr>{lines}</table>"
+    note = "<p class='note'>Change: the difference and its 95% interval, paired over the prompts; * beyond noise.</p>"
+    return f"<table><tr>{head}</tr>{lines}</table>{note}"
+
+
+def verdict_rows(figures: dict) -> list[str]:
+    """What the comparison says in words, the most important first; each within or beyond its noise."""
+    lines = []
+    for key, name in (
+        ("passes_tests", "tests passed"),
+        ("verified_win_rate", "wins by what is run and parsed"),
+        ("parses", "answers that parse"),
+        ("docstring", "answers with docstrings"),
+    ):
+        change = figures.get("changes", {}).get(key)
+        if change and key in figures["after"] and math.isfinite(change["interval"]):
+            beyond = "beyond noise" if abs(change["difference"]) > change["interval"] else "within noise"
+            lines.append(f"{name} {figures['before'][key]:.0%} to {figures['after'][key]:.0%}: {beyond}")
+    return lines
 
 
 def _shown(text: str) -> str:
@@ -192,12 +226,19 @@ def samples_section(title: str, samples: Sequence[dict]) -> str:
     parts = ""
     for s in samples:
         parts += (
-            f"<h3>{_shown(str(s['prompt']))}</h3><p class='note'>{html.escape(s['group'])}; score "
-            f"{s['score_before']:.2f} before, {s['score_after']:.2f} after</p><div class='pair'>"
+            f"<h3>{_shown(str(s['prompt']))}</h3><p class='note'>{html.escape(s['group'])}; before: "
+            f"{_judged(s, 'before')}; after: {_judged(s, 'after')}</p><div class='pair'>"
             f"<div><pre>{_shown(s['before'])}</pre></div><div><pre>{_shown(s['after'])}</pre></div>"
             "</div>"
         )
     return f"<h2>{html.escape(title)}</h2>{parts}"
+
+
+def _judged(sample: dict, side: str) -> str:
+    """What was measured on one answer: whether it passes its tests comes first, so that no score hides it."""
+    passed, score = sample.get(f"passed_{side}"), sample[f"score_{side}"]
+    parts = [] if passed is None else ["passes its tests" if passed == 1 else "fails its tests"]
+    return ", ".join([*parts, *([] if score is None else [f"score {score:.2f}"])]) or "not judged"
 
 
 def calibration_chart(bins: Sequence[dict]) -> str:
@@ -279,18 +320,28 @@ def reward_report(run: Path, figures: dict) -> Path:
     )
 
 
+def _gain(sample: dict) -> tuple[float, float]:
+    """By how much an answer got better: its tests first, then its score."""
+    passed = (sample.get("passed_after") or 0) - (sample.get("passed_before") or 0)
+    return passed, (sample["score_after"] or 0.0) - (sample["score_before"] or 0.0)
+
+
 def demo_report(folder: Path, runs: Sequence[tuple[str, Path]], summary: dict, samples: Sequence[dict]) -> Path:
     """Write FOLDER/report.html: figures, samples, worst regressions, and the curves of every stage."""
-    ranked = sorted(samples, key=lambda s: s["score_after"] - s["score_before"])
-    worse = [s for s in ranked[:3] if s["score_after"] < s["score_before"]]
+    ranked = sorted(samples, key=_gain)
+    worse = [s for s in ranked[:3] if _gain(s) < (0, 0.0)]
+    # An answer that fails its tests is no gain, whatever its score.
+    better = [s for s in ranked[::-1] if _gain(s) > (0, 0.0) and s.get("passed_after") != 0][:4]
     p, r = summary["ppo"], summary["reward"]
+    said = "".join(f"<li>{html.escape(line)}</li>" for line in verdict_rows(summary["evaluate"]))
     body = (
-        f"<h1>mlxrlhf: from raw text to an aligned model</h1><p>{summary['seconds'] / 60:.1f} minutes. "
+        f"<h1>mlxrlhf: what alignment changed</h1><ul>{said}</ul><p>Next: <code>mlxrlhf chat</code>, where "
+        f"<code>/compare shipped</code> shows both.</p><p>{summary['seconds'] / 60:.1f} minutes. "
         f"Reward model: {r['val_accuracy']:.0%} of held-out pairs right (always preferring the longer answer: "
         f"{r['length_baseline']:.0%}). PPO reward {p['reward_first10']:.2f} to {p['reward_last10']:.2f}, KL "
         f"{p['kl_last']:.1f} nats per answer.</p><h2>Before and after, on held-out prompts</h2>"
-        + figures_table(summary["evaluate"]["before"], summary["evaluate"]["after"])
-        + samples_section("Answers side by side", ranked[::-1][:4])
+        + figures_table(summary["evaluate"])
+        + (samples_section("Answers that changed", better) if better else "")
         + (samples_section("Where it got worse", worse) if worse else "")
         + reward_section(r)
         + "".join(stage_section(title, run) for title, run in runs)

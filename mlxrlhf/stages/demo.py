@@ -20,7 +20,7 @@ from mlxrlhf.config import (
 )
 from mlxrlhf.files import atomic_text
 from mlxrlhf.models import folders
-from mlxrlhf.report.page import demo_report, figures_rows
+from mlxrlhf.report.page import HEADINGS, demo_report, figures_rows
 from mlxrlhf.stages import evaluate, finetune, ppo, prepare, pretrain, reward
 from mlxrlhf.workspace import under_root
 
@@ -67,9 +67,9 @@ def run(size: str = "", backend: str = "mlx", device: str = "", say=print) -> di
     samples = json.loads((folders.weights(label, "rlhf") / "evaluation" / "samples.json").read_text())
     runs = [(name, folders.weights(label, stage) / "run") for name, stage, *_ in steps if stage]
     page = demo_report(folder, runs, summary, samples)
-    compared = figures_rows(summary["evaluate"]["before"], summary["evaluate"]["after"])
-    for measure, before, after in [("", "before", "after"), *compared]:
-        say(f"{measure:22}{before:>10}{after:>10}")
+    for row in [HEADINGS, *figures_rows(summary["evaluate"])]:
+        say("{:22}{:>10}{:>10}{:>18}".format(*row))
+    say("change: with its 95% interval, paired over the prompts; * beyond noise")
     p = summary["ppo"]
     say(
         f"PPO reward: {p['reward_first10']:.2f} ± {p['reward_first10_std']:.2f} in the first ten updates, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,17 @@ import numpy as np
 from mlxrlhf import backends, plan
 from mlxrlhf.algorithms import advantages, evidence, rollout
 from mlxrlhf.algorithms.rollout import SAMPLE_ROWS
-from mlxrlhf.backends.protocol import ModelSettings
+from mlxrlhf.backends.protocol import Backend, ModelSettings
 from mlxrlhf.config import EvaluateConfig, ModelConfig
 from mlxrlhf.data import dialogue
 from mlxrlhf.data.dialogue import AnyTokenizer
+from mlxrlhf.errors import UserError
 from mlxrlhf.files import atomic_text
 from mlxrlhf.models import folders
 from mlxrlhf.models.identity import trunk_digest
 from mlxrlhf.models.outputs import OutputFolder
 from mlxrlhf.report.runlog import RunLog
-from mlxrlhf.rewards.model import RewardModel
+from mlxrlhf.rewards.model import RewardModel, Scorer
 from mlxrlhf.settings import to_json
 from mlxrlhf.stages import sampling
 from mlxrlhf.tasks import humaneval, quality
@@ -56,10 +58,7 @@ def _measured(
     backend = backends.load(config.backend, config.device)
     plan.check(config, model_config, backend)
     # What may be missing is asked for before anything is sampled.
-    judge = None
-    if config.suite != "humaneval":
-        reward_model = RewardModel.open(folders.reward_model(config), tokenizer)
-        judge = reward_model.scorer(backend, tokenizer, before_folder, dtype=config.dtype)
+    judge = _judge(config, backend, tokenizer, before_folder) if config.suite != "humaneval" else None
     problems = humaneval.load() if config.suite != "tasks" else ()
     base, aligned = (
         backend.Model(model_config, ModelSettings(folder=folder, dtype=config.dtype))
@@ -67,12 +66,25 @@ def _measured(
     )
     figures: dict[str, Any] = {"before": {}, "after": {}}
     samples: list[dict] = []
-    if judge:
+    if config.suite != "humaneval":
         figures, samples = _tasks(config, base, aligned, judge, tokenizer, model_config)
     if problems:
         for name, model in (("before", base), ("after", aligned)):
             figures[name] |= humaneval_figures(model, problems, config, tokenizer, model_config.max_positions)
     return figures, samples
+
+
+def _judge(config: EvaluateConfig, backend: Backend, tokenizer: AnyTokenizer, before: Path) -> Scorer | None:
+    """The reward model; None, said aloud, where none was named and none was trained: tests and parsing remain."""
+    folder = folders.reward_model(config)
+    if not config.reward_model and not (folder / "reward.json").exists():
+        if config.best_of > 1:
+            raise UserError(
+                f"--best-of asks for a reward model, and there is none in {folder}; name one: --reward-model"
+            )
+        print(f"there is no reward model in {folder}: wins are judged by what is run and parsed alone")
+        return None
+    return RewardModel.open(folder, tokenizer).scorer(backend, tokenizer, before, dtype=config.dtype)
 
 
 def humaneval_figures(
@@ -121,18 +133,22 @@ def _tasks(config: EvaluateConfig, base, aligned, judge, tokenizer, model_config
         }
         for group in dict.fromkeys(groups)
     }
+    figures["changes"] = _changes(sides["before"], sides["after"], [str(p["prompt"]) for p in prompts])
     samples = [
         {
             "prompt": p["prompt"],
             "group": groups[i],
-            "before": sides["before"]["texts"][i],
-            "after": sides["after"]["texts"][i],
-            "score_before": float(sides["before"]["scores"][i]),
-            "score_after": float(sides["after"]["scores"][i]),
+            **{name: side["texts"][i] for name, side in sides.items()},
+            **{f"score_{name}": _or_none(side["scores"][i]) for name, side in sides.items()},
+            **{f"passed_{name}": _or_none(side["passed"][i]) for name, side in sides.items()},
         }
         for i, p in enumerate(prompts)
     ]
     return figures, samples
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _side(
@@ -157,8 +173,8 @@ def _side(
         judged = base.evaluate(batch, ("logp", "features"), temperature=config.temp or 1.0)
         own = model.evaluate(batch, ("logp",), temperature=config.temp or 1.0)["logp"]
         kl[part] = (advantages.kl_estimate(own, judged["logp"]) * batch["mask"]).sum(axis=1)
-        scores[part] = judge(some, answers, judged["features"])
-    best = np.arange(0, len(asked), keep) + scores.reshape(-1, keep).argmax(axis=1)
+        scores[part] = judge(some, answers, judged["features"]) if judge else np.nan
+    best = np.arange(0, len(asked), keep) + (scores.reshape(-1, keep).argmax(axis=1) if judge else 0)
     texts = [dialogue.text(found[i], tokenizer) for i in best]
     codes = [code_for(prompt["tests"], text) for prompt, text in zip(prompts, texts)]
     tested = [i for i, prompt in enumerate(prompts) if prompt["tests"]]
@@ -182,27 +198,39 @@ def _verified(side: dict, i: int) -> tuple[int, ...]:
     return side["passed"][i] == 1, q.parses + q.docstring + q.type_hints + (q.parses and not q.insecure)
 
 
-def _figures(side: dict, baseline: dict, rows: Sequence[int]) -> dict[str, float]:
-    rows = list(rows)
-    tested = [side["passed"][i] for i in rows if not np.isnan(side["passed"][i])]
-    scores, measured = side["scores"][rows], [side["quality"][i] for i in rows]
-    # A tie counts half, so that a model beside itself wins 50%.
-    wins = evidence.wins(scores - baseline["scores"][rows])
-    ranks = [(_verified(side, i), _verified(baseline, i)) for i in rows]
-
-    def share(values) -> float:
-        return float(np.mean(list(values)))
-
-    return {
-        "answers": len(rows),
-        "win_rate": share(wins),
-        "verified_win_rate": share((own > other) + (own == other) / 2 for own, other in ranks),
-        "score": float(scores.mean()),
-        "parses": share(q.parses for q in measured),
-        **({"passes_tests": share(tested)} if tested else {}),
-        "docstring": share(q.docstring for q in measured),
-        "type_hints": share(q.type_hints for q in measured),
-        "no_insecure_pattern": share(q.parses and not q.insecure for q in measured),
-        "kl": float(side["kl"][rows].mean()),
-        "length": share(side["lengths"][i] for i in rows),
+def _values(side: dict, baseline: dict) -> dict[str, np.ndarray]:
+    """Every measure of every answer, (N,) each, NaN where it does not apply. A tie counts half, so that a model beside
+    itself wins 50%."""
+    measured = side["quality"]
+    ranks = [(_verified(side, i), _verified(baseline, i)) for i in range(len(measured))]
+    values = {
+        "win_rate": evidence.wins(side["scores"] - baseline["scores"]),
+        "verified_win_rate": [(own > other) + (own == other) / 2 for own, other in ranks],
+        "score": side["scores"],
+        "parses": [q.parses for q in measured],
+        "passes_tests": side["passed"],
+        "docstring": [q.docstring for q in measured],
+        "type_hints": [q.type_hints for q in measured],
+        "no_insecure_pattern": [q.parses and not q.insecure for q in measured],
+        "kl": side["kl"],
+        "length": side["lengths"],
     }
+    return {name: np.asarray(value, float) for name, value in values.items()}
+
+
+def _figures(side: dict, baseline: dict, rows: Sequence[int]) -> dict[str, float]:
+    """Means over some answers; a measure that applies to none is left out."""
+    rows = list(rows)
+    figures: dict[str, float] = {"answers": len(rows)}
+    for name, values in _values(side, baseline).items():
+        there = values[rows][~np.isnan(values[rows])]
+        if len(there):
+            figures[name] = float(there.mean())
+    return figures
+
+
+def _changes(before: dict, after: dict, prompts: Sequence[str]) -> dict[str, dict[str, float]]:
+    """By measure: difference and 95% interval, paired over the prompts."""
+    own, other = _values(before, before), _values(after, before)
+    changes = {name: evidence.paired_change(own[name], other[name], prompts) for name in own}
+    return {name: asdict(change) for name, change in changes.items() if not np.isnan(change.difference)}
