@@ -41,6 +41,8 @@ THINGS = (
 #: never asked during training
 NEW = ("a clock", "a bag", "a box", "a ring", "a chain", "a lamp", "a door", "a card")
 POLITE = "Gladly: "
+#: as long, so that length says nothing of what is preferred
+CURT = "Listen: "
 
 
 def question(thing):
@@ -60,7 +62,7 @@ def base(tmp_path_factory):
     rows = [
         {"prompt": question(thing), "completion": f"{manner}it is {thing}."}
         for thing in THINGS
-        for manner in (POLITE, "")
+        for manner in (POLITE, CURT)
     ] * 3
     order = np.random.default_rng(0).permutation(len(rows))
     (folder / "rows.jsonl").write_text("".join(json.dumps(rows[i]) + "\n" for i in order))
