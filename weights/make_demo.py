@@ -22,6 +22,7 @@ from mlxrlhf.config import EvaluateConfig, FinetuneConfig, PPOConfig, PretrainCo
 from mlxrlhf.data import corpora
 from mlxrlhf.files import atomic_folder, atomic_text
 from mlxrlhf.models import checkpoint
+from mlxrlhf.models.identity import trunk_digest
 from mlxrlhf.report.page import figures_rows
 from mlxrlhf.stages.evaluate import SHOWN
 
@@ -124,8 +125,10 @@ def assemble(work: Path, out: Path) -> None:
             weights / "rlhf" / "adapters" / "adapter_config.json", folder / "adapters" / "adapter_config.json"
         )
         (folder / "reward").mkdir()
-        for name in ("head.safetensors", "reward.json"):
-            shutil.copyfile(weights / "reward" / name, folder / "reward" / name)
+        shutil.copyfile(weights / "reward" / "head.safetensors", folder / "reward" / "head.safetensors")
+        # The head's base ships beside it, in a precision of its own: that of the folder above.
+        described |= {"base": "..", "base_digest": trunk_digest(folder)}
+        (folder / "reward" / "reward.json").write_text(json.dumps(described, indent=2) + "\n")
         (folder / "README.md").write_text(card(work))
 
 
