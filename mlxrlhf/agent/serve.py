@@ -48,11 +48,6 @@ def run(config: ServeConfig) -> None:
     name, folder, adapter = folders.find_model(config.model, size=config.size, adapter=config.adapter)
     shape = checkpoint.read_config(folder)
     checkpoint.check_safetensors(folder)
-    if not checkpoint.mlx_lm_reads_rope(folder, shape):
-        raise UserError(
-            f"{folder}/config.json keeps its rope settings where mlx-lm does not read them; write the "
-            f"model again: mlxrlhf export --to hf --model {folder} --out DIR"
-        )
     if adapter and not (Path(adapter) / "adapter_config.json").is_file():
         raise UserError(
             f"{adapter} holds no adapter_config.json; give the adapters folder that mlxrlhf or mlx-lm wrote"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import shutil
 import struct
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,19 +132,80 @@ def refuse_quantised(folder: Path) -> None:
         )
 
 
-def mlx_lm_reads_rope(folder: Path, config: ModelConfig) -> bool:
-    """Whether mlx-lm sees a checkpoint's rope settings: for the Llama family it reads the top of config.json only, and
-    takes base 10,000 without scaling where transformers 5 wrote `rope_parameters` alone."""
+def mlx_lm_settings(folder: Path) -> dict[str, Any]:
+    """What mlx-lm has to be told of a checkpoint beside its config.json.
+
+    Of rotary embeddings most of its families read the top of config.json alone, and silently take defaults of their
+    own; transformers 5 writes `rope_parameters` (one for each kind of layer, where they differ) and nothing at the top.
+    """
     content = read_json(Path(folder) / "config.json")
-    return config.family != "llama" or (
-        config.rope_theta == content.get("rope_theta", 10_000.0)
-        and bool(config.rope_scaling) == bool(content.get("rope_scaling"))
-    )
+    told = _rope_at_the_top(content)
+    text = content.get("text_config")  # the language part of a model that also sees images
+    if isinstance(text, dict) and (rope := _rope_at_the_top(text)):
+        told["text_config"] = {**text, **rope}
+    return told
+
+
+def _rope_at_the_top(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The rope settings of a config.json under the names that mlx-lm reads."""
+    told: dict[str, Any] = {}
+    rope = content.get("rope_parameters")
+    rope = dict(rope) if isinstance(rope, dict) else {}
+    if rope and all(isinstance(value, dict) for value in rope.values()):  # by kind of layer: Gemma 3, OLMo 3
+        if "rope_theta" in rope.get("sliding_attention", {}):
+            told["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = dict(rope.get("full_attention", {}))
+    for name in ("rope_theta", "partial_rotary_factor"):
+        if name in rope:
+            told[name] = rope.pop(name)
+    scaling = rope or content.get("rope_scaling")
+    if isinstance(scaling, dict):
+        kind = scaling.get("rope_type", scaling.get("type", "default"))
+        if kind != "default":
+            told["rope_scaling"] = _scaling_for_mlx_lm(kind, scaling, content)
+            if "original_max_position_embeddings" in scaling:  # Phi 3 looks for it here
+                told["original_max_position_embeddings"] = scaling["original_max_position_embeddings"]
+    return told
+
+
+def _scaling_for_mlx_lm(kind: str, scaling: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """A rope scaling with the names and without the defaults of transformers, which differ from mlx-lm's."""
+    told = {**scaling, "type": kind, "rope_type": kind}
+    if kind == "yarn":
+        told.setdefault("original_max_position_embeddings", content.get("max_position_embeddings", 2048))
+        attention = told.pop("attention_factor", None)
+        if attention is not None and told.get("factor", 1) > 1:
+            # mlx-lm has no such setting, and computes it as 1 + 0.1 mscale log(factor).
+            told["mscale"], told["mscale_all_dim"] = (attention - 1) / (0.1 * math.log(told["factor"])), 0
+    return {name: value for name, value in told.items() if value is not None}
+
+
+@contextlib.contextmanager
+def for_mlx_lm(folder: Path) -> Iterator[Path]:
+    """The checkpoint as mlx-lm reads it rightly where it takes a folder and nothing beside it.
+
+    That is the folder itself or, where config.json says more than mlx-lm reads, a temporary one of links to its files
+    with a config.json that says it.
+    """
+    folder = Path(folder)
+    content = read_json(folder / "config.json")
+    told = mlx_lm_settings(folder)
+    if all(content.get(name) == value for name, value in told.items()):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="mlxrlhf-") as temporary:
+        other = Path(temporary) / (folder.resolve().name or "model")
+        other.mkdir()
+        for path in folder.iterdir():
+            if path.name != "config.json":
+                (other / path.name).symlink_to(path.resolve())
+        (other / "config.json").write_text(json.dumps({**content, **told}, indent=2) + "\n")
+        yield other
 
 
 def copy_config(source: Path, target: Path, *, dtype: str) -> None:
-    """The config.json of a family that is not ours, as it is but for the precision."""
-    content = read_json(Path(source) / "config.json")
+    """The config.json of a family that is not ours, as it is but for the precision and what mlx-lm would not see."""
+    content = read_json(Path(source) / "config.json") | mlx_lm_settings(source)
     content["torch_dtype"] = content["dtype"] = dtype
     (Path(target) / "config.json").write_text(json.dumps(content, indent=2) + "\n")
 

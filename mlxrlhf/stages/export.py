@@ -84,7 +84,7 @@ def _fill(config: ExportConfig, source: Path, folder: Path, say: Callable[[str],
     if config.to == "hf":
         _plain(config, source, folder, "float32" if config.dtype == "auto" else config.dtype)
         return {}
-    if not config.adapter and checkpoint.mlx_lm_reads_rope(source, checkpoint.read_config(source)):
+    if not config.adapter:
         return _quantise(config, source, folder, say)
     whole = _plain(config, source, folder / "whole")
     figures = _quantise(config, whole, folder, say)

@@ -34,7 +34,8 @@ class MLXLMTrunk(nn.Module):
         super().__init__()
         checkpoint.check_safetensors(folder)
         try:
-            model, _ = load_model(Path(folder), trust_remote_code=False)
+            settings = checkpoint.mlx_lm_settings(folder)
+            model, _ = load_model(Path(folder), model_config=settings, trust_remote_code=False)
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise UserError(
                 f"mlx-lm cannot load {folder} ({str(error).splitlines()[0]}); take a model that `mlx_lm.generate` runs"

@@ -14,14 +14,15 @@ import numpy as np
 from mlx_lm.utils import dequantize_model, load_model
 
 from mlxrlhf.errors import UserError
+from mlxrlhf.models import checkpoint
 
 
 def convert(source: Path, target: Path, *, bits: int, group_size: int, dtype: str) -> None:
     """Quantise a checkpoint into the existing folder `target`. Raises UserError for one that mlx-lm cannot convert."""
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), checkpoint.for_mlx_lm(source) as readable:
             mlx_lm.convert(
-                str(source),
+                str(readable),
                 str(target / "mlx"),
                 quantize=True,
                 q_bits=bits,
@@ -60,7 +61,7 @@ def cost(whole: Path, quantised: Path, rows: np.ndarray) -> dict[str, float]:
 def _load(folder: Path) -> nn.Module:
     """The model as mlx_lm.generate loads it. On the CPU its weights are unpacked to float32 first, the same numbers:
     MLX multiplies packed and bfloat16 matrices slowly there."""
-    model, _ = load_model(folder, trust_remote_code=False)
+    model, _ = load_model(folder, model_config=checkpoint.mlx_lm_settings(folder), trust_remote_code=False)
     if mx.default_device() == mx.Device(mx.cpu):
         model.set_dtype(mx.float32)  # first: the weights would be rounded to the precision of their scales
         model = dequantize_model(model)

@@ -32,6 +32,7 @@ from mlx_lm.utils import load_adapters
 
 from mlxrlhf.backends.serving import Sampling, Token
 from mlxrlhf.errors import UserError
+from mlxrlhf.models import checkpoint
 
 #: answers that are decoded, and prompts that are read, at once
 DECODED_AT_ONCE, READ_AT_ONCE = 32, 8
@@ -50,20 +51,21 @@ def open_engine(
         # mlx-lm compiles its samplers. On the CPU that starts a C++ compiler at the first answer, wins next to nothing,
         # and while it runs the process is deaf to Ctrl-C (that is how system(3) works).
         mx.disable_compile()
-    _try_to_load(folder, adapter)
-    provider = _Provider(folder, adapter, ends)
-    engine = Engine(provider, on_death)
-    provider.loaded.wait()
+    with checkpoint.for_mlx_lm(folder) as readable:
+        _try_to_load(folder, adapter, readable)
+        provider = _Provider(readable, adapter, ends)
+        engine = Engine(provider, on_death)
+        provider.loaded.wait()
     if provider.model is None:
         raise UserError(f"mlx-lm could not load {folder}; take a model that `mlx_lm.generate` runs")
     return engine
 
 
-def _try_to_load(folder: Path, adapter: str) -> None:
+def _try_to_load(folder: Path, adapter: str, readable: Path) -> None:
     """A trial: the generation thread, where an array has to be made to be used, could only say that it failed."""
     try:
         model = mlx_lm.load(
-            str(folder), lazy=True, tokenizer_config={"trust_remote_code": False}, trust_remote_code=False
+            str(readable), lazy=True, tokenizer_config={"trust_remote_code": False}, trust_remote_code=False
         )[0]
     except Exception as error:  # whatever a folder of another maker may lack
         raise UserError(
