@@ -11,13 +11,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 
 from mlxrlhf import backends, plan
 from mlxrlhf.algorithms import losses
 from mlxrlhf.config import SIZES, PPOConfig
 from mlxrlhf.stages.ppo import PPO
+
+BACKEND = backends.load("mlx", "cpu")
+import mlx.core as mx  # noqa: E402  (after the backend: it loads the fast BLAS first)
 
 HERE, C = Path(__file__).parent, SIZES["nano"]
 PROMPT, RESPONSE, ROWS = 32, 64, 16
@@ -49,7 +51,7 @@ class Counter:
 
 
 def main() -> None:
-    backend, rng = backends.load("mlx", "cpu"), np.random.default_rng(0)
+    backend, rng = BACKEND, np.random.default_rng(0)
     counter = Counter()
 
     def prompts(count: int) -> list[list[int]]:
