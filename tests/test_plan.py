@@ -10,7 +10,16 @@ from helpers import mlxrlhf, mlxrlhf_process
 
 from mlxrlhf import backends, plan
 from mlxrlhf.algorithms import losses
-from mlxrlhf.config import SIZES, DPOConfig, GRPOConfig, ModelConfig, PPOConfig, PretrainConfig, RewardConfig
+from mlxrlhf.config import (
+    SIZES,
+    DPOConfig,
+    FinetuneConfig,
+    GRPOConfig,
+    ModelConfig,
+    PPOConfig,
+    PretrainConfig,
+    RewardConfig,
+)
 from mlxrlhf.errors import UserError
 
 MLX = backends.load("mlx", "cpu")
@@ -174,3 +183,22 @@ def test_a_model_counts_the_shapes_it_was_trained_on(name):
         return model.traces
 
     assert [step(rows) for rows in (2, 3, 2, 3)] == [1, 2, 2, 2]
+
+
+def test_on_metal_the_plan_compares_with_the_recommended_working_set(monkeypatch):
+    from mlxrlhf.backends.mlx import memory
+
+    machine = {"memory_size": 16 * 2**30, "max_recommended_working_set_size": 11 * 2**30}
+    monkeypatch.setattr(memory, "on_gpu", lambda: True)
+    monkeypatch.setattr(memory.mx, "device_info", lambda: machine)
+    assert memory.limit() == 11 * 2**30
+    del machine["max_recommended_working_set_size"]  # CUDA
+    assert memory.limit() == 16 * 2**30
+
+
+def test_who_brings_a_model_is_told_of_adapters_first(monkeypatch):
+    config = FinetuneConfig(model="some/model", lora_rank=0, batch_size=1, sequence_length=8)
+    model = SIZES["medium"]
+    whole = plan.predict(plan.Job.of(config, model), MLX).peak
+    monkeypatch.setattr(MLX.memory, "limit", lambda: whole * 0.7)
+    assert plan.remedy(config, model, MLX, 64, 160) == "--lora-rank 16"

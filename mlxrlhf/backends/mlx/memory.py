@@ -82,9 +82,10 @@ def update(masters: bool) -> int:
 
 
 def limit() -> int:
-    """Bytes that a run cannot exceed without swapping: all of the machine's, for nothing that runs may be refused."""
+    """Bytes that a run cannot exceed without swapping: on Metal the working set that the system recommends (some two
+    thirds to three quarters of a Mac's memory), on other devices all there is."""
     info = mx.device_info() if on_gpu() else {}
-    return int(info.get("memory_size") or host_memory())
+    return int(info.get("max_recommended_working_set_size") or info.get("memory_size") or host_memory())
 
 
 def held() -> int:
