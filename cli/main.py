@@ -100,7 +100,7 @@ class Command(Protocol):
 
 def _help(f: Field[Any]) -> str:
     choices = f.metadata["choices"]
-    return f.metadata["help"] + (f" ({', '.join(choices)})" if choices else "")
+    return f.metadata["help"] + (f" ({', '.join(map(str, choices))})" if choices else "")
 
 
 def options_of(kind: type, *leading: inspect.Parameter) -> Callable[[Callable[..., Any]], Command]:

@@ -20,7 +20,7 @@ def option(
     minimum: float | None = None,
     above: float | None = None,
     maximum: float | None = None,
-    choices: tuple[str, ...] = (),
+    choices: tuple[Any, ...] = (),
 ) -> Any:
     """A dataclass field with the text, the bounds and the choices that the command line shows.
 
@@ -248,7 +248,7 @@ class ExportConfig(BackendConfig):
         choices=("auto", "float32", "bfloat16"),
     )
     gguf_type: str = option("f16", "precision of the matrices in a GGUF file", choices=("f32", "f16", "bf16", "q8_0"))
-    group_size: int = option(64, "weights that share a scale in an MLX quantisation", minimum=32, maximum=128)
+    group_size: int = option(64, "weights that share a scale in an MLX quantisation", choices=(32, 64, 128))
     text: str = option(
         "",
         "text file to measure the cost of quantisation on (default: the prepared data's held-out "
@@ -325,9 +325,9 @@ class FinetuneConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         # What depends on other settings is decided once, so that a run's config.json says what it was.
-        if self.lora_rank < 0:
+        if self.lora_rank == -1:
             object.__setattr__(self, "lora_rank", 16 if self.model else 0)
-        if not self.learning_rate:
+        if self.learning_rate == 0:
             of_weights = 2e-5 if self.model else 6e-4
             object.__setattr__(self, "learning_rate", 2e-4 if self.lora_rank else of_weights)
 

@@ -411,14 +411,13 @@ def _ways(config: RunConfig, backend: Backend) -> list[list[dict]]:
         ways.append(
             [{"micro_batch_size": config.micro_batch_size >> i} for i in range(1, config.micro_batch_size.bit_length())]
         )
-    every_weight = isinstance(config, WeightsConfig) and not config.lora_rank
     if isinstance(config, WeightsConfig) and not config.gradient_checkpointing:
         ways.append([{"gradient_checkpointing": True}])
     if config.dtype == "float32":
         ways.append([{"dtype": "bfloat16"}])
-    if every_weight and backend.NAME == "mlx" and config.optimizer_dtype == "float32":
-        ways.append([{"optimizer_dtype": "bfloat16"}])
-    if every_weight:
+    if isinstance(config, WeightsConfig) and not config.lora_rank:
+        if backend.NAME == "mlx" and config.optimizer_dtype == "float32":
+            ways.append([{"optimizer_dtype": "bfloat16"}])
         # Who brings a model has most to gain from adapters, so there they are named first.
         ways.insert(0 if config.model else len(ways), [{"lora_rank": 16}])
     return [way for way in ways if way]

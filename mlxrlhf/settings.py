@@ -44,7 +44,7 @@ def validate(config: Any) -> None:
             raise UserError(f"{flag} is {value}; it must be at most {_plain(maximum)}")
         choices = f.metadata.get("choices")
         if choices and value not in choices and value != f.default:
-            raise UserError(f"{flag} is {value!r}; choose one of {', '.join(choices)}")
+            raise UserError(f"{flag} is {value!r}; choose one of {', '.join(map(str, choices))}")
 
 
 def _plain(bound: float) -> str:

@@ -372,7 +372,9 @@ def test_other_families_are_quantised_by_mlx_lm_and_gguf_names_llama_cpp(house, 
     for file in house.iterdir():
         shutil.copy(file, folder)
     assert "convert_hf_to_gguf.py" in mlxrlhf(tmp_path, "export --model qwen --out q.gguf", code=2).err
-    mlxrlhf(tmp_path, "export", "--to", "mlx-8bit", "--model", "qwen", "--out", "q8", "--eval-tokens", "0")
+    said = mlxrlhf(tmp_path, "export", "--to", "mlx-8bit", "--model", "qwen", "--out", "q8", "--eval-tokens", "0").out
+    # Rows of 96 weights are no multiple of 64: what stays as it was is said.
+    assert "2 matrices are not quantised (model.layers.0.mlp.down_proj.weight, ...)" in said
     assert type(load(str(tmp_path / "q8"))[0]).__module__ == "mlx_lm.models.qwen3"
     assert sorted(os.listdir(tmp_path)) == ["q8", "qwen"]
 
@@ -385,8 +387,22 @@ def test_what_cannot_be_exported_is_one_sentence_and_leaves_nothing(trained, tmp
         ("no run of mlxrlhf export wrote (notes.txt)", "--to", "hf", "--model", str(trained), "--out", "full"),
         ("is there already", "--model", str(trained), "--out", "full/notes.txt"),
         ("is a folder", "--model", str(trained), "--out", "full"),
-        ("no readable adapter_config", "--to", "hf", "--model", str(trained), "--adapter", "full", "--out", "x"),
+        (
+            "full/adapter_config.json cannot be read",
+            "--to",
+            "hf",
+            "--model",
+            str(trained),
+            "--adapter",
+            "full",
+            "--out",
+            "x",
+        ),
         ("cannot be read", "--to", "mlx-4bit", "--model", str(trained), "--out", "x", "--text", "nowhere.txt"),
+        ("--group-size is 33; choose one of 32, 64, 128", "--to", "mlx-4bit", "--model", str(trained), "--out", "x")
+        + ("--group-size", "33"),
+        ("divide no matrix", "--to", "mlx-4bit", "--model", str(trained), "--out", "x", "--eval-tokens", "0")
+        + ("--group-size", "128"),
         ("fewer than 512", "--to", "mlx-4bit", "--model", str(trained), "--out", "x", "--text", "full/notes.txt"),
     ):
         error = mlxrlhf(tmp_path, "export", *arguments, code=2).err

@@ -216,7 +216,7 @@ def check_safetensors(folder: Path) -> None:
     if not files:
         raise UserError(f"{folder} holds no model*.safetensors; the checkpoint is incomplete")
     for file in files:
-        _safetensors_shapes(file)
+        safetensors_shapes(file)
 
 
 def expected_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -259,7 +259,7 @@ def weight_files(folder: Path, config: ModelConfig) -> list[Path]:
         files = [folder / "model.safetensors"]
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
-        shapes.update(_safetensors_shapes(file))
+        shapes.update(safetensors_shapes(file))
     expected = expected_shapes(config)
     blocks = {name.split(".")[2] for name in shapes if name.startswith("model.layers.")}
     if beyond := sorted(int(n) for n in blocks if n.isdecimal() and int(n) >= config.num_layers):
@@ -298,7 +298,7 @@ def _indexed(index: Path) -> list[Path]:
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 
 
-def _safetensors_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+def safetensors_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor, once the header is known to describe the whole file and nothing else."""
     try:
         with open(file, "rb") as stream:
@@ -391,7 +391,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    _safetensors_shapes(Path(path))
+    safetensors_shapes(Path(path))
     try:
         return load(Path(path).read_bytes())
     except (SafetensorError, OSError, KeyError) as error:  # KeyError: a type of number that NumPy lacks

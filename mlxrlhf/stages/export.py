@@ -108,13 +108,18 @@ def _quantise(config: ExportConfig, whole: Path, folder: Path, say: Callable[[st
 
     bits = int(config.to.removeprefix("mlx-").removesuffix("bit"))
     name, rows = held_out(config, open_tokenizer(whole)) if config.eval_tokens else ("", None)
-    quantize.convert(
+    left = quantize.convert(
         whole,
         folder,
         bits=bits,
         group_size=config.group_size,
         dtype="bfloat16" if config.dtype == "auto" else config.dtype,
     )
+    if left:
+        say(
+            f"{len(left)} matrices are not quantised ({left[0]}, ...): groups of {config.group_size} do not "
+            "divide their rows; --group-size 32 may"
+        )
     checkpoint.copy_tokenizer(whole, folder)
     if rows is None:
         return {}

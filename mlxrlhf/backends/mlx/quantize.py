@@ -15,10 +15,14 @@ from mlx_lm.utils import dequantize_model, load_model
 
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import checkpoint
+from mlxrlhf.models.checkpoint import safetensors_shapes
 
 
-def convert(source: Path, target: Path, *, bits: int, group_size: int, dtype: str) -> None:
-    """Quantise a checkpoint into the existing folder `target`. Raises UserError for one that mlx-lm cannot convert."""
+def convert(source: Path, target: Path, *, bits: int, group_size: int, dtype: str) -> list[str]:
+    """Quantise a checkpoint into the existing folder `target`. Returns the matrices that stay as they were.
+
+    Raises UserError for one that mlx-lm cannot convert.
+    """
     try:
         with contextlib.redirect_stdout(io.StringIO()), checkpoint.for_mlx_lm(source) as readable:
             mlx_lm.convert(
@@ -37,6 +41,25 @@ def convert(source: Path, target: Path, *, bits: int, group_size: int, dtype: st
     for file in (target / "mlx").iterdir():
         file.rename(target / file.name)
     shutil.rmtree(target / "mlx")
+    return _left_as_it_was(source, target, group_size)
+
+
+def _left_as_it_was(source: Path, target: Path, group_size: int) -> list[str]:
+    """Matrices that mlx-lm passed over: their rows are no multiple of a group. Raises UserError where that is all."""
+    names = {name for file in target.glob("model*.safetensors") for name in safetensors_shapes(file)}
+    matrices = [
+        name
+        for file in source.glob("model*.safetensors")
+        for name, shape in safetensors_shapes(file).items()
+        if len(shape) == 2 and name in names
+    ]
+    left = [name for name in matrices if f"{name.removesuffix('.weight')}.scales" not in names]
+    if len(left) == len(matrices):
+        raise UserError(
+            f"groups of {group_size} divide no matrix of {source}, so nothing would be quantised; take "
+            "--group-size 32, or --to hf"
+        )
+    return left
 
 
 def cost(whole: Path, quantised: Path, rows: np.ndarray) -> dict[str, float]:
