@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,13 +39,13 @@ ALIGNMENT: tuple[Step, ...] = (
 )
 
 
-def run(size: str = "", backend: str = "mlx", device: str = "", say=print) -> dict:
+def run(size: str = "", backend: str = "mlx", device: str = "", say: Callable[[str], None] = print) -> dict[str, Any]:
     """Run the stages from random weights at `size`, or the last three on the shipped model where it is "".
 
     Writes runs/demo/summary.json and report.html, and returns the summary.
     """
     began = time.monotonic()
-    summary: dict = {}
+    summary: dict[str, Any] = {}
     chosen: dict[str, Any] = {"size": size} if size else {"model": "shipped"}
     steps = (*TRAINING, *ALIGNMENT) if size else ALIGNMENT
     settings = DEMO_FROM_SCRATCH if size else DEMO
@@ -60,11 +60,17 @@ def run(size: str = "", backend: str = "mlx", device: str = "", say=print) -> di
         figures = stage(config)
         summary[name] = {**figures, "seconds": time.monotonic() - started}
     summary = {"seconds": time.monotonic() - began, **summary}
+    _report(summary, steps, size or "shipped", say)
+    return summary
+
+
+def _report(summary: dict[str, Any], steps: Sequence[Step], label: str, say: Callable[[str], None]) -> None:
+    """Write runs/demo and say what changed. label: what the run's folders under weights/ are called."""
     folder = under_root("runs") / "demo"
     folder.mkdir(parents=True, exist_ok=True)
     atomic_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    label = size or "shipped"
-    samples = json.loads((folders.weights(label, "rlhf") / "evaluation" / "samples.json").read_text())
+    aligned = folders.weights(label, "rlhf")
+    samples = json.loads((aligned / "evaluation" / "samples.json").read_text(encoding="utf-8"))
     runs = [(name, folders.weights(label, stage) / "run") for name, stage, *_ in steps if stage]
     page = demo_report(folder, runs, summary, samples)
     for row in [HEADINGS, *figures_rows(summary["evaluate"])]:
@@ -75,12 +81,7 @@ def run(size: str = "", backend: str = "mlx", device: str = "", say=print) -> di
         f"PPO reward: {p['reward_first10']:.2f} ± {p['reward_first10_std']:.2f} in the first ten updates, "
         f"{p['reward_last10']:.2f} ± {p['reward_last10_std']:.2f} in the last ten; KL {p['kl_last']:.1f} nats"
     )
-    for sample in samples:
-        if sample["prompt"] == evaluate.SHOWN:
-            say(f"\n{sample['prompt']}\n\nbefore:\n{sample['before']}\n\nafter:\n{sample['after']}\n")
-            break
-    say(
-        f"{summary['seconds'] / 60:.1f} minutes; report: {page}; chat with it: mlxrlhf chat --model "
-        f"{folders.weights(label, 'rlhf')}"
-    )
-    return summary
+    if shown := next((sample for sample in samples if sample["prompt"] == evaluate.SHOWN), None):
+        say(f"\n{shown['prompt']}\n\nbefore:\n{shown['before']}\n\nafter:\n{shown['after']}\n")
+    minutes = summary["seconds"] / 60
+    say(f"{minutes:.1f} minutes; report: {page}; chat with it: mlxrlhf chat --model {aligned}")
