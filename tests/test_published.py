@@ -122,7 +122,7 @@ def test_adapters_run_in_mlx_lm_and_fuse_to_the_aligned_checkpoint(maker, aligne
     [
         (["chat", "--model", "nowhere", "--prompt", "x"], "there is no such folder"),
         (["fuse", "--model", "smollm2"], "fuse needs --model"),
-        (["fuse", "--model", "{maker}", "--adapter", "{maker}", "--out", "x"], "no readable adapter_config.json"),
+        (["fuse", "--model", "{maker}", "--adapter", "{maker}", "--out", "x"], "adapter_config.json cannot be read"),
         (["ppo", "--model", "{maker}", "--device", "tpu", "--backend", "torch"], "--device tpu is not available"),
     ],
 )

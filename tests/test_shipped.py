@@ -138,7 +138,7 @@ def test_the_demo_aligns_it(tmp_path, monkeypatch):
             "prepare": dict(pairs=40),
             "reward": dict(samples=0, num_epochs=1),
             "ppo": dict(steps_per_epoch=2, batch_size=4, ppo_epochs=1, max_tokens=8, lora_rank=2, learning_rate=1e-3),
-            "evaluate": dict(prompts=3, max_tokens=8),
+            "evaluate": dict(max_prompts=3, max_tokens=8),
         },
     )
     said = []
