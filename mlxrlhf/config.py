@@ -49,6 +49,8 @@ class ModelConfig:
     attention_bias: bool = False
     mlp_bias: bool = False
     family: str = "llama"  # any other is loaded by mlx-lm
+    bits: int = 0  # of the weights, packed as MLX packs them and frozen; 0: they are not
+    group_size: int = 64  # of packed weights, that share a scale and a bias
 
     def parameters(self) -> int:
         """Number of weights."""
@@ -98,6 +100,15 @@ class BackendConfig:
     )
 
 
+def _quantize() -> Any:
+    """The option that packs a model's weights when it is loaded."""
+    return option(
+        0,
+        "bits to pack the weights into at loading, 4 or 8 (mlx only); adapters are trained on it (0: as they are)",
+        choices=(0, 4, 8),
+    )
+
+
 @dataclass(frozen=True)
 class TemplateConfig:
     """How a published model's dialogues are written: what every command that asks one takes."""
@@ -132,6 +143,7 @@ class RunConfig(TemplateConfig, BackendConfig):
     checkpoint: str = option("", "folder to start from (default: the stage before, under weights/SIZE/)")
     out: str = option("", "folder to write (default: weights/SIZE/STAGE)")
     data_dir: str = option("data", "folder of prepared data; SIZE is appended")
+    quantize: int = _quantize()
     seed: int = option(0, "seed of every random choice", minimum=0, maximum=LARGEST_INTEGER)
     resume: bool = option(False, "continue from the last save of the same command")
     restart: bool = option(False, "begin again where the folder holds the saves of an unfinished run")
@@ -191,6 +203,7 @@ class ChatConfig(TemplateConfig, BackendConfig):
     size: str = _trained_size()
     model: str = _trained_model()
     adapter: str = option("", "folder of LoRA adapters to put on it")
+    quantize: int = _quantize()
     prompt: str = option("", "answer this one prompt and leave")
     system: str = option("", "system message")
     max_tokens: int = option(256, "longest answer, in tokens", minimum=1)

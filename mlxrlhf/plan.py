@@ -88,6 +88,7 @@ class Job:
     @classmethod
     def of(cls, config: RunConfig, model: ModelConfig, prompt: int = PROMPT_TOKENS, answer: int = ANSWER_TOKENS) -> Job:
         """The job of a command's settings; prompt and answer: tokens of the longest in its data."""
+        model = dataclasses.replace(model, bits=model.bits or config.quantize)
         if isinstance(config, TrainConfig):
             return _train_job(config, model)
         if isinstance(config, PolicyConfig):
@@ -202,6 +203,16 @@ def trained_weights(job: Job) -> int:
     return full + small_weights(job) if job.train else 0
 
 
+def trunk_bytes(job: Job, backend: Backend) -> float:
+    """Bytes of the trunk's weights as they are held: packed ones have a scale and a bias in the trunk's precision for
+    each group. PyTorch holds them unpacked."""
+    c, size = job.model, BYTES[job.dtype]
+    if not c.bits or backend.NAME != "mlx":
+        return size * c.parameters()
+    norms = (2 * c.num_layers + 1) * c.hidden_size
+    return (c.parameters() - norms) * (c.bits / 8 + 2 * size / c.group_size) + size * norms
+
+
 def predict(job: Job, backend: Backend) -> Plan:
     """Peak memory of a job on a backend."""
     c, size, m = job.model, BYTES[job.dtype], backend.memory
@@ -211,9 +222,9 @@ def predict(job: Job, backend: Backend) -> Plan:
     masters = full and job.dtype == "bfloat16"
     always = {
         "process": m.held(),
-        "weights": size * c.parameters(),
+        "weights": trunk_bytes(job, backend),
         "adapters and heads": 4 * small,
-        "reference": size * (job.copies * c.parameters() + job.reference_head * embedding),
+        "reference": job.copies * trunk_bytes(job, backend) + job.reference_head * size * embedding,
         "masters": masters * m.MASTER * c.parameters(),
         "optimizer moments": 2 * trained * BYTES[job.optimizer_dtype],
     }
@@ -268,7 +279,8 @@ def disk_bytes(config: RunConfig, model: ModelConfig) -> int:
     job = Job.of(config, model)
     trained = trained_weights(job) if isinstance(config, WeightsConfig) else _head_weights(job)
     save = 3 * 4 * trained
-    result = 4 * (model.parameters() + small_weights(job)) if isinstance(config, WeightsConfig) else 4 * trained
+    written = BYTES[checkpoint.saved_dtype(job.model, "float32")]
+    result = written * model.parameters() + 4 * small_weights(job) if isinstance(config, WeightsConfig) else 4 * trained
     best = result if isinstance(config, TrainConfig) else 0
     return KEPT * save + best + max(save, result)
 
@@ -347,7 +359,9 @@ def describe(config: RunConfig, backend: Backend, prompt: int, answer: int) -> I
     model = shape(config)
     job = Job.of(config, model, prompt, answer)
     plan, room = predict(job, backend), backend.memory.limit()
-    yield f"{model.parameters():,} weights in {job.dtype}, on {backend.NAME}"
+    refuse_training_packed(config, job.model)
+    packed = f"{job.model.bits} bits and " if job.model.bits else ""
+    yield f"{model.parameters():,} weights in {packed}{job.dtype}, on {backend.NAME}"
     for part, size in plan.parts.items():
         yield f"  {part:20} {size / GB:8.2f} GB"
     yield f"{'peak memory':22} {plan.peak / GB:8.2f} GB   {plan.phase}"
@@ -364,6 +378,13 @@ def describe(config: RunConfig, backend: Backend, prompt: int, answer: int) -> I
         yield warning
 
 
+def refuse_training_packed(config: RunConfig, model: ModelConfig) -> None:
+    """Raises UserError where every weight of a model would be trained whose weights are packed, and so frozen."""
+    bits = model.bits or config.quantize
+    if bits and isinstance(config, WeightsConfig) and not config.lora_rank:
+        raise UserError(f"weights in {bits} bits cannot be trained themselves; train adapters on them: --lora-rank 16")
+
+
 def check(
     config: RunConfig, model: ModelConfig, backend: Backend, prompt: int = PROMPT_TOKENS, answer: int = ANSWER_TOKENS
 ) -> None:
@@ -371,6 +392,7 @@ def check(
 
     Warns on stderr of a precision that is slow here.
     """
+    refuse_training_packed(config, model)
     plan, room = predict(Job.of(config, model, prompt, answer), backend), backend.memory.limit()
     if plan.peak > room and not config.allow_swap:
         found = remedy(config, model, backend, prompt, answer)

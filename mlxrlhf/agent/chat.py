@@ -43,7 +43,7 @@ class LoadedModel:
     def load(cls, found: folders.Found, backend, config: ChatConfig) -> LoadedModel:
         """The model of a checkpoint folder, under the name that the user has for it."""
         tokenizer = folders.tokenizer_for(config, found.folder, found.adapter)
-        model = load_model(backend, found.folder, found.adapter, dtype=config.dtype)
+        model = load_model(backend, found.folder, found.adapter, dtype=config.dtype, quantize=config.quantize)
         return cls(found.name, model, tokenizer)
 
     def prompt(self, messages: list[dict], offered: dict[str, tools.Tool]) -> list[int]:

@@ -58,12 +58,14 @@ def read_adapter_config(folder: Path) -> tuple[int, float]:
     return described.size("rank"), described.number("scale")
 
 
-def load_model(backend: Backend, folder: Path, adapter: str = "", *, dtype: str = "float32") -> Model:
-    """The model of a checkpoint folder, LoRA adapters of ours or mlx-lm's put on it.
+def load_model(
+    backend: Backend, folder: Path, adapter: str = "", *, dtype: str = "float32", quantize: int = 0
+) -> Model:
+    """The model of a checkpoint folder, LoRA adapters of ours or mlx-lm's put on it; quantize: bits to pack it into.
 
     Raises UserError when they cannot be read or do not fit.
     """
-    shape = checkpoint.read_config(folder)
+    shape = checkpoint.read_config(folder, quantize)
     if not adapter:
         return backend.Model(shape, ModelSettings(folder=folder, dtype=dtype))
     rank, scale = read_adapter_config(Path(adapter))

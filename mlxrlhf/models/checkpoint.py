@@ -70,10 +70,11 @@ def write_config(folder: Path, config: ModelConfig, *, dtype: str, pad_id: int, 
     (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
-def read_config(folder: Path) -> ModelConfig:
+def read_config(folder: Path, quantize: int = 0) -> ModelConfig:
     """Read a config.json: all of it for the Llama family, what our stages ask of a model for any other.
 
-    Raises UserError when the folder is not a checkpoint, or config.json is broken or says too little.
+    quantize: the bits that its weights shall be packed into, 0 for what they are. Raises UserError when the folder is
+    not a checkpoint, config.json is broken or says too little, or it is packed otherwise.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
@@ -91,6 +92,9 @@ def read_config(folder: Path) -> ModelConfig:
         _check_scaling(path, scaling)
     width, heads = c.size("hidden_size"), c.size("num_attention_heads")
     rope_theta = Fields(path, rope).positive("rope_theta", c.positive("rope_theta", 10_000.0))
+    bits, group_size = _packing(path, c.content)
+    if quantize and bits not in (0, quantize):
+        raise UserError(f"{folder} is in {bits} bits already; leave --quantize {quantize} out")
     return ModelConfig(
         vocab_size=c.size("vocab_size"),
         hidden_size=width,
@@ -107,7 +111,23 @@ def read_config(folder: Path) -> ModelConfig:
         attention_bias=c.truth("attention_bias"),
         mlp_bias=c.truth("mlp_bias"),
         family=family,
+        bits=bits or quantize,
+        group_size=group_size,
     )
+
+
+def _packing(path: Path, content: Mapping[str, Any]) -> tuple[int, int]:
+    """Bits and group size of weights that MLX packed (`quantization` of a config.json); 0 bits where they are not."""
+    packed = content.get("quantization")
+    if packed is None:
+        return 0, 64  # those of --quantize
+    fields = Fields(path, packed if isinstance(packed, dict) else {}, "give the checkpoint that it was made from")
+    return fields.size("bits"), fields.size("group_size", 64)
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a checkpoint's weights are packed on disk, as mlx-community's are."""
+    return "quantization" in read_json(Path(folder) / "config.json")
 
 
 #: the numbers that each kind of rope scaling is made of
@@ -124,12 +144,64 @@ def _check_scaling(path: Path, scaling: dict[str, Any]) -> None:
 
 
 def refuse_quantised(folder: Path) -> None:
-    """Raises UserError for a checkpoint whose weights are packed: only mlx-lm runs those."""
-    if "quantization" in read_json(Path(folder) / "config.json"):
+    """Raises UserError for a checkpoint whose weights are packed, where they are wanted as they were before."""
+    if is_packed(folder):
         raise UserError(
-            f"{folder} is quantised: mlx_lm.generate and mlxrlhf serve run it; here, give the checkpoint "
-            "it was made from"
+            f"{folder} is quantised; give the checkpoint it was made from, or unpack it: "
+            f"mlxrlhf export --to hf --model {folder} --out DIR"
         )
+
+
+def saved_dtype(config: ModelConfig, dtype: str) -> str:
+    """The precision that a checkpoint is written in: that of the trunk; of a packed one, which is unpacked for it,
+    bfloat16, in which packed models were published and which keeps more than their bits hold."""
+    return "bfloat16" if config.bits else dtype
+
+
+#: bits that MLX packs weights into, and how many of them share a scale
+PACKED_BITS, GROUP_SIZES = (2, 3, 4, 5, 6, 8), (32, 64, 128)
+#: of those, the bits that `unpacked` reads: codes that fit a 32-bit word evenly
+UNPACKED_BITS = (2, 4, 8)
+
+
+def unpacked(weight: np.ndarray, scales: np.ndarray, biases: np.ndarray, bits: int) -> np.ndarray:
+    """The float32 weights (out, in) that MLX packed with its affine quantisation: scale * code + bias in each group.
+
+    weight (out, in * bits / 32) uint32, codes from the lowest bits up; scales and biases (out, groups) float32.
+    Raises UserError for other bits than `UNPACKED_BITS`.
+    """
+    if bits not in UNPACKED_BITS:
+        raise UserError(f"weights in {bits} bits are read by --backend mlx only")
+    codes = weight[..., None] >> np.arange(0, 32, bits, dtype=np.uint32) & np.uint32(2**bits - 1)
+    grouped = codes.reshape(*scales.shape, -1).astype(np.float32)
+    return (grouped * scales[..., None] + biases[..., None]).reshape(len(weight), -1)
+
+
+def packings(folder: Path, config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Bits and group size of what is packed in a checkpoint that `weight_files` checked, by the layer's name."""
+    if not is_packed(folder):
+        return {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in _files(Path(folder)):
+        shapes.update(_safetensors_shapes(file))
+    found = {name: _packing_of(name, whole, shapes) for name, whole in expected_shapes(config).items()}
+    return {name.removesuffix(".weight"): packing for name, packing in found.items() if packing}
+
+
+def _packing_of(name: str, whole: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
+    """Bits and group size of a tensor that was packed from the shape `whole`; None where it was not packed."""
+    scales, biases = (shapes.get(f"{name.removesuffix('.weight')}.{part}") for part in ("scales", "biases"))
+    if scales is None:
+        return None
+    rows, width, packed = whole[0], whole[-1], shapes[name]
+    if len(packed) == len(scales) == 2 and scales == biases and packed[0] == scales[0] == rows and scales[1]:
+        bits, group_size = packed[1] * 32 / width, width / scales[1]
+        if bits in PACKED_BITS and group_size in GROUP_SIZES:
+            return int(bits), int(group_size)
+    raise UserError(
+        f"{name} is packed as {packed} with scales {scales}, which is no affine packing of {whole}; give the "
+        "checkpoint that it was made from"
+    )
 
 
 def mlx_lm_settings(folder: Path) -> dict[str, Any]:
@@ -207,6 +279,8 @@ def copy_config(source: Path, target: Path, *, dtype: str) -> None:
     """The config.json of a family that is not ours, as it is but for the precision and what mlx-lm would not see."""
     content = read_json(Path(source) / "config.json") | mlx_lm_settings(source)
     content["torch_dtype"] = content["dtype"] = dtype
+    for name in ("quantization", "quantization_config"):  # what is written is never packed
+        content.pop(name, None)
     (Path(target) / "config.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -251,12 +325,7 @@ def weight_files(folder: Path, config: ModelConfig) -> list[Path]:
     Raises UserError for a missing, truncated or corrupt file, and for tensors that do not fit config.json.
     """
     folder = Path(folder)
-    refuse_quantised(folder)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = _indexed(index)
-    else:
-        files = [folder / "model.safetensors"]
+    files = _files(folder)
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         shapes.update(safetensors_shapes(file))
@@ -270,9 +339,15 @@ def weight_files(folder: Path, config: ModelConfig) -> list[Path]:
     for name, shape in expected.items():
         if name not in shapes:
             raise UserError(f"{folder} lacks the tensor {name} that its config.json asks for; it is incomplete")
-        if shapes[name] != shape:
+        if not _packing_of(name, shape, shapes) and shapes[name] != shape:
             raise UserError(f"{folder}: {name} is {shapes[name]}, but its config.json asks for {shape}")
     return files
+
+
+def _files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint of the Llama family."""
+    index = folder / "model.safetensors.index.json"
+    return _indexed(index) if index.is_file() else [folder / "model.safetensors"]
 
 
 def check_finite(file: Path, name: str, finite: bool) -> None:

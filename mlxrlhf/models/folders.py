@@ -151,7 +151,7 @@ def open_checkpoint(config, stage: str, given: str = "") -> Checkpoint:
     if not (folder / "config.json").is_file():
         remedy = "name a checkpoint folder" if given else f"run: {COMMANDS[stage]} {flag(config)}"
         raise UserError(f"{folder} holds no checkpoint; {remedy}")
-    shape = checkpoint.read_config(folder)
+    shape = checkpoint.read_config(folder, config.quantize)
     if not config.model:
         expected = SIZES[config.size]
         for name in ("hidden_size", "num_layers", "num_heads"):

@@ -43,7 +43,7 @@ class RewardModel:
     """A reward model's folder, as reward.json describes it.
 
     base: the checkpoint whose hidden states the head scores. lora_rank: of the adapters beside it, 0 where the base was
-    frozen. accuracy: share of held-out pairs right.
+    frozen. accuracy: share of held-out pairs right. quantize: bits that the base was packed into when it was loaded.
     """
 
     folder: Path
@@ -53,6 +53,7 @@ class RewardModel:
     normaliser: Normaliser
     lora_rank: int
     accuracy: float | None
+    quantize: int = 0
 
     @classmethod
     def open(cls, folder: Path, tokenizer: AnyTokenizer) -> RewardModel:
@@ -72,6 +73,7 @@ class RewardModel:
             Normaliser(normaliser.number("mean"), normaliser.positive("std")),
             fields.count("lora_rank"),
             None if accuracy is None else fields.number("val_accuracy"),
+            fields.count("quantize") if "quantize" in fields.content else 0,
         )
         fingerprint = fields.text("tokenizer")
         if fingerprint != tokenizer.fingerprint:
@@ -85,18 +87,23 @@ class RewardModel:
             )
         return model
 
-    def scores_states_of(self, trunk: Path) -> bool:
-        """Whether the head knows the hidden states of the checkpoint `trunk`: its base has the same weights."""
-        return not self.lora_rank and self.base_digest == trunk_digest(trunk)
+    def scores_states_of(self, trunk: Path, quantize: int = 0) -> bool:
+        """Whether the head knows the hidden states of the checkpoint `trunk`: its base has the same weights, packed
+        into as many bits."""
+        same = self.quantize == _bits_at_loading(trunk, quantize)
+        return same and not self.lora_rank and self.base_digest == trunk_digest(trunk)
 
-    def scorer(self, backend: Backend, tokenizer: AnyTokenizer, trunk: Path, *, dtype: str = "float32") -> Scorer:
+    def scorer(
+        self, backend: Backend, tokenizer: AnyTokenizer, trunk: Path, *, dtype: str = "float32", quantize: int = 0
+    ) -> Scorer:
         """Normalised scores. Where the features passed in are not those of its own base, that base is loaded and run.
 
-        trunk: the checkpoint whose features are passed in. Raises UserError where the base is not there or has changed.
+        trunk: the checkpoint whose features are passed in, packed into `quantize` bits. Raises UserError where the base
+        is not there or has changed.
         """
         head = backend.Head(self.hidden_size)
         head.load_state(checkpoint.load_arrays(self.folder / "head.safetensors"))
-        if self.scores_states_of(trunk):
+        if self.scores_states_of(trunk, quantize):
             return lambda prompts, responses, shared: self.normaliser(head.scores(shared))
         base = self._load_base(backend, trunk, dtype)
 
@@ -122,15 +129,15 @@ class RewardModel:
         if not self.lora_rank:
             print(f"the reward model runs its own base {self.base}: {trunk} has other weights")
         adapters = str(self.folder / "adapters") if self.lora_rank else ""
-        return load_model(backend, self.base, adapters, dtype=dtype)
+        return load_model(backend, self.base, adapters, dtype=dtype, quantize=self.quantize)
 
-    def critic_start(self, trunk: Path, weight: float = 1.0) -> dict[str, np.ndarray] | None:
+    def critic_start(self, trunk: Path, weight: float = 1.0, quantize: int = 0) -> dict[str, np.ndarray] | None:
         """`value_start` of a model: a value head that begins as `weight` times this reward model's normalised score.
 
         So begin the value functions of Stiennon et al. (2020) and Ouyang et al. (2022). None where the head knows other
         hidden states than the policy's.
         """
-        if not self.scores_states_of(trunk):
+        if not self.scores_states_of(trunk, quantize):
             return None
         arrays = checkpoint.load_arrays(self.folder / "head.safetensors")
         weights = {name: array for name, array in arrays.items() if name.startswith("weights/")}
@@ -143,6 +150,11 @@ class RewardModel:
 def _base(folder: Path, written: str) -> Path:
     """The base's folder: as it was written, or seen from the reward model's own folder, for both may have moved."""
     return Path(written) if Path(written).is_dir() else folder / written
+
+
+def _bits_at_loading(folder: Path, bits: int) -> int:
+    """Of a model in `bits` bits, those that it was packed into when it was loaded: 0 where its folder is packed."""
+    return bits if bits and not checkpoint.is_packed(folder) else 0
 
 
 def write_reward_model(
@@ -170,5 +182,6 @@ def write_reward_model(
         "normaliser": asdict(normaliser),
         "val_accuracy": accuracy,
         "lora_rank": lora_rank,
+        "quantize": _bits_at_loading(source, base.config.bits),
     }
     (folder / "reward.json").write_text(json.dumps(description, indent=2) + "\n")

@@ -19,7 +19,7 @@ from mlxrlhf.data import dialogue
 from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.files import atomic_text
-from mlxrlhf.models import folders
+from mlxrlhf.models import checkpoint, folders
 from mlxrlhf.models.identity import trunk_digest
 from mlxrlhf.models.outputs import OutputFolder
 from mlxrlhf.report.runlog import RunLog
@@ -61,7 +61,8 @@ def _measured(
     judge = _judge(config, backend, tokenizer, before_folder) if config.suite != "humaneval" else None
     problems = humaneval.load() if config.suite != "tasks" else ()
     base, aligned = (
-        backend.Model(model_config, ModelSettings(folder=folder, dtype=config.dtype))
+        # Each has its own shape: the model before may be packed, and the one after it is written whole.
+        backend.Model(checkpoint.read_config(folder, config.quantize), ModelSettings(folder=folder, dtype=config.dtype))
         for folder in (before_folder, after_folder)
     )
     figures: dict[str, Any] = {"before": {}, "after": {}}
@@ -84,7 +85,9 @@ def _judge(config: EvaluateConfig, backend: Backend, tokenizer: AnyTokenizer, be
             )
         print(f"there is no reward model in {folder}: wins are judged by what is run and parsed alone")
         return None
-    return RewardModel.open(folder, tokenizer).scorer(backend, tokenizer, before, dtype=config.dtype)
+    return RewardModel.open(folder, tokenizer).scorer(
+        backend, tokenizer, before, dtype=config.dtype, quantize=config.quantize
+    )
 
 
 def humaneval_figures(

@@ -114,7 +114,7 @@ class PPO(Training):
         start = None
         if reward_model:
             weight = next(component.weight for component in components if component.name == "model")
-            start = reward_model.critic_start(run.source, weight)
+            start = reward_model.critic_start(run.source, weight, run.config.quantize)
         return {
             "value_head": True,
             "value_start": start,
@@ -395,7 +395,9 @@ def rewards_for(
     """What --reward asks for. Raises UserError when a prompt lacks what a component needs."""
     judge = None
     if reward_model:
-        score = reward_model.scorer(run.backend, run.tokenizer, run.source, dtype=config.dtype)
+        score = reward_model.scorer(
+            run.backend, run.tokenizer, run.source, dtype=config.dtype, quantize=config.quantize
+        )
 
         def judge(rows, responses, features):
             return score(encode_prompts(rows, run.tokenizer), responses, features)

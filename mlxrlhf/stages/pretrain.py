@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def run(config: PretrainConfig) -> dict[str, Any]:
         checkpoint = folders.open_checkpoint(config, "language", config.checkpoint)
         folders.same_tokenizer(checkpoint.tokenizer, data)
     else:
-        checkpoint = RandomWeights(SIZES[config.size], Tokenizer(data / "tokenizer"))
+        checkpoint = RandomWeights(replace(SIZES[config.size], bits=config.quantize), Tokenizer(data / "tokenizer"))
     end_id = checkpoint.tokenizer.end_id
     train_rows, val_rows = (Stream(tokens, config.sequence_length, end_id) for tokens in (train_tokens, val_tokens))
     return fit(config, "language", checkpoint, train_rows, val_rows)

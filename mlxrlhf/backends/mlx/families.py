@@ -19,6 +19,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlxrlhf.algorithms.rollout import bucket
+from mlxrlhf.backends.mlx.network import Head
 from mlxrlhf.backends.mlx.trees import number
 from mlxrlhf.backends.sampling import Prompts
 from mlxrlhf.errors import UserError
@@ -26,16 +27,19 @@ from mlxrlhf.models import checkpoint
 
 
 class MLXLMTrunk(nn.Module):
-    """A model of mlx-lm, its parameters under mlx-lm's names."""
+    """A model of mlx-lm, its parameters under mlx-lm's names; bits: packed into as many, if it is not packed yet."""
 
-    def __init__(self, folder: Path):
-        from mlx_lm.utils import load_model
+    def __init__(self, folder: Path, bits: int = 0, group_size: int = 64):
+        from mlx_lm.utils import load_model, quantize_model
 
         super().__init__()
         checkpoint.check_safetensors(folder)
         try:
             settings = checkpoint.mlx_lm_settings(folder)
-            model, _ = load_model(Path(folder), model_config=settings, trust_remote_code=False)
+            model, described = load_model(Path(folder), lazy=True, model_config=settings, trust_remote_code=False)
+            if bits and "quantization" not in described:
+                model, _ = quantize_model(model, described, group_size, bits)
+            mx.eval(model.parameters())
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise UserError(
                 f"mlx-lm cannot load {folder} ({str(error).splitlines()[0]}); take a model that `mlx_lm.generate` runs"
@@ -68,10 +72,10 @@ class MLXLMTrunk(nn.Module):
             for block in self.layers:
                 block.__class__ = _checkpointed(type(block))
 
-    def head_weight(self) -> mx.array:
-        """(V, d)"""
+    def head(self) -> Head:
+        """The output layer."""
         text = self._language_model
-        return text.lm_head.weight if "lm_head" in text else text.model.embed_tokens.weight
+        return Head.of(text.lm_head if "lm_head" in text else text.model.embed_tokens, _finish(text))
 
     def lay_out(self, segments: np.ndarray) -> tuple[mx.array, mx.array]:
         """What `__call__` takes for the segments (B, T) of packed or padded rows."""
@@ -88,25 +92,36 @@ class MLXLMTrunk(nn.Module):
 
     def logits(self, hidden: mx.array) -> mx.array:
         """(..., d) to (..., V), in the trunk's precision."""
-        return hidden @ self.head_weight().T
+        return self.head().logits(hidden)
 
     def reading(self, prompts: Prompts) -> MLXLMReading:
         """A batch to be sampled."""
         return MLXLMReading(self._model, self._language_model.model, prompts)
 
     def _check_projection(self) -> None:
-        """Log-probabilities are computed from hidden states in chunks: the head must be a plain matrix."""
+        """Log-probabilities are computed from hidden states in chunks: that must give the model's own logits."""
         tokens = mx.array([[1, 2, 3, 4]])
         expected = self._model(tokens).astype(mx.float32)
         try:
             difference = number(mx.abs(self.logits(self(tokens)).astype(mx.float32) - expected).max())
-        except ValueError:
-            difference = float("inf")  # a quantised embedding has another shape
+        except (ValueError, AttributeError):
+            difference = float("inf")  # the output layer is somewhere else
         if not difference <= 2e-2 * (1 + number(mx.abs(expected).max())):
             raise UserError(
-                f"{self.folder}: its output is no plain projection of its hidden states (it is quantised, or "
-                "scales its logits), so it cannot be trained here; take an unquantised checkpoint"
+                f"{self.folder}: its logits are no projection of its hidden states that is known here, so it cannot "
+                "be trained; take another model"
             )
+
+
+def _finish(text: Any) -> Callable[[mx.array], mx.array] | None:
+    """What a family does to its logits: divides (Granite), caps (Gemma 2) or multiplies them (Cohere)."""
+    if scaling := getattr(text, "logits_scaling", None):
+        return lambda logits: logits / scaling
+    if cap := getattr(text, "final_logit_softcapping", None):
+        return lambda logits: mx.tanh(logits / cap) * cap
+    if scale := getattr(getattr(text, "args", None), "logit_scale", None):
+        return lambda logits: logits * scale
+    return None
 
 
 class MLXLMReading:

@@ -10,6 +10,9 @@ from mlx.utils import tree_unflatten
 
 from mlxrlhf.backends.mlx.network import Trunk
 
+#: what stands beside a packed weight
+PARTS = ("scales", "biases")
+
 
 class LoRALinear(nn.Module):
     """A frozen linear layer plus a trained low-rank update (Hu et al. 2021): y = W x + scale * (x A) B.
@@ -17,9 +20,11 @@ class LoRALinear(nn.Module):
     A (in, r) and B (r, out) have mlx-lm's names and layout; B starts at zero, so training starts at the base.
     """
 
-    def __init__(self, base: nn.Linear, rank: int, scale: float):
+    def __init__(self, base: nn.Linear | nn.QuantizedLinear, rank: int, scale: float):
         super().__init__()
         out_dims, in_dims = base.weight.shape
+        if isinstance(base, nn.QuantizedLinear):
+            in_dims = in_dims * 32 // base.bits
         self.linear = base
         self.lora_a = mx.random.uniform(-1 / math.sqrt(in_dims), 1 / math.sqrt(in_dims), (in_dims, rank))
         self.lora_b = mx.zeros((rank, out_dims))
@@ -36,7 +41,18 @@ class LoRALinear(nn.Module):
 
     def merged(self) -> mx.array:
         """The weight (out, in) with the update added, float32."""
-        return self.linear.weight.astype(mx.float32) + self.scale * (self.lora_a @ self.lora_b).T
+        return whole_weight(self.linear) + self.scale * (self.lora_a @ self.lora_b).T
+
+
+def whole_weight(layer: nn.Module) -> mx.array:
+    """The weight of a layer, (out, in) of a linear one, unpacked where it is packed, float32."""
+    if "scales" not in layer:
+        return layer.weight.astype(mx.float32)
+    scales, biases = layer.scales, layer.get("biases")
+    if biases is not None:  # the affine packing; in others the scales are codes too
+        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+    whole = mx.dequantize(layer.weight, scales, biases, group_size=layer.group_size, bits=layer.bits, mode=layer.mode)
+    return whole.astype(mx.float32)
 
 
 def add_lora(trunk: Trunk, rank: int, scale: float) -> list[LoRALinear]:
@@ -47,7 +63,7 @@ def add_lora(trunk: Trunk, rank: int, scale: float) -> list[LoRALinear]:
         adapted = [
             (path, LoRALinear(child, rank, scale))
             for path, child in block.named_modules()
-            if isinstance(child, nn.Linear)
+            if isinstance(child, (nn.Linear, nn.QuantizedLinear))
         ]
         for _, layer in adapted:
             layer.linear.freeze()

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from mlxrlhf.backends.mlx import parallel
 from mlxrlhf.backends.mlx.families import MLXLMTrunk
 from mlxrlhf.backends.mlx.generate import generate
-from mlxrlhf.backends.mlx.lora import LoRALinear, add_lora
+from mlxrlhf.backends.mlx.lora import PARTS, LoRALinear, add_lora, whole_weight
 from mlxrlhf.backends.mlx.network import Llama, Network
 from mlxrlhf.backends.mlx.train import DTYPES, Trainer, arrays_of
 from mlxrlhf.backends.mlx.trees import flat, load
 from mlxrlhf.backends.protocol import Batch, Check, ModelSettings, Objective
 from mlxrlhf.config import ModelConfig
 from mlxrlhf.models import checkpoint
+
+#: bytes of one file of a checkpoint: what is computed and held at once while it is written
+FILE_BYTES = 2**31
 
 
 class Model:
@@ -35,10 +40,7 @@ class Model:
             self.network.value_head.load_saved(s.value_start)
         self.adapters: list[LoRALinear] = add_lora(self.trunk, s.lora_rank, s.lora_scale) if s.lora_rank else []
         mx.eval(self.network.parameters())
-        # A sum is a copy; mx.array(x) would be the same array, and an input of the compiled step.
-        reference_weight = self.trunk.head_weight() + 0 if s.keep_reference_head else None
-        mx.eval(reference_weight)
-        self.trainer = Trainer(self.network, s, reference_weight)
+        self.trainer = Trainer(self.network, s, self.trunk.head().copy() if s.keep_reference_head else None)
 
     # --- forward ---------------------------------------------------------------------------------------------------
 
@@ -70,7 +72,7 @@ class Model:
         self, batch: Batch, want: Sequence[str], *, temperature: float = 1.0, adapters: bool = True
     ) -> dict[str, np.ndarray]:
         self._prepare(adapters=adapters, training=False)
-        out = self.network(arrays_of(batch, self.network), want, temperature, self.trainer.reference_weight)
+        out = self.network(arrays_of(batch, self.network), want, temperature, self.trainer.reference_head)
         mx.eval(out)
         return {name: np.array(value) for name, value in out.items()}
 
@@ -126,19 +128,50 @@ class Model:
         self.trainer.load_state(arrays)
 
     def save(self, folder: Path, *, pad_id: int, end_id: int) -> None:
-        weights, dtype = {}, self.settings.dtype
+        weights, dtype = {}, checkpoint.saved_dtype(self.config, self.settings.dtype)
         merged = {id(layer.linear): layer.merged() for layer in self.adapters}
+        packed = set()
         for path, module in self.trunk.named_modules():
-            if isinstance(module, LoRALinear) and not path.startswith("_"):  # mlx-lm's own objects: the same layers
+            if path.startswith("_"):  # mlx-lm's own objects: the same layers
+                continue
+            if isinstance(module, LoRALinear):
                 weights[f"{path}.weight"] = merged[id(module.linear)].astype(DTYPES[dtype])
+            elif "scales" in module:
+                packed.add(path)
+                weights.setdefault(f"{path.removesuffix('.linear')}.weight", whole_weight(module).astype(DTYPES[dtype]))
         for name, value in flat(self.trunk.parameters()).items():
-            if "lora_" not in name and not name.endswith(".linear.weight"):
-                weights[name.replace(".linear.bias", ".bias")] = value
-        mx.save_safetensors(str(Path(folder) / "model.safetensors"), weights, metadata={"format": "pt"})
+            path, _, part = name.rpartition(".")
+            if "lora_" in name or name.endswith(".linear.weight") or (path in packed and part != "bias"):
+                continue
+            weights[name.replace(".linear.bias", ".bias")] = value.astype(DTYPES[dtype]) if packed else value
+        _write(Path(folder), weights)
         if isinstance(self.trunk, MLXLMTrunk):
             checkpoint.copy_config(self.trunk.folder, folder, dtype=dtype)
         else:
             checkpoint.write_config(folder, self.config, dtype=dtype, pad_id=pad_id, end_id=end_id)
+
+
+def _write(folder: Path, weights: dict[str, mx.array]) -> None:
+    """Write tensors, which are computed as they are written, in files of about `FILE_BYTES`; `weights` is emptied."""
+    parts: list[list[str]] = [[]]
+    room = FILE_BYTES
+    for name, value in weights.items():
+        if value.nbytes > room and parts[-1]:
+            parts.append([])
+            room = FILE_BYTES
+        parts[-1].append(name)
+        room -= value.nbytes
+    places: dict[str, str] = {}
+    total = sum(value.nbytes for value in weights.values())
+    for number, names in enumerate(parts, start=1):
+        whole = len(parts) == 1
+        file = "model.safetensors" if whole else f"model-{number:05}-of-{len(parts):05}.safetensors"
+        part = {name: weights.pop(name) for name in names}
+        mx.save_safetensors(str(folder / file), part, metadata={"format": "pt"})
+        places |= dict.fromkeys(names, file)
+    if len(parts) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _trunk(config: ModelConfig, settings: ModelSettings) -> Llama | MLXLMTrunk:
@@ -146,20 +179,65 @@ def _trunk(config: ModelConfig, settings: ModelSettings) -> Llama | MLXLMTrunk:
     trunk: Llama | MLXLMTrunk
     if config.family != "llama":
         assert settings.folder is not None  # a shape of another family comes from a folder
-        trunk = MLXLMTrunk(settings.folder)
+        trunk = MLXLMTrunk(settings.folder, config.bits, config.group_size)
     else:
         trunk = Llama(config)
         if settings.folder is None:
             trunk.initialise(settings.seed)
+            _pack(trunk, _packable(trunk, config))
         else:
-            for file in checkpoint.weight_files(settings.folder, config):
-                weights = [(name, w) for name, w in load(str(file)).items() if _is_ours(name, config)]
-                for name, array in weights:
-                    checkpoint.check_finite(file, name, bool(mx.isfinite(array).all()))
-                trunk.load_weights(weights, strict=False)
-    trunk.set_dtype(DTYPES[settings.dtype])
+            files = checkpoint.weight_files(settings.folder, config)
+            packings = checkpoint.packings(settings.folder, config)
+            made = {} if packings else _packable(trunk, config)
+            _pack(trunk, packings or made)
+            for file in files:
+                trunk.load_weights(_read(file, config, made), strict=False)
+    trunk.set_dtype(DTYPES[settings.dtype])  # of packed weights, the scales
+    if config.bits:
+        trunk.freeze()
     trunk.gradient_checkpointing = settings.gradient_checkpointing
     return trunk
+
+
+def _packable(trunk: Llama, config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Bits and group size of the layers that --quantize packs, those whose rows are whole groups, by name."""
+    if not config.bits:
+        return {}
+    return {
+        path: (config.bits, config.group_size)
+        for path, module in trunk.named_modules()
+        if isinstance(module, (nn.Linear, nn.Embedding)) and module.weight.shape[-1] % config.group_size == 0
+    }
+
+
+def _pack(trunk: Llama, packings: Mapping[str, tuple[int, int]]) -> None:
+    """Make these layers packed ones."""
+
+    def packing(path: str, _: nn.Module) -> bool | dict[str, Any]:
+        return dict(zip(("bits", "group_size"), packings[path])) if path in packings else False
+
+    if packings:
+        nn.quantize(trunk, class_predicate=packing)
+
+
+def _read(file: Path, config: ModelConfig, made: Mapping[str, tuple[int, int]]) -> list[tuple[str, mx.array]]:
+    """The tensors of a file that are the decoder's, those of the layers `made` packed one after the other: so that they
+    are never there whole together."""
+    found, arrays = [], load(str(file))
+    for name in list(arrays):
+        array = arrays.pop(name)
+        if not _is_ours(name, config):
+            continue
+        checkpoint.check_finite(file, name, bool(mx.isfinite(array).all()))
+        path, _, part = name.rpartition(".")
+        if part == "weight" and path in made:
+            bits, group_size = made[path]
+            parts = mx.quantize(array, bits=bits, group_size=group_size)
+            mx.eval(parts)
+            found += [(f"{path}.{kind}", value) for kind, value in zip(("weight", *PARTS), parts)]
+        else:
+            found.append((name, array))
+    return found
 
 
 def _is_ours(name: str, config: ModelConfig) -> bool:

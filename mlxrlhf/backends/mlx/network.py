@@ -6,7 +6,8 @@ Parameter names are Hugging Face's.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import mlx.core as mx
@@ -19,6 +20,58 @@ from mlxrlhf.config import ModelConfig
 
 #: float32 logits held at once, in elements: 32M is 128 MB
 LOGITS_CHUNK = 2**25
+
+
+@dataclass(frozen=True)
+class Head:
+    """An output layer: states (..., d) to logits (..., V), in the trunk's precision.
+
+    arrays: the weight (V, d) or, where it is packed, its codes, scales and biases. bits, group_size, mode: how it is
+    packed; 0 bits: it is not. finish: what the model does to its logits, such as a cap.
+    """
+
+    arrays: tuple[mx.array, ...]
+    bits: int = 0
+    group_size: int = 0
+    mode: str = "affine"
+    finish: Callable[[mx.array], mx.array] | None = None
+
+    @classmethod
+    def of(cls, layer: nn.Module, finish: Callable[[mx.array], mx.array] | None = None) -> Head:
+        """The output layer that a linear layer or a tied embedding is."""
+        if "scales" not in layer:
+            return cls((layer.weight,), finish=finish)
+        arrays = tuple(layer[name] for name in ("weight", "scales", "biases") if layer.get(name) is not None)
+        return cls(arrays, layer.bits, layer.group_size, layer.mode, finish)
+
+    @property
+    def vocabulary(self) -> int:
+        return self.arrays[0].shape[0]
+
+    def copy(self) -> Head:
+        """One with arrays of its own."""
+        # A sum is a copy; mx.array(x) would be the same array, and an input of the compiled step.
+        copied = Head(tuple(a + 0 for a in self.arrays), self.bits, self.group_size, self.mode, self.finish)
+        mx.eval(copied.arrays)
+        return copied
+
+    def logits(self, hidden: mx.array, arrays: Sequence[mx.array] = ()) -> mx.array:
+        """arrays: the head's own, where a function that is recomputed takes them as arguments."""
+        weight, *beside = arrays or self.arrays
+        if self.bits:
+            product = mx.quantized_matmul(
+                hidden,
+                weight,
+                beside[0],
+                beside[1] if len(beside) > 1 else None,
+                transpose=True,
+                group_size=self.group_size,
+                bits=self.bits,
+                mode=self.mode,
+            )
+        else:
+            product = hidden @ weight.T
+        return self.finish(product) if self.finish else product
 
 
 class KVCache:
@@ -159,9 +212,9 @@ class Llama(nn.Module):
         """What `__call__` takes for the segments (B, T) of packed or padded rows."""
         return mx.array(segments)
 
-    def head_weight(self) -> mx.array:
-        """(V, d)"""
-        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+    def head(self) -> Head:
+        """The output layer."""
+        return Head.of(self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head)
 
     def __call__(
         self,
@@ -189,7 +242,7 @@ class Llama(nn.Module):
 
     def logits(self, hidden: mx.array) -> mx.array:
         """(..., d) to (..., V), in the trunk's precision."""
-        return hidden @ self.head_weight().T
+        return self.head().logits(hidden)
 
     def reading(self, prompts: Prompts) -> LlamaReading:
         """A batch to be sampled."""
@@ -205,45 +258,48 @@ def segment_mask(segments: mx.array) -> mx.array:
 
 def token_statistics(
     hidden: mx.array,
-    weight: mx.array,
+    head: Head,
     targets: mx.array,
     temperature: float,
     *,
     entropy: bool = False,
-    reference: tuple[mx.array, mx.array] | None = None,
+    reference: tuple[mx.array, Head] | None = None,
 ) -> dict[str, mx.array]:
     """Log-probability of each target and, where asked, entropy and KL from a reference, in chunks of tokens.
 
-    hidden (N, d), weight (V, d), targets (N,); reference = (hidden (N, d), weight (V, d)). Each output is (N,)
-    float32. More than one chunk is recomputed in the backward pass, so that (N, V) logits never exist at once.
+    hidden (N, d), targets (N,); reference = (hidden (N, d), its output layer). Each output is (N,) float32. More than
+    one chunk is recomputed in the backward pass, so that (N, V) logits never exist at once.
     """
 
-    def scaled(h: mx.array, w: mx.array) -> mx.array:
-        logits = (h @ w.T).astype(mx.float32)
+    count = len(head.arrays)
+
+    def scaled(head: Head, h: mx.array, arrays: Sequence[mx.array]) -> mx.array:
+        logits = head.logits(h, arrays).astype(mx.float32)
         return logits if temperature == 1 else logits / temperature
 
-    def chunk(h: mx.array, w: mx.array, t: mx.array, *ref: mx.array) -> tuple[mx.array, ...]:
-        logits = scaled(h, w)
+    def chunk(h: mx.array, t: mx.array, *arrays: mx.array) -> tuple[mx.array, ...]:
+        ref = arrays[count:]  # the reference's states, and its output layer's arrays
+        logits = scaled(head, h, arrays[:count])
         norm = mx.logsumexp(logits, axis=-1)
         picked = mx.stop_gradient(t)[:, None]  # recomputation would ask for a gradient of the indices
         outputs = [mx.take_along_axis(logits, picked, axis=-1)[:, 0] - norm]
-        if entropy or ref:
+        if entropy or reference:
             logprobs = logits - norm[:, None]
             probs = mx.exp(logprobs)
         if entropy:
             outputs.append(-(probs * logprobs).sum(axis=-1))
-        if ref:
-            ref_logits = scaled(*ref)
+        if reference:
+            ref_logits = scaled(reference[1], ref[0], ref[1:])
             ref_logprobs = ref_logits - mx.logsumexp(ref_logits, axis=-1, keepdims=True)
             outputs.append((probs * (logprobs - ref_logprobs)).sum(axis=-1))
         return tuple(outputs)
 
-    size = max(1, LOGITS_CHUNK // weight.shape[0])
+    size = max(1, LOGITS_CHUNK // head.vocabulary)
     run = chunk if hidden.shape[0] <= size else mx.checkpoint(chunk)
     parts = []
     for i in range(0, hidden.shape[0], size):
-        ref = (reference[0][i : i + size], reference[1]) if reference is not None else ()
-        parts.append(run(hidden[i : i + size], weight, targets[i : i + size], *ref))
+        ref = (reference[0][i : i + size], *reference[1].arrays) if reference is not None else ()
+        parts.append(run(hidden[i : i + size], targets[i : i + size], *head.arrays, *ref))
     columns = [mx.concatenate(list(column)) for column in zip(*parts)]
     names = ["logp", *(["entropy"] if entropy else []), *(["kl"] if reference is not None else [])]
     return dict(zip(names, columns))
@@ -303,8 +359,8 @@ class Trunk(Protocol):
     def __call__(self, tokens: mx.array, segments: Any = None, /) -> mx.array:
         """Hidden states (B, T, d) of tokens (B, T)."""
 
-    def head_weight(self) -> mx.array:
-        """(V, d)"""
+    def head(self) -> Head:
+        """The output layer."""
 
     def logits(self, hidden: mx.array) -> mx.array:
         """(..., d) to (..., V), in the trunk's precision."""
@@ -345,7 +401,7 @@ class Network(nn.Module):
             self.value_head = ValueHead(dims)
 
     def __call__(
-        self, batch: dict[str, Any], want: Sequence[str], temperature: float, reference_weight: mx.array | None = None
+        self, batch: dict[str, Any], want: Sequence[str], temperature: float, reference_head: Head | None = None
     ) -> dict[str, mx.array]:
         """The outputs that `protocol.Model.evaluate` describes, of a batch that train.arrays_of made."""
         start = batch["start"]
@@ -353,7 +409,7 @@ class Network(nn.Module):
         window = hidden[:, start - 1 : -1]  # the state that predicts column `start` is one to its left
         out: dict[str, mx.array] = {}
         if {"logp", "entropy", "kl"} & set(want):
-            out |= self._token_outputs(window, batch, want, temperature, reference_weight)
+            out |= self._token_outputs(window, batch, want, temperature, reference_head)
         if {"features", "score"} & set(want):
             answer = batch["mask"][..., None]  # (B, R, 1)
             pooled = (hidden[:, start:].astype(mx.float32) * answer).sum(axis=1) / answer.sum(axis=1)
@@ -372,7 +428,7 @@ class Network(nn.Module):
         batch: dict[str, Any],
         want: Sequence[str],
         temperature: float,
-        reference_weight: mx.array | None,
+        reference_head: Head | None,
     ) -> dict[str, mx.array]:
         """logp and, where wanted, entropy and kl (B, R), from the states (B, R, d) that predict each token."""
         rows, length, dims = window.shape
@@ -385,11 +441,11 @@ class Network(nn.Module):
             reference = None if reference is None else reference[places]
         statistics = token_statistics(
             states,
-            self.trunk.head_weight(),
+            self.trunk.head(),
             targets,
             temperature,
             entropy="entropy" in want,
-            reference=None if reference is None else (reference, cast(mx.array, reference_weight)),
+            reference=None if reference is None else (reference, cast(Head, reference_head)),
         )
         if counted is not None:
             zeros = mx.zeros(rows * length + 1)

@@ -18,7 +18,7 @@ from mlx.utils import tree_unflatten
 from mlxrlhf.algorithms.rollout import bucket
 from mlxrlhf.backends.mlx import parallel
 from mlxrlhf.backends.mlx.device import on_gpu
-from mlxrlhf.backends.mlx.network import Network
+from mlxrlhf.backends.mlx.network import Head, Network
 from mlxrlhf.backends.mlx.trees import flat
 from mlxrlhf.backends.protocol import Batch, Check, ModelSettings, Objective
 
@@ -170,8 +170,8 @@ def compiles() -> bool:
 class Trainer:
     """Gradients of a network and the optimizer that applies them."""
 
-    def __init__(self, network: Network, settings: ModelSettings, reference_weight: mx.array | None):
-        self.network, self.settings, self.reference_weight = network, settings, reference_weight
+    def __init__(self, network: Network, settings: ModelSettings, reference_head: Head | None):
+        self.network, self.settings, self.reference_head = network, settings, reference_head
         moments = DTYPES[settings.optimizer_dtype]
         self._groups = {
             "decay": AdamW(settings.weight_decay, moments),
@@ -252,7 +252,7 @@ class Trainer:
 
             def loss_fn(arrays: dict[str, Any]) -> tuple[mx.array, dict[str, mx.array]]:
                 batch = {**arrays, "start": start}
-                return objective(mx, self.network(batch, want, temperature, self.reference_weight), batch)
+                return objective(mx, self.network(batch, want, temperature, self.reference_head), batch)
 
             call = nn.value_and_grad(self.network, loss_fn)
             if compiles():

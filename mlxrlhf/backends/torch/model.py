@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from mlxrlhf.backends.protocol import Batch, Check, ModelSettings, Objective
 from mlxrlhf.backends.torch import parallel
@@ -149,7 +150,14 @@ def _fill(trunk: Llama, config: ModelConfig, settings: ModelSettings) -> None:
     if settings.folder is None:
         trunk.to(dtype).to_empty(device="cpu").initialise(settings.seed)
     else:
-        for file in checkpoint.weight_files(settings.folder, config):
+        files = checkpoint.weight_files(settings.folder, config)
+        packings = checkpoint.packings(settings.folder, config)
+        if config.bits and not packings:
+            raise UserError(f"--quantize {config.bits} runs on --backend mlx; leave it out here")
+        if packings:
+            trunk.load_state_dict(_unpacked(files, packings, dtype), strict=False, assign=True)
+            files = []
+        for file in files:
             # Copied: load_file's tensors are the mapped file itself.
             weights = {name: w.to(dtype, copy=True) for name, w in load_file(file).items()}
             for name, array in weights.items():
@@ -157,3 +165,16 @@ def _fill(trunk: Llama, config: ModelConfig, settings: ModelSettings) -> None:
             trunk.load_state_dict(weights, strict=False, assign=True)
     trunk.to(dtype)
     trunk.gradient_checkpointing = settings.gradient_checkpointing
+
+
+def _unpacked(files: Sequence[Path], packings: Mapping[str, tuple[int, int]], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a checkpoint whose weights MLX packed, whole again: PyTorch has no product with those."""
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        weights |= load_file(file)
+        checkpoint.check_finite(file, "a tensor", all(bool(torch.isfinite(w).all()) for w in weights.values()))
+    for path, (bits, _) in packings.items():
+        codes, scales, biases = (weights.pop(f"{path}.{part}") for part in ("weight", "scales", "biases"))
+        whole = checkpoint.unpacked(codes.numpy(), scales.float().numpy(), biases.float().numpy(), bits)
+        weights[f"{path}.weight"] = torch.from_numpy(whole).to(dtype)
+    return {name: w.to(dtype, copy=True) for name, w in weights.items()}
