@@ -143,15 +143,6 @@ def _check_scaling(path: Path, scaling: dict[str, Any]) -> None:
         Fields(path, scaling).positive(name)
 
 
-def refuse_quantised(folder: Path) -> None:
-    """Raises UserError for a checkpoint whose weights are packed, where they are wanted as they were before."""
-    if is_packed(folder):
-        raise UserError(
-            f"{folder} is quantised; give the checkpoint it was made from, or unpack it: "
-            f"mlxrlhf export --to hf --model {folder} --out DIR"
-        )
-
-
 def saved_dtype(config: ModelConfig, dtype: str) -> str:
     """The precision that a checkpoint is written in: that of the trunk; of a packed one, which is unpacked for it,
     bfloat16, in which packed models were published and which keeps more than their bits hold."""
@@ -183,7 +174,7 @@ def packings(folder: Path, config: ModelConfig) -> dict[str, tuple[int, int]]:
         return {}
     shapes: dict[str, tuple[int, ...]] = {}
     for file in _files(Path(folder)):
-        shapes.update(_safetensors_shapes(file))
+        shapes.update(safetensors_shapes(file))
     found = {name: _packing_of(name, whole, shapes) for name, whole in expected_shapes(config).items()}
     return {name.removesuffix(".weight"): packing for name, packing in found.items() if packing}
 

@@ -202,6 +202,9 @@ def save_checkpoint(model, folder: Path, tokenizer: AnyTokenizer) -> None:
     model.save(folder, pad_id=tokenizer.pad_id, end_id=tokenizer.end_id)
     checkpoint.copy_tokenizer(tokenizer.folder, folder)
     tokenizer.save_turns(folder)
+    if model.config.bits:
+        size = sum(path.stat().st_size for path in folder.glob("model*.safetensors")) / 1e9
+        print(f"weights in {model.config.bits} bits are written whole, in bfloat16: {size:.2f} GB")
     if model.adapters:
         save_adapters(model, folder)
         tokenizer.save_args(folder / "adapters")

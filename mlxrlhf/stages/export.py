@@ -41,11 +41,10 @@ def run(config: ExportConfig, say: Callable[[str], None] = print) -> dict[str, A
     _, source, adapter = folders.find_model(config.model, size=config.size, adapter=config.adapter)
     # The data that a model of weights/SIZE/STAGE was trained on is under SIZE.
     config = replace(config, adapter=adapter, size=config.size or source.parent.name)
-    checkpoint.refuse_quantised(source)
     figures: dict[str, Any] = {}
     if config.to == "gguf":
         with new_file(out) as room:
-            whole = _plain(config, source, room / source.resolve().name) if config.adapter else source
+            whole = _plain(config, source, room / source.resolve().name) if _needs_writing(config, source) else source
             write_gguf(whole, room / out.name, config.gguf_type)
             os.replace(room / out.name, out)
     else:
@@ -84,12 +83,17 @@ def _fill(config: ExportConfig, source: Path, folder: Path, say: Callable[[str],
     if config.to == "hf":
         _plain(config, source, folder, "float32" if config.dtype == "auto" else config.dtype)
         return {}
-    if not config.adapter:
+    if not _needs_writing(config, source):
         return _quantise(config, source, folder, say)
     whole = _plain(config, source, folder / "whole")
     figures = _quantise(config, whole, folder, say)
     shutil.rmtree(whole)
     return figures
+
+
+def _needs_writing(config: ExportConfig, source: Path) -> bool:
+    """Whether a whole checkpoint has to be written first: to merge adapters, or to unpack weights."""
+    return bool(config.adapter) or checkpoint.is_packed(source)
 
 
 def _plain(config: ExportConfig, source: Path, folder: Path, dtype: str = "float32") -> Path:
