@@ -137,7 +137,7 @@ class RunConfig(TemplateConfig, BackendConfig):
     size: str = option("nano", "model size", choices=tuple(SIZES))
     model: str = option(
         "",
-        "published Llama-family checkpoint instead of a size of ours: a folder, smollm2, shipped "
+        "published checkpoint instead of a size of ours: a folder, smollm2, shipped "
         "or a hub name (NAME@REVISION for a certain one); its folders are named after it",
     )
     checkpoint: str = option("", "folder to start from (default: the stage before, under weights/SIZE/)")

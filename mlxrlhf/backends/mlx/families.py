@@ -19,7 +19,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlxrlhf.algorithms.rollout import bucket
-from mlxrlhf.backends.mlx.network import Head
+from mlxrlhf.backends.mlx.packed import Head
 from mlxrlhf.backends.mlx.trees import number
 from mlxrlhf.backends.sampling import Prompts
 from mlxrlhf.errors import UserError

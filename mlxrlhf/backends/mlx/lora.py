@@ -9,9 +9,7 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from mlxrlhf.backends.mlx.network import Trunk
-
-#: what stands beside a packed weight
-PARTS = ("scales", "biases")
+from mlxrlhf.backends.mlx.packed import whole_weight
 
 
 class LoRALinear(nn.Module):
@@ -42,17 +40,6 @@ class LoRALinear(nn.Module):
     def merged(self) -> mx.array:
         """The weight (out, in) with the update added, float32."""
         return whole_weight(self.linear) + self.scale * (self.lora_a @ self.lora_b).T
-
-
-def whole_weight(layer: nn.Module) -> mx.array:
-    """The weight of a layer, (out, in) of a linear one, unpacked where it is packed, float32."""
-    if "scales" not in layer:
-        return layer.weight.astype(mx.float32)
-    scales, biases = layer.scales, layer.get("biases")
-    if biases is not None:  # the affine packing; in others the scales are codes too
-        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
-    whole = mx.dequantize(layer.weight, scales, biases, group_size=layer.group_size, bits=layer.bits, mode=layer.mode)
-    return whole.astype(mx.float32)
 
 
 def add_lora(trunk: Trunk, rank: int, scale: float) -> list[LoRALinear]:

@@ -14,8 +14,9 @@ import numpy as np
 from mlxrlhf.backends.mlx import parallel
 from mlxrlhf.backends.mlx.families import MLXLMTrunk
 from mlxrlhf.backends.mlx.generate import generate
-from mlxrlhf.backends.mlx.lora import PARTS, LoRALinear, add_lora, whole_weight
+from mlxrlhf.backends.mlx.lora import LoRALinear, add_lora
 from mlxrlhf.backends.mlx.network import Llama, Network
+from mlxrlhf.backends.mlx.packed import PARTS, whole_weight
 from mlxrlhf.backends.mlx.train import DTYPES, Trainer, arrays_of
 from mlxrlhf.backends.mlx.trees import flat, load
 from mlxrlhf.backends.protocol import Batch, Check, ModelSettings, Objective

@@ -18,7 +18,8 @@ from mlx.utils import tree_unflatten
 from mlxrlhf.algorithms.rollout import bucket
 from mlxrlhf.backends.mlx import parallel
 from mlxrlhf.backends.mlx.device import on_gpu
-from mlxrlhf.backends.mlx.network import Head, Network
+from mlxrlhf.backends.mlx.network import Network
+from mlxrlhf.backends.mlx.packed import Head
 from mlxrlhf.backends.mlx.trees import flat
 from mlxrlhf.backends.protocol import Batch, Check, ModelSettings, Objective
 
