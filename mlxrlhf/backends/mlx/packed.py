@@ -1,4 +1,4 @@
-"""Weights that MLX packed into a few bits: the output layer, whose product they may take part in, and their whole form."""
+"""Weights that MLX packed into a few bits: the output layer, which may be one of them, and their whole form."""
 
 from __future__ import annotations
 
