@@ -10,6 +10,7 @@ mx = pytest.importorskip("mlx.core")
 
 from mlxrlhf import backends, plan  # noqa: E402
 from mlxrlhf.backends.mlx import model as mlx_model  # noqa: E402
+from mlxrlhf.backends.mlx import network  # noqa: E402
 from mlxrlhf.config import DPOConfig, ModelConfig, PPOConfig  # noqa: E402
 from mlxrlhf.errors import UserError  # noqa: E402
 from mlxrlhf.models import checkpoint, identity  # noqa: E402
@@ -18,6 +19,7 @@ from mlxrlhf.models.adapters import load_model, save_adapters  # noqa: E402
 MLX = backends.load("mlx")
 SHAPE = ModelConfig(96, 64, 2, 4, 2, 128, head_dim=16, max_positions=64)
 UNTIED = dataclasses.replace(SHAPE, tie_word_embeddings=False, attention_bias=True)
+COMPILED = ("MLXRLHF_COMPILE", "1")
 TOKENS = np.random.default_rng(0).integers(3, 96, (2, 12), dtype=np.int32)
 
 
@@ -108,6 +110,26 @@ def test_adapters_are_trained_on_it_and_nothing_else(shape, checkpointing, tmp_p
         [[5, 6, 7], [8]], uniforms=np.full((2, 6), 0.5), max_tokens=6, temperature=1.0, stop_ids=[2], pad_id=0
     )
     assert all(0 < len(answer) <= 6 for answer in answers)
+
+
+def test_logits_in_chunks_and_a_compiled_step_change_nothing(tmp_path, monkeypatch):
+    """More than one chunk is recomputed in the backward pass; a GPU compiles the step."""
+    folder = packed(tmp_path / "q", 4)
+    shape = checkpoint.read_config(folder)
+
+    def trained():
+        model = MLX.Model(shape, folder=folder, lora_rank=4, seed=3)
+        for _ in range(2):
+            seen = model.step(cross_entropy, [batch()], want=("logp", "entropy"), learning_rate=1e-2)
+        return seen["loss"], model.evaluate(batch(), ("logp", "entropy"))
+
+    loss, expected = trained()
+    for change in (lambda: monkeypatch.setattr(network, "LOGITS_CHUNK", 5 * 96), lambda: monkeypatch.setenv(*COMPILED)):
+        change()
+        again, found = trained()
+        assert again == pytest.approx(loss, abs=1e-5)
+        np.testing.assert_allclose(found["logp"], expected["logp"], atol=1e-4)
+        np.testing.assert_allclose(found["entropy"], expected["entropy"], atol=1e-4)
 
 
 def test_gradients_are_those_of_the_unpacked_model(tmp_path):

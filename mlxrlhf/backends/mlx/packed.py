@@ -49,6 +49,8 @@ class Head:
         """arrays: the head's own, where a function that is recomputed takes them as arguments."""
         weight, *beside = arrays or self.arrays
         if self.bits:
+            # Packed weights are frozen, and recomputation would ask for a gradient of whatever it is given.
+            weight, *beside = map(mx.stop_gradient, (weight, *beside))
             product = mx.quantized_matmul(
                 hidden,
                 weight,
