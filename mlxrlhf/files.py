@@ -424,6 +424,6 @@ def reason(error: BaseException) -> str:
     text = str(error)
     if "Unable to write" in text or re.search(r"\d+ requested and \d+ written", text):
         return "No space left on device"
-    if found := re.search(r"(?:I/O error: )?([^:]*) \(os error \d+\)", text):
-        return found[1]
+    if match := re.search(r"(?:I/O error: )?([^:]*) \(os error \d+\)", text):
+        return match[1]
     return getattr(error, "strerror", None) or text

@@ -395,8 +395,8 @@ def check(
     refuse_training_packed(config, model)
     plan, room = predict(Job.of(config, model, prompt, answer), backend), backend.memory.limit()
     if plan.peak > room and not config.allow_swap:
-        found = remedy(config, model, backend, prompt, answer)
-        advice = f"it fits with {found}" if found else "choose a smaller --size or --model"
+        fitting = remedy(config, model, backend, prompt, answer)
+        advice = f"it fits with {fitting}" if fitting else "choose a smaller --size or --model"
         raise UserError(
             f"this run needs about {plan.peak / GB:.1f} GB and the machine has {room / GB:.1f} GB; "
             f"{advice}, or give --allow-swap to start anyway"

@@ -51,10 +51,10 @@ def fetch_wheel(pin: str, sha256: str, folder: Path) -> Path:
     if fetched.returncode or not wheels:
         reason = (fetched.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"{pin} could not be fetched ({reason}); check the network")
-    found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
-    if found != sha256:
+    digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
+    if digest != sha256:
         raise UserError(
-            f"{wheels[0].name} has sha256 {found[:16]}…, not the pinned {sha256[:16]}…; it is not the file "
+            f"{wheels[0].name} has sha256 {digest[:16]}…, not the pinned {sha256[:16]}…; it is not the file "
             "that was reviewed, so it is not read"
         )
     return wheels[0]

@@ -230,13 +230,13 @@ def _logit_bias(fields: _Fields, vocab_size: int) -> dict[int, float]:
     wanted = f"an object from token ids, 0 to {vocab_size - 1}, to numbers from -100 to 100"
     if not isinstance(value, dict):
         raise fields.bad("logit_bias", wanted)
-    found = {}
+    bias_of = {}
     for token, bias in value.items():
         known = token.isascii() and token.isdecimal() and len(token) < 10 and int(token) < vocab_size
         if not known or isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -100 <= bias <= 100:
             raise fields.bad("logit_bias", wanted)
-        found[int(token)] = float(bias)
-    return found
+        bias_of[int(token)] = float(bias)
+    return bias_of
 
 
 def _stop(fields: _Fields) -> tuple[str, ...]:

@@ -301,13 +301,13 @@ def _function(rng: random.Random, slots: dict) -> dict[str, str]:
 @functools.cache
 def _documented() -> list[str]:
     """The names of _PAGES whose page this Python's documentation has and opens with a short sentence."""
-    found = []
+    documented = []
     for name in _PAGES:
         text = documentation.search_docs(name)
         short = 12 <= len(_first_sentence(text)) <= 110
         if short and re.match(rf"(module )?{re.escape(name)}\b", text):
-            found.append(name)
-    return found
+            documented.append(name)
+    return documented
 
 
 def _first_sentence(page: str) -> str:
@@ -1127,8 +1127,8 @@ def from_bfcl(folder: str | Path) -> list[dict]:
     if folder.is_file():
         paths = [folder]
     else:
-        found = [folder / f"BFCL_v4_{part}.json" for part in BFCL_PARTS]
-        paths = [path for path in found if path.is_file()]
+        candidates = [folder / f"BFCL_v4_{part}.json" for part in BFCL_PARTS]
+        paths = [path for path in candidates if path.is_file()]
     if not paths:
         raise UserError(f"No BFCL_v4_*.json is in {folder}; give the data folder of an unpacked bfcl-eval.")
     dialogues = []

@@ -15,9 +15,9 @@ from mlxrlhf.models import folders
 def run(config: ChatConfig) -> None:
     """Answer --prompt, or talk until end of input (Ctrl-D)."""
     own = own_tools.load(Path(config.tools)) if config.tools not in ("", "off") else {}
-    found = folders.find_model(config.model, size=config.size, adapter=config.adapter)
+    wanted = folders.find_model(config.model, size=config.size, adapter=config.adapter)
     backend = backends.load(config.backend, config.device)
-    chat = Chat(LoadedModel.load(found, backend, config), backend, config, own)
+    chat = Chat(LoadedModel.load(wanted, backend, config), backend, config, own)
     if config.prompt:
         chat.send(config.prompt)
         return

@@ -368,8 +368,8 @@ class _Answer:
     def _logprob(self, token: int, logprob: float, top: Sequence[tuple[int, float]] | None = None) -> Body:
         text = self._tokenizer.decode([token])
         value = logprob if logprob > LEAST_LOGPROB else LEAST_LOGPROB  # NaN too
-        found: Body = {"token": text, "logprob": value, "bytes": list(text.encode())}
+        described: Body = {"token": text, "logprob": value, "bytes": list(text.encode())}
         if top is not None:
             likeliest = sorted(top, key=lambda one: -one[1])
-            found["top_logprobs"] = [self._logprob(id, value) for id, value in likeliest]
-        return found
+            described["top_logprobs"] = [self._logprob(id, value) for id, value in likeliest]
+        return described

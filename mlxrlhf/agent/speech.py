@@ -52,8 +52,8 @@ class Speech:
         """What was not sent yet, and the tool calls."""
         reasoning, visible = self._split()
         visible, _ = self._until_stop(visible)
-        visible, found = self._calls(visible)
-        return self._news(reasoning, visible), found
+        visible, calls = self._calls(visible)
+        return self._news(reasoning, visible), calls
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
@@ -87,9 +87,9 @@ class Speech:
         """The text without its calls, and the calls; where one cannot be read, the text as it is, and none."""
         if self._raw or not self._tools:
             return visible, []
-        rest, found = calls.read(visible, self._form, self._tools)
-        read = [call for call in found if not isinstance(call, calls.Malformed)]
-        return (rest, read) if len(read) == len(found) else (visible, [])
+        rest, parsed = calls.read(visible, self._form, self._tools)
+        read = [call for call in parsed if not isinstance(call, calls.Malformed)]
+        return (rest, read) if len(read) == len(parsed) else (visible, [])
 
     def _until_stop(self, visible: str) -> tuple[str, int]:
         """The text up to the first stop, and how many of its characters a stop may begin with."""

@@ -45,8 +45,8 @@ class Stream:
         self._waiting += text
         while True:
             if self._inside:
-                _, found, after = self._waiting.partition(self._inside.end) if self._inside.end else ("", "", "")
-                if not found:
+                _, mark, after = self._waiting.partition(self._inside.end) if self._inside.end else ("", "", "")
+                if not mark:
                     return
                 self._trim, self._inside, self._waiting = self._inside.trim, None, after
             begins = [(at, h) for h in self._hidden if (at := self._waiting.find(h.begin)) >= 0]

@@ -62,12 +62,12 @@ def from_file(source: str, bank: Sequence[Task]) -> list[Item]:
 def read_prompts(config: AnnotateConfig, bank: Sequence[Task]) -> list[Asked]:
     """Each different prompt of --prompts."""
     tests_of = _Tests(bank)
-    found: dict[str, Asked] = {}
+    by_prompt: dict[str, Asked] = {}
     for place, row in requests.load_prompts(config):
         prompt = row["prompt"]
         task, tests = tests_of(prompt, str(row.get("task") or ""), row.get("tests"), place)
-        found.setdefault(json.dumps(prompt), Asked(prompt, task, tests, row.get("tools") or []))
-    asked = list(found.values())
+        by_prompt.setdefault(json.dumps(prompt), Asked(prompt, task, tests, row.get("tools") or []))
+    asked = list(by_prompt.values())
     if config.max_prompts:
         order = np.random.default_rng(config.seed).permutation(len(asked))
         asked = [asked[i] for i in sorted(order[: config.max_prompts])]
@@ -100,14 +100,14 @@ def sample(config: AnnotateConfig, store: Store, bank: Sequence[Task], say: Call
     """
     asked = read_prompts(config, bank)
     first = folders.find_model(config.model)
-    found = [first, folders.find_model(config.model_b) if config.model_b else first]
-    names = [side.name for side in found]
+    sides = [first, folders.find_model(config.model_b) if config.model_b else first]
+    names = [side.name for side in sides]
     source = " and ".join(dict.fromkeys(names))
     prompts = [p for p in asked if not store.has(source, p.prompt)]
     if not prompts:
         return 0
     backend = backends.load(config.backend, config.device)
-    answerers: dict[str, Callable] = {side.name: _answerer(side, config, backend) for side in set(found)}
+    answerers: dict[str, Callable] = {side.name: _answerer(side, config, backend) for side in set(sides)}
     labels = [published.label(name) for name in names]
     if labels[0] == labels[1]:
         labels = names

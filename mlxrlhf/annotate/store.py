@@ -146,15 +146,15 @@ class Store:
         try:
             try:
                 store._db = store._connect(f"{store.path.resolve().as_uri()}?mode=ro")
-                found = store._check()
+                problem = store._check()
             except sqlite3.OperationalError:
                 # A file in WAL mode is read by way of a file beside it, which cannot be made here: read a copy.
                 store._copy = tempfile.TemporaryDirectory(prefix="mlxrlhf-annotations-")
                 store._db = store._connect(_copied(store.path, Path(store._copy.name)))
-                found = store._check()
+                problem = store._check()
         except (sqlite3.Error, OSError) as error:
             raise store._cannot_open(error) from None
-        if not found:
+        if not problem:
             raise UserError(f"{store.path} holds no annotations; name another with --db")
         return store
 
@@ -266,10 +266,10 @@ class Store:
         """Assign a due repeat, or the item with the fewest annotators."""
         item = repeat = self._due_repeat(db, who)
         if repeat is None:
-            found = db.execute(f"{_FREE} ORDER BY coalesce(t.people, 0), i.place LIMIT 1", self._free(who)).fetchone()
-            if found is None:
+            row = db.execute(f"{_FREE} ORDER BY coalesce(t.people, 0), i.place LIMIT 1", self._free(who)).fetchone()
+            if row is None:
                 return None
-            item = found[0]
+            item = row[0]
         (key,) = db.execute("SELECT key FROM items WHERE id = ?", (item,)).fetchone()
         # A repeat stands the other way round, so that a habit of sides does not pass for consistency.
         swapped = self._swap(key, who) != (repeat is not None)

@@ -196,8 +196,8 @@ class PackedRows:
         """The chosen rows."""
         size = self.form.itemsize
         content = b"".join(os.pread(self.file.fileno(), size, int(row) * size) for row in rows)
-        found = np.frombuffer(content, self.form)
-        return Rows(found["tokens"], found["segments"], found["mask"].astype(np.int32))
+        records = np.frombuffer(content, self.form)
+        return Rows(records["tokens"], records["segments"], records["mask"].astype(np.int32))
 
 
 def pick(count: int, size: int, seed: int, step: int) -> np.ndarray:

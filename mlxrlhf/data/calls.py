@@ -325,8 +325,8 @@ _READERS: dict[str, Callable[[str, _Types], Iterator[_Found]]] = {
 
 def _skip(text: str, at: int) -> int:
     """Where the next character stands that is no white space."""
-    found = _SPACE.match(text, at)
-    return found.end() if found else at
+    space = _SPACE.match(text, at)
+    return space.end() if space else at
 
 
 def _between(text: str, opening: str, closing: str) -> Iterator[tuple[int, int, str]]:
@@ -356,8 +356,8 @@ def _checked(call: Any) -> Call | Malformed:
         arguments = _decode(arguments, _skip(arguments, 0))[0]
     if not isinstance(arguments, dict):
         return Malformed("has arguments that are no JSON object")
-    found = {"name": call["name"], "arguments": arguments}
-    return {**found, "id": call["id"]} if isinstance(call.get("id"), str) else found
+    checked = {"name": call["name"], "arguments": arguments}
+    return {**checked, "id": call["id"]} if isinstance(call.get("id"), str) else checked
 
 
 def _types(tools: Sequence[Mapping[str, Any]]) -> _Types:

@@ -73,8 +73,8 @@ def python_docs() -> Iterator[Document]:
             except SyntaxError:
                 continue
             nodes = (ast.Module, ast.ClassDef, ast.FunctionDef)
-            found = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, nodes)]
-            prose = "\n\n".join(d for d in found if d and len(d) > 80)
+            docstrings = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, nodes)]
+            prose = "\n\n".join(d for d in docstrings if d and len(d) > 80)
             if prose:
                 yield f"docstrings of {name}", prose
 
@@ -224,14 +224,14 @@ def files(path: Path) -> Iterator[Document]:
             f"--sources {path} does not exist; name a file, a folder, python-docs, stdlib, registry, "
             "package:NAME or hub:NAME"
         )
-    found = (
+    paths = (
         [path]
         if path.is_file()
         else [p for p in sorted(path.rglob("*")) if p.suffix in (*TEXT_SUFFIXES, ".jsonl") and p.is_file()]
     )
-    if not found:
+    if not paths:
         raise UserError(f"--sources {path} holds no {', '.join(TEXT_SUFFIXES)} or .jsonl file")
-    for file in found:
+    for file in paths:
         if file.suffix == ".jsonl":
             for place, row in row_files.rows(file):
                 if not isinstance(row.get("text"), str):

@@ -68,19 +68,19 @@ def examples(
     """
     if not isinstance(tokenizer, PublishedTokenizer):
         return [_written(_turns(messages, tools), tokenizer)]
-    found: list[tuple[list[int], list[int]]] = []
+    pairs: list[tuple[list[int], list[int]]] = []
     for at, reply in enumerate(messages):
         if reply["role"] != "assistant":
             continue
         shown = prompt(messages[:at], tokenizer, tools)
         new = answer(messages[:at], reply, tokenizer, tools)
-        ids, mask = found[-1] if found else ([], [])
-        if found and shown[: len(ids)] == ids:
-            found.pop()
+        ids, mask = pairs[-1] if pairs else ([], [])
+        if pairs and shown[: len(ids)] == ids:
+            pairs.pop()
         else:
             mask = []
-        found.append(([*shown, *new], [*mask, *[0] * (len(shown) - len(mask)), *[1] * len(new)]))
-    return found
+        pairs.append(([*shown, *new], [*mask, *[0] * (len(shown) - len(mask)), *[1] * len(new)]))
+    return pairs
 
 
 def text(ids: Sequence[int], tokenizer: AnyTokenizer, *, reasoning: bool = False) -> str:
@@ -179,14 +179,14 @@ def encode_examples(rows: Sequence[Mapping[str, Any]], tokenizer: AnyTokenizer) 
 
     Raises UserError for a row that the model's template refuses or would lose a part of, by its place.
     """
-    found: list[tuple[list[int], list[int]]] = []
+    encoded: list[tuple[list[int], list[int]]] = []
     for row in rows:
         if "text" in row:
             ids = [*tokenizer.start_ids, *tokenizer.encode(row["text"]), tokenizer.end_id]
-            found.append((ids, [1] * len(ids)))
+            encoded.append((ids, [1] * len(ids)))
             continue
         try:
-            found += examples(row["messages"], tokenizer, row.get("tools") or ())
+            encoded += examples(row["messages"], tokenizer, row.get("tools") or ())
         except UserError as error:
             raise UserError(f"{row['place']}: {error}" if row.get("place") else str(error)) from None
-    return found
+    return encoded

@@ -51,11 +51,11 @@ def rows(source: str | Path, *, text: str = "") -> Iterator[Row]:
     text: what the line of a text file is called in its row; without it text files are refused. Raises UserError for
     what cannot be read, for a row that is no JSON object, and where there is no row at all.
     """
-    found = _rows_of_files(files_of(source, text=bool(text)), text)
-    first = next(found, None)
+    numbered = _rows_of_files(files_of(source, text=bool(text)), text)
+    first = next(numbered, None)
     if first is None:
         raise UserError(f"{source} is empty; put one JSON object on each line{' or one text' if text else ''}")
-    return itertools.chain([first], found)
+    return itertools.chain([first], numbered)
 
 
 def files_of(source: str | Path, *, text: bool = False) -> list[Path]:

@@ -80,15 +80,15 @@ def _message(message: Any, name: str, place: str) -> dict[str, Any]:
     if role not in ROLES:
         raise UserError(f"{place}: {name} has role {shown(role)}; use one of {', '.join(ROLES)}")
     calls = message.get("tool_calls")
-    found = {key: value for key, value in message.items() if value is not None}
-    found |= {"role": role, "content": _content(message.get("content"), bool(calls), f"{place}: the content of {name}")}
+    turn = {key: value for key, value in message.items() if value is not None}
+    turn |= {"role": role, "content": _content(message.get("content"), bool(calls), f"{place}: the content of {name}")}
     if calls:
         if role != "assistant" or not isinstance(calls, list):
             raise UserError(f"{place}: tool_calls of {name} must be a list, in a turn of the assistant")
-        found["tool_calls"] = [_call(call, f"{place}: tool call {i} of {name}") for i, call in enumerate(calls, 1)]
+        turn["tool_calls"] = [_call(call, f"{place}: tool call {i} of {name}") for i, call in enumerate(calls, 1)]
     else:
-        found.pop("tool_calls", None)
-    return found
+        turn.pop("tool_calls", None)
+    return turn
 
 
 def _content(value: Any, calls: bool, name: str) -> str:
@@ -159,13 +159,16 @@ def tools_of(row: dict[str, Any], place: str) -> list[dict[str, Any]]:
 
 def dialogue(row: dict[str, Any], place: str, report: Report) -> dict[str, Any] | None:
     """{"messages": [...][, "tools"]} or {"text": ...} of a row of any form; None where there is nothing to learn."""
-    form, found = _dialogue(row, place)
+    form, content = _dialogue(row, place)
     report.forms[form] += 1
-    answers = [m for m in found.get("messages", []) if m["role"] == "assistant"]
-    if any(not m["content"].strip() and not m.get("tool_calls") for m in answers) or not found.get("text", "x").strip():
+    answers = [m for m in content.get("messages", []) if m["role"] == "assistant"]
+    if (
+        any(not m["content"].strip() and not m.get("tool_calls") for m in answers)
+        or not content.get("text", "x").strip()
+    ):
         report.leave_out("with an empty answer" if answers else "with empty text", place)
         return None
-    return found
+    return content
 
 
 def _dialogue(row: dict[str, Any], place: str) -> tuple[str, dict[str, Any]]:
@@ -214,9 +217,9 @@ def dialogues(source: str | Path, report: Report, prompt_field: str = "", answer
         if prompt_field:
             prompt = _column(row, prompt_field, place, "--prompt-field")
             row = {"prompt": prompt, "completion": _column(row, answer_field, place, "--answer-field")}
-        found = dialogue(row, place, report)
-        if found is not None:
-            yield place, {**found, "place": place} if "messages" in found else found
+        read = dialogue(row, place, report)
+        if read is not None:
+            yield place, {**read, "place": place} if "messages" in read else read
 
 
 def load_dialogues(source: str | Path) -> list[dict[str, Any]]:
@@ -237,14 +240,14 @@ def prompt_row(
     conversation is what the model is to write itself: it becomes "answer" where the row has no such column.
     """
     messages, answer = _asked(row, place, prompt_field)
-    found = {**row, **({"answer": answer} if answer and row.get("answer") is None else {})}
+    fields = {**row, **({"answer": answer} if answer and row.get("answer") is None else {})}
     if answer_field:
-        found["answer"] = _column(row, answer_field, place, "--answer-field")
+        fields["answer"] = _column(row, answer_field, place, "--answer-field")
     if system and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": system}, *messages]
     if tools := tools_of(row, place):
-        found["tools"] = tools
-    return {**found, "prompt": simplest(messages)}
+        fields["tools"] = tools
+    return {**fields, "prompt": simplest(messages)}
 
 
 def _column(row: dict[str, Any], name: str, place: str, flag: str) -> Any:

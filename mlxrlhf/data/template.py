@@ -93,10 +93,10 @@ class ChatTemplate:
         message: Message = {"role": "assistant", "content": content}
         if reasoning:
             message["reasoning_content"] = reasoning
-        visible, found = calls.read(content, self.form, tools)
-        if found and self.writes_calls and not any(isinstance(call, calls.Malformed) for call in found):
+        visible, written = calls.read(content, self.form, tools)
+        if written and self.writes_calls and not any(isinstance(call, calls.Malformed) for call in written):
             message["content"] = visible.strip()
-            message["tool_calls"] = [_as_openai(call) for call in found if not isinstance(call, calls.Malformed)]
+            message["tool_calls"] = [_as_openai(call) for call in written if not isinstance(call, calls.Malformed)]
         return message
 
     def parted(self, text: str) -> tuple[str, str]:
@@ -145,10 +145,10 @@ class ChatTemplate:
         own = self.writes_calls or self.takes_tools
         if own and not turn.get("tool_calls"):
             # Our own dialogues spell their calls: here they become the model's own.
-            visible, found = calls.read(content)
-            if found and not any(isinstance(call, calls.Malformed) for call in found):
+            visible, written = calls.read(content)
+            if written and not any(isinstance(call, calls.Malformed) for call in written):
                 content = visible.strip()
-                turn["tool_calls"] = [_as_openai(call) for call in found if not isinstance(call, calls.Malformed)]
+                turn["tool_calls"] = [_as_openai(call) for call in written if not isinstance(call, calls.Malformed)]
         if turn.get("tool_calls") and not self.writes_calls and self.form in calls.SPELLED:
             content = calls.spelled(content, turn.pop("tool_calls"), self.form)
         if own and not self.writes_calls:  # its calls stand in the content, and their mark is a token
@@ -296,8 +296,8 @@ class ChatTemplate:
 
     def ends(self, known: set[int]) -> set[int]:
         """The ids with which it ends an answer and one that calls a tool. known: ends from elsewhere."""
-        found = self._ending(False, known)
-        return found | (self._ending(True, known | found) if self.writes_calls else set())
+        plain = self._ending(False, known)
+        return plain | (self._ending(True, known | plain) if self.writes_calls else set())
 
     def _ending(self, called: bool, known: set[int]) -> set[int]:
         reply = _calling('{"zqkey": "zqvalue"}' if self._arguments_as_text else {"zqkey": "zqvalue"}, "")
@@ -587,7 +587,7 @@ def split_reasoning(text: str, opened: bool = False) -> tuple[str, str]:
     A block that never ends was cut off: nothing was answered.
     """
     if _FINAL in text or _ANALYSIS.search(text):
-        thoughts = [found[1] for found in _ANALYSIS.finditer(text)]
+        thoughts = [mark[1] for mark in _ANALYSIS.finditer(text)]
         return "\n".join(thoughts), _ANALYSIS.sub("", text).rpartition(_FINAL)[2]
     for begin, end in _THINK:
         stripped = text.lstrip()
@@ -597,6 +597,6 @@ def split_reasoning(text: str, opened: bool = False) -> tuple[str, str]:
             inside = text
         else:
             continue
-        thought, found, said = inside.partition(end)
-        return thought.strip(), said.lstrip("\n") if found else ""
+        thought, mark, said = inside.partition(end)
+        return thought.strip(), said.lstrip("\n") if mark else ""
     return "", text

@@ -360,8 +360,8 @@ class PublishedTokenizer(_Decoding):
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts, on every core."""
-        found = self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
-        return [self._known(ids) for ids in found["input_ids"]]
+        encoded = self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return [self._known(ids) for ids in encoded["input_ids"]]
 
     def encode_template(self, text: str) -> list[int]:
         """Ids of text that a chat template wrote: special tokens count as such, where they are not `hidden`."""

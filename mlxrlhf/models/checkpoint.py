@@ -175,8 +175,8 @@ def packings(folder: Path, config: ModelConfig) -> dict[str, tuple[int, int]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in _files(Path(folder)):
         shapes.update(safetensors_shapes(file))
-    found = {name: _packing_of(name, whole, shapes) for name, whole in expected_shapes(config).items()}
-    return {name.removesuffix(".weight"): packing for name, packing in found.items() if packing}
+    by_tensor = {name: _packing_of(name, whole, shapes) for name, whole in expected_shapes(config).items()}
+    return {name.removesuffix(".weight"): packing for name, packing in by_tensor.items() if packing}
 
 
 def _packing_of(name: str, whole: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:

@@ -215,12 +215,12 @@ def load_prompts(config, groups: Sequence[str]) -> list[dict]:
     command = f"mlxrlhf prepare all {flag(config)}"
     path = need(data(config) / "prompts.json", command)
     content = read_json(path, f"run again: {command}")
-    found = []
+    prompts = []
     for group in groups:
         rows = content.get(group)
         if not isinstance(rows, list) or not all(
             isinstance(r, dict) and isinstance(r.get("prompt"), str) for r in rows
         ):
             raise UserError(f"{path} has no list of prompts named {group}; run again: {command}")
-        found += [{**row, "group": group} for row in rows]
-    return found
+        prompts += [{**row, "group": group} for row in rows]
+    return prompts

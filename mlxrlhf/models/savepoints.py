@@ -100,15 +100,15 @@ class SavePoints:
 
         Those set aside before are dropped where there are newer ones.
         """
-        found = bool(self.steps())
-        if found:
+        there_were = bool(self.steps())
+        if there_were:
             self.drop_aside()
             os.rename(self.folder, self.aside)
             if log and log.is_dir():
                 os.rename(log, self.aside / log.name)
         # What is left of a save that was killed would stand in the way of the new run's.
         self._drop_all_but([])
-        return found
+        return there_were
 
     def bring_back(self) -> bool:
         """Take the saves set aside again, where the run that set them aside was killed before it saved."""
@@ -132,22 +132,22 @@ class SavePoints:
 
     def aside_files(self) -> dict[str, list[int]]:
         """What was written there, with size and time, by names relative to it."""
-        found = {f"run/{name}": mark for name, mark in log_files(self.aside / "run").items()}
+        marks = {f"run/{name}": mark for name, mark in log_files(self.aside / "run").items()}
         for step in _steps(self.aside):
             place = self.aside / f"step-{step:08d}"
             _mark(place)
             if marker := files.read_marker(place):
                 names = {**marker["files"], files.MARKER: files.stamp(place / files.MARKER)}
-                found |= {f"{place.name}/{name}": mark for name, mark in names.items()}
-        return found
+                marks |= {f"{place.name}/{name}": mark for name, mark in names.items()}
+        return marks
 
     def _drop_all_but(self, kept: list[int]) -> None:
         _drop(self.folder, kept)
 
 
 def _steps(folder: Path) -> list[int]:
-    found = (re.fullmatch(r"step-(\d{8,})", p.name) for p in folder.glob("step-*") if p.is_dir())
-    return sorted(int(match[1]) for match in found if match)
+    matches = (re.fullmatch(r"step-(\d{8,})", p.name) for p in folder.glob("step-*") if p.is_dir())
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def _drop(folder: Path, kept: list[int]) -> None:

@@ -71,21 +71,21 @@ def rollouts(rows: Sequence[dict], *, reward_accuracy: float | None = None) -> l
 
     reward_accuracy: the reward model's own share of held-out pairs right, where it was optimised.
     """
-    found = _reward_model(reward_accuracy)
+    findings = _reward_model(reward_accuracy)
     score = trend(rows, "objective/scores")
     if score is None:
-        return [*found, _too_short(rows), *_optimizer(rows)]
+        return [*findings, _too_short(rows), *_optimizer(rows)]
     rate, clipped = max(_values(rows, "lr"), default=0.0), _mean(rows, "policy/clipfrac_avg")
     direction = score.moved()
     said = f"the score went from {score.first:.2f} to {score.last:.2f} (noise {2 * score.error:.2f})"
     if direction > 0:
-        found.append(Finding("note", said))
+        findings.append(Finding("note", said))
     elif direction < 0:
-        found.append(
+        findings.append(
             Finding("warning", f"{said}: it fell", f"lower --learning-rate from {rate:.2g} or raise --batch-size")
         )
     else:
-        found.append(
+        findings.append(
             Finding(
                 "warning",
                 f"{said}: it is flat within its noise",
@@ -95,7 +95,7 @@ def rollouts(rows: Sequence[dict], *, reward_accuracy: float | None = None) -> l
             )
         )
     if clipped is not None and clipped > 0.4:
-        found.append(
+        findings.append(
             Finding(
                 "warning",
                 f"{clipped:.0%} of tokens met the clip: steps are too large (2 to 25% is healthy)",
@@ -103,16 +103,16 @@ def rollouts(rows: Sequence[dict], *, reward_accuracy: float | None = None) -> l
             )
         )
     elif clipped is not None and clipped < 0.005 and direction <= 0:
-        found.append(
+        findings.append(
             Finding(
                 "warning",
                 f"{clipped:.1%} of tokens met the clip: the policy hardly moves",
                 f"raise --learning-rate from {rate:.2g} to about {rate * 3:.1g}",
             )
         )
-    found += _against_the_score(rows, direction)
-    found += _divergence(rows) + _entropy(rows) + _lengths(rows) + _critic(rows) + _groups(rows) + _optimizer(rows)
-    return found
+    findings += _against_the_score(rows, direction)
+    findings += _divergence(rows) + _entropy(rows) + _lengths(rows) + _critic(rows) + _groups(rows) + _optimizer(rows)
+    return findings
 
 
 def language_model(rows: Sequence[dict]) -> list[Finding]:
@@ -142,12 +142,12 @@ def preference_pairs(rows: Sequence[dict]) -> list[Finding]:
     margin, right = trend(rows, "rewards/margins"), trend(rows, "rewards/accuracies")
     if margin is None or right is None:
         return [_too_short(rows), *_optimizer(rows)]
-    found, rate = [], max(_values(rows, "lr"), default=0.0)
+    findings, rate = [], max(_values(rows, "lr"), default=0.0)
     said = f"the margin between chosen and rejected went from {margin.first:.3f} to {margin.last:.3f}"
     if margin.moved() > 0:
-        found.append(Finding("note", f"{said}; {right.last:.0%} of training pairs are right"))
+        findings.append(Finding("note", f"{said}; {right.last:.0%} of training pairs are right"))
     else:
-        found.append(
+        findings.append(
             Finding(
                 "warning",
                 f"{said}: it did not rise",
@@ -157,7 +157,7 @@ def preference_pairs(rows: Sequence[dict]) -> list[Finding]:
     held_out = _values(rows, "val_accuracy")
     if held_out:
         if held_out[-1] < 0.55:
-            found.append(
+            findings.append(
                 Finding(
                     "warning",
                     f"{held_out[-1]:.0%} of held-out pairs are right: chance is 50%",
@@ -165,7 +165,7 @@ def preference_pairs(rows: Sequence[dict]) -> list[Finding]:
                 )
             )
         elif right.last - held_out[-1] > 0.2:
-            found.append(
+            findings.append(
                 Finding(
                     "warning",
                     f"{right.last:.0%} of training pairs are right but {held_out[-1]:.0%} of "
@@ -174,10 +174,10 @@ def preference_pairs(rows: Sequence[dict]) -> list[Finding]:
                 )
             )
         else:
-            found.append(Finding("note", f"{held_out[-1]:.0%} of held-out pairs are right"))
+            findings.append(Finding("note", f"{held_out[-1]:.0%} of held-out pairs are right"))
     chosen = trend(rows, "rewards/chosen")
     if chosen and chosen.moved() < 0 and chosen.last < -1:
-        found.append(
+        findings.append(
             Finding(
                 "warning",
                 f"the chosen answers became less likely too (rewards/chosen "
@@ -185,7 +185,7 @@ def preference_pairs(rows: Sequence[dict]) -> list[Finding]:
                 "raise --beta, lower --learning-rate or set --label-smoothing 0.1",
             )
         )
-    return found + _optimizer(rows)
+    return findings + _optimizer(rows)
 
 
 # --- one cause each ------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def _reward_model(accuracy: float | None) -> list[Finding]:
 
 def _against_the_score(rows: Sequence[dict], direction: int) -> list[Finding]:
     """The pass rate and every component, told; and hacking, where one falls while the score rises."""
-    found = []
+    findings = []
     keys = sorted({k for row in rows for k in row if k.startswith("objective/reward/")})
     for key in ["objective/pass_rate", *(keys if len(keys) > 1 else [])]:
         part = trend(rows, key)
@@ -225,7 +225,7 @@ def _against_the_score(rows: Sequence[dict], direction: int) -> list[Finding]:
         moved = part.moved(0.01)
         said = f"{name} went from {part.first:.2f} to {part.last:.2f}"
         if moved < 0 < direction:
-            found.append(
+            findings.append(
                 Finding(
                     "warning",
                     f"{said} while the score rose: the reward is being gamed",
@@ -233,14 +233,14 @@ def _against_the_score(rows: Sequence[dict], direction: int) -> list[Finding]:
                 )
             )
         elif moved < 0 and key == "objective/pass_rate":
-            found.append(
+            findings.append(
                 Finding(
                     "warning", f"{said}: the policy unlearns what it knew", "lower --learning-rate or raise --kl-coef"
                 )
             )
         else:
-            found.append(Finding("note", said + ("" if moved else ": within its noise")))
-    return found
+            findings.append(Finding("note", said + ("" if moved else ": within its noise")))
+    return findings
 
 
 def _divergence(rows: Sequence[dict]) -> list[Finding]:
@@ -286,12 +286,12 @@ def _entropy(rows: Sequence[dict]) -> list[Finding]:
 
 def _lengths(rows: Sequence[dict]) -> list[Finding]:
     length, cut = trend(rows, "response/length"), trend(rows, "response/truncated")
-    found: list[Finding] = []
+    findings: list[Finding] = []
     if length is None or cut is None:
-        return found
+        return findings
     if cut.last > 0.3:
         share = "every answer is" if cut.last > 0.99 else f"{cut.last:.0%} of answers are"
-        found.append(
+        findings.append(
             Finding(
                 "warning",
                 f"{share} cut off at --max-tokens",
@@ -299,14 +299,14 @@ def _lengths(rows: Sequence[dict]) -> list[Finding]:
             )
         )
     if length.last > 1.5 * length.first and length.moved() > 0:
-        found.append(
+        findings.append(
             Finding(
                 "warning",
                 f"answers grew from {length.first:.0f} to {length.last:.0f} tokens: length may be what is paid for",
                 "read some, and compare the reward model with its length baseline (mlxrlhf reward)",
             )
         )
-    return found
+    return findings
 
 
 def _critic(rows: Sequence[dict]) -> list[Finding]:
@@ -340,9 +340,9 @@ def _optimizer(rows: Sequence[dict]) -> list[Finding]:
     skipped = [row for row in rows if row.get("skipped")]
     # Without a signal there is no step, so its row has no gradient; a row whose gradient is null was not finite.
     idle, broken = [r for r in skipped if "grad_norm" not in r], [r for r in skipped if "grad_norm" in r]
-    found = []
+    findings = []
     if idle:
-        found.append(
+        findings.append(
             Finding(
                 "warning",
                 f"{len(idle)} of {len(rows)} updates had no signal: all answers were worth the same",
@@ -350,7 +350,7 @@ def _optimizer(rows: Sequence[dict]) -> list[Finding]:
             )
         )
     if broken:
-        found.append(
+        findings.append(
             Finding(
                 "warning",
                 f"{len(broken)} of {len(rows)} updates had a gradient that was not finite and were skipped in part",
@@ -359,11 +359,11 @@ def _optimizer(rows: Sequence[dict]) -> list[Finding]:
         )
     norms = _values(rows, "grad_norm")
     if norms and max(norms) == 0:
-        found.append(
+        findings.append(
             Finding(
                 "warning",
                 "every gradient was zero: nothing was trained",
                 "check --learning-rate, --lora-rank and the data",
             )
         )
-    return found
+    return findings

@@ -112,8 +112,8 @@ class RewardModel:
         ) -> np.ndarray:
             sequences = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
             starts = [len(prompt) for prompt in prompts]
-            found = features(base, sequences, starts, tokenizer.pad_id, adapters=self.lora_rank > 0)
-            return self.normaliser(head.scores(found))
+            pooled = features(base, sequences, starts, tokenizer.pad_id, adapters=self.lora_rank > 0)
+            return self.normaliser(head.scores(pooled))
 
         return score
 

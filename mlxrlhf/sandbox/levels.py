@@ -42,17 +42,17 @@ child.terminate()
 @functools.cache
 def find_jail() -> Found:
     """The strongest jail that really starts here, found by starting it."""
-    found = Found()
+    search = Found()
     for jail in candidates():
         try:
-            found.state = tried(jail)
+            search.state = tried(jail)
         except (OSError, ValueError) as error:
-            found.refused.append(f"{jail.level} ({error})")
+            search.refused.append(f"{jail.level} ({error})")
             continue
         # With a tree of its own Landlock is only the second layer.
-        found.jail = jail if found.state["landlock"] or not jail.namespaces else replace(jail, level="namespaces")
+        search.jail = jail if search.state["landlock"] or not jail.namespaces else replace(jail, level="namespaces")
         break
-    return found
+    return search
 
 
 def tried(jail: Jail) -> dict:

@@ -31,11 +31,13 @@ def usage(keeper: int, age: float) -> Usage:
     """Of everything below the process `keeper`, which has run for `age` seconds; the keeper's waiting counts too."""
     if MACOS:
         return _usage_by_ps(keeper, age)
-    found = descendants(keeper)
+    running = descendants(keeper)
     cpu = _cpu_seconds(keeper, own=False)  # of what it has reaped
-    waited = max((_waited_seconds(pid) for pid in found), default=0.0)
-    memory = sum(_own_memory(pid) for pid in found)
-    return Usage(len(found), cpu + sum(_cpu_seconds(pid) for pid in found), memory, waited + _waited_seconds(keeper))
+    waited = max((_waited_seconds(pid) for pid in running), default=0.0)
+    memory = sum(_own_memory(pid) for pid in running)
+    return Usage(
+        len(running), cpu + sum(_cpu_seconds(pid) for pid in running), memory, waited + _waited_seconds(keeper)
+    )
 
 
 def shared_memory_counted_once(keeper: int) -> int | None:
@@ -60,12 +62,12 @@ def descendants(root: int) -> list[int]:
     children_of = (
         _children_by_list if os.path.exists(f"/proc/self/task/{os.getpid()}/children") else _children_by_search
     )
-    found, queue = [], [root]
+    below, queue = [], [root]
     while queue:
         children = children_of(queue.pop())
-        found += children
+        below += children
         queue += children
-    return found
+    return below
 
 
 # --- Linux -------------------------------------------------------------------------------------------------------
@@ -126,7 +128,7 @@ class Process:
 
 def parsed(text: str) -> list[Process]:
     """The lines of `ps -axo pid=,ppid=,uid=,rss=,state=,time=,lstart=`."""
-    found = []
+    table = []
     for line in text.splitlines():
         words = line.split(None, 6)
         if len(words) != 7:
@@ -134,10 +136,10 @@ def parsed(text: str) -> list[Process]:
         seconds = 0.0
         for part in words[5].replace("-", ":").split(":"):
             seconds = seconds * 60 + float(part)
-        found.append(
+        table.append(
             Process(int(words[0]), int(words[1]), int(words[2]), int(words[3]) << 10, words[4], seconds, words[6])
         )
-    return found
+    return table
 
 
 _reading = threading.Lock()
@@ -163,20 +165,20 @@ def _below(roots: set[int], table: Iterable[Process]) -> list[Process]:
     children: dict[int, list[Process]] = {}
     for process in table:
         children.setdefault(process.parent, []).append(process)
-    found, queue = [], list(roots)
+    family, queue = [], list(roots)
     while queue:
         below = children.pop(queue.pop(), [])
-        found += below
+        family += below
         queue += [process.pid for process in below]
-    return found
+    return family
 
 
 def _usage_by_ps(keeper: int, age: float) -> Usage:
-    found = _below({keeper}, _table())
-    cpu = sum(process.cpu_seconds for process in found)
+    running = _below({keeper}, _table())
+    cpu = sum(process.cpu_seconds for process in running)
     # macOS does not count waiting: a snippet that could run now is taken to have waited whenever it did not run.
-    runs = any(process.state.startswith("R") for process in found)
-    return Usage(len(found), cpu, sum(p.memory_bytes for p in found), max(0.0, age - cpu) if runs else 0.0)
+    runs = any(process.state.startswith("R") for process in running)
+    return Usage(len(running), cpu, sum(p.memory_bytes for p in running), max(0.0, age - cpu) if runs else 0.0)
 
 
 def processes_of_user() -> int:
@@ -198,9 +200,9 @@ class Remembered:
         """The processes that are there now: below the keeper, seen earlier, or below one of those."""
         table = _table(newest)
         known = [process for process in table if (process.pid, process.started) in self.seen]
-        found = known + _below({self.keeper} | {process.pid for process in known}, table)
-        self.seen |= {(process.pid, process.started) for process in found}
-        return list(dict.fromkeys(found))
+        running = known + _below({self.keeper} | {process.pid for process in known}, table)
+        self.seen |= {(process.pid, process.started) for process in running}
+        return list(dict.fromkeys(running))
 
     def end(self) -> None:
         """End them all, until a look finds none."""

@@ -102,11 +102,11 @@ def humaneval_figures(
     asked = [problem for problem in problems for _ in range(config.samples)]
     encoded = [dialogue.prompt([{"role": "user", "content": humaneval.request(p)}], tokenizer) for p in asked]
     sampling.check_context(encoded, config.max_tokens, context)
-    found = sampling.responses(
+    responses = sampling.responses(
         model, encoded, config, tokenizer, np.random.default_rng(config.seed), "evaluate: HumanEval"
     )
-    cut = sum(r[-1] not in tokenizer.ends for r in found)
-    answers = [dialogue.text(r, tokenizer) for r in found]
+    cut = sum(r[-1] not in tokenizer.ends for r in responses)
+    answers = [dialogue.text(r, tokenizer) for r in responses]
     passed = np.array(humaneval.passes(asked, answers, unsafe=config.unsafe_exec), float)
     unseen = [i for i, problem in enumerate(asked) if problem.task_id not in ours]
     return {
@@ -167,10 +167,12 @@ def _side(
 ) -> dict:
     """One model's answers and all that is measured on them; of `keep` answers to a prompt, the judge's favourite."""
     asked = [ids for ids in encoded for _ in range(keep)]
-    found = sampling.responses(model, asked, config, tokenizer, np.random.default_rng(config.seed), f"evaluate: {name}")
+    responses = sampling.responses(
+        model, asked, config, tokenizer, np.random.default_rng(config.seed), f"evaluate: {name}"
+    )
     scores, kl = np.zeros(len(asked)), np.zeros(len(asked))
     for part in rollout.of_similar_length([len(ids) for ids in asked], SAMPLE_ROWS):
-        some, answers = [asked[i] for i in part], [found[i] for i in part]
+        some, answers = [asked[i] for i in part], [responses[i] for i in part]
         batch = rollout.arrange(some, answers, tokenizer.pad_id)
         # The divergence is that of the distributions sampled from; greedy answers are judged at temperature 1.
         judged = base.evaluate(batch, ("logp", "features"), temperature=config.temp or 1.0)
@@ -178,7 +180,7 @@ def _side(
         kl[part] = (advantages.kl_estimate(own, judged["logp"]) * batch["mask"]).sum(axis=1)
         scores[part] = judge(some, answers, judged["features"]) if judge else np.nan
     best = np.arange(0, len(asked), keep) + (scores.reshape(-1, keep).argmax(axis=1) if judge else 0)
-    texts = [dialogue.text(found[i], tokenizer) for i in best]
+    texts = [dialogue.text(responses[i], tokenizer) for i in best]
     codes = [code_for(prompt["tests"], text) for prompt, text in zip(prompts, texts)]
     tested = [i for i, prompt in enumerate(prompts) if prompt["tests"]]
     passed = np.full(len(prompts), np.nan)
@@ -187,7 +189,7 @@ def _side(
     return {
         "texts": texts,
         "scores": scores[best],
-        "lengths": [len(found[i]) for i in best],
+        "lengths": [len(responses[i]) for i in best],
         # Choosing the best of n moves away by at most log n - (n - 1) / n (Beirami et al. 2024).
         "kl": kl[best] + np.log(keep) - (keep - 1) / keep,
         "quality": quality.measure(codes),

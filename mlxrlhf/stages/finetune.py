@@ -59,8 +59,8 @@ def _mixture(folder: Path, side: str, tokenizer: AnyTokenizer, config: FinetuneC
 def _own(config: FinetuneConfig, tokenizer: AnyTokenizer) -> tuple[PackedRows, PackedRows]:
     """The rows of --data, packed: to train on, and every HELD_OUTth to validate with."""
     train, held_out = (Packer(config.sequence_length, tokenizer.pad_id) for _ in range(2))
-    found = _examples(config.data, tokenizer, config)
-    for number, examples in enumerate(found):
+    encoded = _examples(config.data, tokenizer, config)
+    for number, examples in enumerate(encoded):
         for ids, mask in examples:
             (train if number % HELD_OUT else held_out).add(ids, mask)
     if not len(train):

@@ -197,7 +197,7 @@ class PPO(Training):
         for _ in range(c.ppo_epochs):
             order = rng.permutation(len(mask))
             for chosen in np.array_split(order, math.ceil(len(mask) / c.mini_batch_size)):
-                found = self.policy.step(
+                figures = self.policy.step(
                     self.objective,
                     self._micro_batches(batch, chosen),
                     want=self.step_outputs,
@@ -205,7 +205,7 @@ class PPO(Training):
                     temperature=c.temp,
                     check=None if steps else self._check_ratio,
                 )
-                steps.append(found)
+                steps.append(figures)
         for name in steps[0]:
             metrics[name] = float(np.mean([step[name] for step in steps]))
         metrics["time/traces"] = self.policy.traces
@@ -282,8 +282,8 @@ class PPO(Training):
         outputs: dict[str, np.ndarray] = {}
         own = parallel.share(len(mask), self.policy)
         for rows in rollout.by_length(batch, own, self.config.micro_batch_size):
-            found = model.evaluate(rollout.cut(batch, rows), want, temperature=self.config.temp, adapters=adapters)
-            for name, value in found.items():
+            computed = model.evaluate(rollout.cut(batch, rows), want, temperature=self.config.temp, adapters=adapters)
+            for name, value in computed.items():
                 if name == "features":
                     outputs.setdefault(name, np.zeros((len(mask), value.shape[1]), np.float32))[rows] = value
                 else:
@@ -298,9 +298,9 @@ class PPO(Training):
     def _score(self, rows: Sequence, responses: list[list[int]], features: np.ndarray) -> dict[str, np.ndarray]:
         """What `score` gives for every response, each process scoring its share: tests that are run may not repeat."""
         own = parallel.share(len(rows), self.policy)
-        found = self.score([rows[i] for i in own], [responses[i] for i in own], features[own])
+        scored = self.score([rows[i] for i in own], [responses[i] for i in own], features[own])
         measures = {}
-        for name, values in found.items():
+        for name, values in scored.items():
             measures[name] = np.zeros(len(rows), np.float32)
             measures[name][own] = values
         return {name: self._from_all_processes(values) for name, values in measures.items()}

@@ -86,8 +86,8 @@ class LanguageModelling(Training):
         c, last = self.config, number + 1 == self.total
         rows = self.train_rows.draw(c.batch_size * c.gradient_accumulation_steps, c.seed, number)
         rate = cosine_with_warmup(number, peak=c.learning_rate, warmup=c.warmup_steps, total=self.total)
-        found = self.model.step(losses.language_modelling, self._batches(rows), want=("logp",), learning_rate=rate)
-        metrics = {name: found[name] for name in ("loss", "grad_norm", "skipped")}
+        figures = self.model.step(losses.language_modelling, self._batches(rows), want=("logp",), learning_rate=rate)
+        metrics = {name: figures[name] for name in ("loss", "grad_norm", "skipped")}
         metrics |= {"lr": rate, "time/traces": self.model.traces}
         if (number + 1) % c.eval_every == 0 or last:
             metrics["val_loss"] = validation_loss(self.model, self.val_rows, c)

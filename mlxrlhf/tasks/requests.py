@@ -22,7 +22,7 @@ def load_prompts(config: PromptsConfig) -> list[Row]:
     Each row has its "prompt" as text or messages, and whatever else it holds. Raises UserError naming file and line.
     """
     names = {task.name for task in load_tasks()}
-    found = []
+    placed = []
     for place, row in files.rows(config.prompts, text="prompt"):
         row = prompt_row(
             row,
@@ -32,8 +32,8 @@ def load_prompts(config: PromptsConfig) -> list[Row]:
             answer_field=config.answer_field,
         )
         _check_tests(row, place, names)
-        found.append((place, row))
-    return found
+        placed.append((place, row))
+    return placed
 
 
 def _check_tests(row: dict[str, Any], place: str, names: set[str]) -> None:

@@ -224,7 +224,7 @@ def _pack(trunk: Llama, packings: Mapping[str, tuple[int, int]]) -> None:
 def _read(file: Path, config: ModelConfig, made: Mapping[str, tuple[int, int]]) -> list[tuple[str, mx.array]]:
     """The tensors of a file that are the decoder's, those of the layers `made` packed one after the other: so that they
     are never there whole together."""
-    found, arrays = [], load(str(file))
+    weights, arrays = [], load(str(file))
     for name in list(arrays):
         array = arrays.pop(name)
         if not _is_ours(name, config):
@@ -235,10 +235,10 @@ def _read(file: Path, config: ModelConfig, made: Mapping[str, tuple[int, int]]) 
             bits, group_size = made[path]
             parts = mx.quantize(array, bits=bits, group_size=group_size)
             mx.eval(parts)
-            found += [(f"{path}.{kind}", value) for kind, value in zip(("weight", *PARTS), parts)]
+            weights += [(f"{path}.{kind}", value) for kind, value in zip(("weight", *PARTS), parts)]
         else:
-            found.append((name, array))
-    return found
+            weights.append((name, array))
+    return weights
 
 
 def _is_ours(name: str, config: ModelConfig) -> bool:

@@ -26,7 +26,7 @@ def use_device(name: str = "") -> None:
     """
     global _device
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    there = [kind for kind, found in available.items() if found]
+    there = [kind for kind, usable in available.items() if usable]
     name = name or there[0]
     if name.partition(":")[0] not in there:
         raise UserError(f"--device {name} is not available to PyTorch here; choose one of {', '.join(there)}")
