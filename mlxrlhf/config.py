@@ -281,6 +281,7 @@ class WeightsConfig(RunConfig):
         "float32", "precision of AdamW's two moments (bfloat16: mlx only)", choices=("float32", "bfloat16")
     )
     lora_rank: int = option(0, "rank of adapters to train instead of the weights; 0 trains every weight", minimum=0)
+    lora_layers: int = option(0, "blocks that get adapters, the last ones: fewer take less memory; 0: all", minimum=0)
     lora_scale: float = option(2.0, "factor on the adapters' output", above=0)
 
 

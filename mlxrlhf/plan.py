@@ -70,6 +70,7 @@ class Job:
     model: ModelConfig
     dtype: str
     lora_rank: int = 0
+    lora_layers: int = 0  # blocks that have adapters; 0: all
     gradient_checkpointing: bool = False
     optimizer_dtype: str = "float32"
     value_head: bool = False
@@ -103,7 +104,14 @@ class Job:
 
 def _trunk(config: WeightsConfig, model: ModelConfig) -> Job:
     """What the commands that train a language model share."""
-    return Job(model, config.dtype, config.lora_rank, config.gradient_checkpointing, config.optimizer_dtype)
+    return Job(
+        model,
+        config.dtype,
+        config.lora_rank,
+        config.lora_layers,
+        config.gradient_checkpointing,
+        config.optimizer_dtype,
+    )
 
 
 def _train_job(config: TrainConfig, model: ModelConfig) -> Job:
@@ -184,17 +192,19 @@ class Plan:
         return sum(self.parts.values())
 
 
-def adapter_weights(c: ModelConfig, rank: int) -> int:
-    """Weights of LoRA adapters of a rank on every linear layer of every block."""
+def adapter_weights(c: ModelConfig, rank: int, blocks: int = 0) -> int:
+    """Weights of LoRA adapters of a rank on every linear layer of the last `blocks` blocks; 0: of all."""
     q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     ends = 2 * (c.hidden_size + q) + 2 * (c.hidden_size + kv) + 3 * (c.hidden_size + c.intermediate_size)
-    return c.num_layers * rank * ends
+    return min(blocks or c.num_layers, c.num_layers) * rank * ends
 
 
 def small_weights(job: Job) -> int:
     """Weights that are float32 whatever the trunk is: adapters and the value head, Linear(d, d/2) - Linear(d/2, 1)."""
     width = job.model.hidden_size
-    return adapter_weights(job.model, job.lora_rank) + job.value_head * ((width + 2) * (width // 2) + 1)
+    return adapter_weights(job.model, job.lora_rank, job.lora_layers) + job.value_head * (
+        (width + 2) * (width // 2) + 1
+    )
 
 
 def trained_weights(job: Job) -> int:
@@ -211,6 +221,12 @@ def trunk_bytes(job: Job, backend: Backend) -> float:
         return size * c.parameters()
     norms = (2 * c.num_layers + 1) * c.hidden_size
     return (c.parameters() - norms) * (c.bits / 8 + 2 * size / c.group_size) + size * norms
+
+
+def _blocks_behind(job: Job) -> int:
+    """Blocks that a backward pass goes through: none before the first that has adapters."""
+    every = job.model.num_layers
+    return min(job.lora_layers, every) if job.lora_rank and job.lora_layers else every
 
 
 def predict(job: Job, backend: Backend) -> Plan:
@@ -253,7 +269,7 @@ def predict(job: Job, backend: Backend) -> Plan:
         # The output layer's gradient comes first and, where it is the embedding's too, the embedding's own part last.
         tied = size * full * embedding
         phases["at the start of the backward pass"] = {
-            "activations": c.num_layers * kept + m.WORKING * block(b),
+            "activations": _blocks_behind(job) * kept + m.WORKING * block(b),
             "logits": logits(b, True, job.waits),
             "gradients": summed + tied,
         }

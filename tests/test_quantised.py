@@ -208,3 +208,23 @@ def test_unpacking_by_hand():
     np.testing.assert_array_equal(found, [[-1, 1, 3, 5, 7, 9, 11, 13] * 8])
     with pytest.raises(UserError, match="--backend mlx only"):
         checkpoint.unpacked(weight, scales, biases, 3)
+
+
+@pytest.mark.parametrize("name", ["mlx", "torch"])
+def test_adapters_of_the_last_blocks_alone(name, tmp_path):
+    library = backends.load(name)
+    folder = whole(tmp_path / "whole")
+    model = library.Model(SHAPE, folder=folder, lora_rank=4, lora_layers=1)
+    named = [k for k in model.state() if "weights/" in k and "lora_a" in k]
+    assert len(named) == 7 and all(".layers.1." in k for k in named)
+    model.step(cross_entropy, [batch()], want=("logp",), learning_rate=1e-2)
+    save_adapters(model, tmp_path)
+    assert json.loads((tmp_path / "adapters" / "adapter_config.json").read_text())["num_layers"] == 1
+    on_top = load_model(library, folder, str(tmp_path / "adapters")).logits(TOKENS)
+    np.testing.assert_allclose(on_top, model.logits(TOKENS), atol=1e-5)
+    size = sum(v.size for k, v in model.state().items() if k.startswith("weights/") and "lora_" in k)
+    assert plan.adapter_weights(SHAPE, 4, 1) == size
+    few, many = (
+        plan.predict(plan.Job.of(PPOConfig(lora_layers=blocks, batch_size=4), SHAPE), library).peak for blocks in (1, 0)
+    )
+    assert few < many

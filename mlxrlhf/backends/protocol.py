@@ -36,6 +36,8 @@ class ModelSettings:
     dtype: str = "float32"
     #: rank of the adapters that are trained in place of the weights; 0 trains every weight
     lora_rank: int = 0
+    #: blocks that get adapters, counted from the last; 0: all
+    lora_layers: int = 0
     #: factor on the adapters' output
     lora_scale: float = 2.0
     #: a value head beside the trunk

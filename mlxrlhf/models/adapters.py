@@ -92,6 +92,6 @@ def save_adapters(model, folder: Path) -> None:
         folder / "adapters",
         weights,
         scale=model.adapters[0].scale,
-        num_layers=model.config.num_layers,
+        num_layers=min(model.settings.lora_layers or model.config.num_layers, model.config.num_layers),
         base=model.settings.folder,
     )

@@ -23,7 +23,7 @@ import numpy as np
 
 from mlxrlhf import backends, files, parallel, plan
 from mlxrlhf.backends.protocol import Model, ModelSettings
-from mlxrlhf.config import RunConfig
+from mlxrlhf.config import ModelConfig, RunConfig
 from mlxrlhf.data.dialogue import AnyTokenizer
 from mlxrlhf.errors import UserError
 from mlxrlhf.models import folders
@@ -40,7 +40,14 @@ C = TypeVar("C", bound=RunConfig)
 #: optimizer steps in a row that may be skipped because something was not finite
 SKIPPED_IN_A_ROW = 3
 #: what a run is trained with; a model that is only read has none of it
-_TRAINING_SETTINGS = ("lora_rank", "lora_scale", "max_grad_norm", "optimizer_dtype", "gradient_checkpointing")
+_TRAINING_SETTINGS = (
+    "lora_rank",
+    "lora_layers",
+    "lora_scale",
+    "max_grad_norm",
+    "optimizer_dtype",
+    "gradient_checkpointing",
+)
 
 
 class Training:
@@ -184,7 +191,10 @@ class Run(Generic[C]):
         """The checkpoint's model, to be trained as the configuration says; `settings` are the stage's own."""
         c = self.config
         named = {name: getattr(c, name) for name in _TRAINING_SETTINGS if hasattr(c, name)}
-        return self.backend.Model(self.checkpoint.shape, self._settings(**{**named, **settings}))
+        model = self.backend.Model(self.checkpoint.shape, self._settings(**{**named, **settings}))
+        if model.adapters and parallel.first():
+            print(_adapted(model, self.checkpoint.shape))
+        return model
 
     def frozen_model(self) -> Model:
         """The checkpoint's model as it is."""
@@ -296,3 +306,12 @@ class Run(Generic[C]):
                     f"the run to resume used {flag} {before[name]}, this command {now.get(name)}; "
                     f"give {flag} {before[name]}, or give --restart in place of --resume to begin again"
                 )
+
+
+def _adapted(model: Model, shape: ModelConfig) -> str:
+    """What is trained where adapters are."""
+    names = [name for name, _ in model.named_arrays() if name.startswith("weights/") and name.endswith("lora_a")]
+    blocks = {name.split(".layers.")[1].split(".")[0] for name in names}
+    kinds = dict.fromkeys(name.removesuffix(".lora_a").rpartition(".")[2] for name in names)
+    bits = f" in {shape.bits} bits" if shape.bits else ""
+    return f"adapters on {', '.join(kinds)} of {len(blocks)} blocks of {shape.num_layers}; the trunk{bits} is frozen"

@@ -42,11 +42,11 @@ class LoRALinear(nn.Module):
         return whole_weight(self.linear) + self.scale * (self.lora_a @ self.lora_b).T
 
 
-def add_lora(trunk: Trunk, rank: int, scale: float) -> list[LoRALinear]:
-    """Freeze the trunk and put an adapter on every linear layer of its blocks."""
+def add_lora(trunk: Trunk, rank: int, scale: float, blocks: int = 0) -> list[LoRALinear]:
+    """Freeze the trunk and put an adapter on every linear layer of its last `blocks` blocks; 0: of all."""
     trunk.freeze()
     layers = []
-    for block in trunk.layers:
+    for block in trunk.layers[-blocks:]:
         adapted = [
             (path, LoRALinear(child, rank, scale))
             for path, child in block.named_modules()

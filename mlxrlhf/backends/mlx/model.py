@@ -39,7 +39,9 @@ class Model:
         self.network = Network(self.trunk, config.hidden_size, s.value_head)
         if s.value_start:
             self.network.value_head.load_saved(s.value_start)
-        self.adapters: list[LoRALinear] = add_lora(self.trunk, s.lora_rank, s.lora_scale) if s.lora_rank else []
+        self.adapters: list[LoRALinear] = []
+        if s.lora_rank:
+            self.adapters = add_lora(self.trunk, s.lora_rank, s.lora_scale, s.lora_layers)
         mx.eval(self.network.parameters())
         self.trainer = Trainer(self.network, s, self.trunk.head().copy() if s.keep_reference_head else None)
 

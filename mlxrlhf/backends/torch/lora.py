@@ -39,11 +39,11 @@ class LoRALinear(nn.Module):
         return self.linear.weight.float() + self.scale * (self.lora_a @ self.lora_b).T
 
 
-def add_lora(trunk: Llama, rank: int, scale: float) -> list[LoRALinear]:
-    """Freeze the trunk and put an adapter on every linear layer of its blocks."""
+def add_lora(trunk: Llama, rank: int, scale: float, blocks: int = 0) -> list[LoRALinear]:
+    """Freeze the trunk and put an adapter on every linear layer of its last `blocks` blocks; 0: of all."""
     trunk.requires_grad_(False)
     layers = []
-    for block in trunk.layers:
+    for block in trunk.layers[-blocks:]:
         for parent in (block.self_attn, block.mlp):
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.Linear):

@@ -40,7 +40,9 @@ class Model:
         if s.value_start:
             load_weights(dict(self.network.value_head.named_parameters()), s.value_start)
         _fill(self.trunk, config, s)
-        self.adapters: list[LoRALinear] = add_lora(self.trunk, s.lora_rank, s.lora_scale) if s.lora_rank else []
+        self.adapters: list[LoRALinear] = []
+        if s.lora_rank:
+            self.adapters = add_lora(self.trunk, s.lora_rank, s.lora_scale, s.lora_layers)
         self.network.to(self.device)
         reference_weight = self.trunk.head_weight().detach().clone() if s.keep_reference_head else None
         self.trainer = Trainer(self.network, s, reference_weight, self.device)
