@@ -147,3 +147,16 @@ def test_other_families(name, bits, tmp_path):
     model.save(tmp_path / "b", pad_id=0, end_id=2)
     again = mlx.Model(read_config(tmp_path / "b"), folder=tmp_path / "b").logits(tokens)
     np.testing.assert_allclose(again, trained, atol=0.3 if bits else 1e-4)
+
+
+def test_it_is_compared_with_what_came_of_it_and_fused(place, tmp_path):
+    dpo = "dpo --data pairs.jsonl --batch-size 4 --lora-rank 4 --lora-layers 1 --learning-rate 1e-2 --backend mlx"
+    said = mlxrlhf(place, f"{dpo} --model q --out", tmp_path / "dpo").out
+    assert "of 1 blocks of 2; the trunk in 4 bits is frozen" in said and "written whole, in bfloat16" in said
+    more = "--prompts prompts.txt --max-tokens 4 --backend mlx --model q --before q --checkpoint"
+    mlxrlhf(place, f"evaluate {more}", tmp_path / "dpo", "--out", tmp_path / "evaluation")
+    assert (tmp_path / "evaluation" / "samples.json").is_file()
+    mlxrlhf(place, "fuse --backend mlx --model q --adapter", tmp_path / "dpo" / "adapters", "--out", tmp_path / "fused")
+    tokens, mlx = np.arange(3, 19, dtype=np.int32)[None], backends.load("mlx")
+    fused, merged = (load_model(mlx, tmp_path / name).logits(tokens) for name in ("fused", "dpo"))
+    np.testing.assert_array_equal(fused, merged)
