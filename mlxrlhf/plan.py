@@ -423,7 +423,7 @@ def check(
 
 def remedy(config: RunConfig, model: ModelConfig, backend: Backend, prompt: int, answer: int) -> str:
     """The fewest flags with which a command fits into this machine, or ""."""
-    ways = _ways(config, backend)
+    ways = _ways(config, backend, model.bits)
     for count in range(1, len(ways) + 1):
         for chosen in itertools.combinations(ways, count):
             for changes in itertools.product(*chosen):
@@ -437,7 +437,7 @@ def remedy(config: RunConfig, model: ModelConfig, backend: Backend, prompt: int,
     return ""
 
 
-def _ways(config: RunConfig, backend: Backend) -> list[list[dict]]:
+def _ways(config: RunConfig, backend: Backend, bits: int = 0) -> list[list[dict]]:
     """Changes that save memory, from those that cost nothing to those that change what is trained: one list for each
     flag, the mildest change first."""
     ways: list[list[dict]] = []
@@ -458,4 +458,6 @@ def _ways(config: RunConfig, backend: Backend) -> list[list[dict]]:
             ways.append([{"optimizer_dtype": "bfloat16"}])
         # Who brings a model has most to gain from adapters, so there they are named first.
         ways.insert(0 if config.model else len(ways), [{"lora_rank": 16}])
+    elif config.model and backend.NAME == "mlx" and not (config.quantize or bits):
+        ways.append([{"quantize": 4}])
     return [way for way in ways if way]

@@ -146,3 +146,5 @@ def test_the_verdict_stands_on_the_report_of_the_run(tmp_path):
     assert "<li class='warning'>warning: &lt;i&gt;; do</li>" in page and page.count("<svg") == 9
     assert "Pass rate" in page and "Reward: &lt;b&gt;" in page and "<b>Reward: <b>" not in page
     assert "<ul>" not in stage_section("x", tmp_path / "nowhere")
+    # The verdict first, then what to do, then the curves.
+    assert page.index("<li class='warning'>") < page.index("mlxrlhf chat --model") < page.index("<svg")

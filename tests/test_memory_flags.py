@@ -15,7 +15,7 @@ from mlxrlhf.models.checkpoint import read_config
 SMALL = ModelConfig(97, 64, 2, 4, 2, 128, head_dim=16)
 #: of what the plan may advise, what may not change the text or the update, and what is meant to
 EQUAL = {"batch_size", "gradient_accumulation_steps", "micro_batch_size", "gradient_checkpointing"}
-MEANT = {"dtype", "optimizer_dtype", "lora_rank"}
+MEANT = {"dtype", "optimizer_dtype", "lora_rank", "quantize"}
 
 
 def trunk(kind, tmp_path):
@@ -209,6 +209,7 @@ def test_moments_in_bfloat16_leave_sampling_and_the_first_forward_alone(tmp_path
         FinetuneConfig(),
         PPOConfig(),
         PPOConfig(lora_rank=0),
+        PPOConfig(model="some/model"),
         GRPOConfig(),
         DPOConfig(),
         RewardConfig(unfreeze_rank=8),

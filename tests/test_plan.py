@@ -202,3 +202,13 @@ def test_who_brings_a_model_is_told_of_adapters_first(monkeypatch):
     whole = plan.predict(plan.Job.of(config, model), MLX).peak
     monkeypatch.setattr(MLX.memory, "limit", lambda: whole * 0.7)
     assert plan.remedy(config, model, MLX, 64, 160) == "--lora-rank 16"
+
+
+def test_a_published_model_that_still_does_not_fit_is_offered_in_4_bits(monkeypatch):
+    config = PPOConfig(model="some/model", dtype="bfloat16", micro_batch_size=1, gradient_checkpointing=True)
+    model = SIZES["large"]
+    packed = plan.predict(plan.Job.of(dataclasses.replace(config, quantize=4), model), MLX).peak
+    monkeypatch.setattr(MLX.memory, "limit", lambda: packed)
+    assert plan.remedy(config, model, MLX, plan.PROMPT_TOKENS, plan.ANSWER_TOKENS) == "--quantize 4"
+    # One that is packed already is not packed again.
+    assert "quantize" not in plan.remedy(config, dataclasses.replace(model, bits=4), MLX, 64, 160)

@@ -117,8 +117,8 @@ def chart(points: Sequence[tuple[float, float]], title: str) -> str:
     )
 
 
-def stage_section(title: str, folder: Path) -> str:
-    """The verdict and the curves of one run folder."""
+def stage_section(title: str, folder: Path, following: str = "") -> str:
+    """The verdict and the curves of one run folder; following: HTML that stands between them."""
     rows, cards = read_metrics(folder / "metrics.jsonl"), ""
     parts = sorted({key for row in rows for key in row if key.startswith("objective/reward/")})
     curves = [
@@ -134,7 +134,7 @@ def stage_section(title: str, folder: Path) -> str:
             cards += (
                 f"<div><b>{html.escape(name)}</b>{chart(points, name)}<p class='note'>{html.escape(note)}</p></div>"
             )
-    return f"<h2>{html.escape(title)}</h2>{_verdict(folder)}<div class='grid'>{cards}</div>"
+    return f"<h2>{html.escape(title)}</h2>{_verdict(folder)}{following}<div class='grid'>{cards}</div>"
 
 
 def _verdict(folder: Path) -> str:
@@ -146,8 +146,10 @@ def _verdict(folder: Path) -> str:
 
 
 def run_report(folder: Path, title: str) -> Path:
-    """Write FOLDER/report.html: one run's verdict and curves."""
-    return page(folder / "report.html", f"mlxrlhf {title}", stage_section(title, folder))
+    """Write FOLDER/report.html: one run's verdict, the next command, and its curves. FOLDER is OUT/run."""
+    talk = f"mlxrlhf chat --model {folder.parent}"
+    following = f"<p>Next: <code>{html.escape(talk)}</code></p>"
+    return page(folder / "report.html", f"mlxrlhf {title}", stage_section(title, folder, following))
 
 
 #: measures that are shares of the answers
